@@ -1,0 +1,132 @@
+"""From a config to the data of a run: sources, tokenizer, evaluators; see also `build`."""
+
+import functools
+from typing import Any
+
+from etils import epath
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from clipjax import build, evals
+from clipjax.common.exits import ConfigError, DataError
+from clipjax.data import captions, sources, tokenizers
+from clipjax.data.sources.first import First
+from clipjax.parallel import distributed
+from clipjax.parallel import mesh as meshes
+
+SAME_DATA = ("source", "path", "name", "image_key", "text_key")  # an evaluator's, unless it says
+EVAL_BATCH = 1024
+
+
+def source(data: ConfigDict, *, image_size: int, seed: int, where: str = "data") -> Any:
+    """The source that `config.data` or an evaluator's settings name.
+
+    Args:
+      data: settings `source`, `path`, `name`, `split`, `image_key`, `text_key`.
+      image_size: of sources that draw their images, in pixels.
+      seed: of sources that make their records.
+      where: the config key of `data`, for errors.
+
+    Raises:
+      ConfigError: no data are named.
+      DataError: they cannot be read, or hold no records.
+    """
+    make = sources.get(data.source)
+    if data.source == "scenes":
+        made = make(split=data.split, image_size=image_size, seed=seed)
+    elif data.source == "tar":
+        made = make(data.path, image_key=data.image_key, text_key=data.text_key)
+    else:
+        made = make(
+            data.name,
+            split=data.split,
+            data_dir=data.path or None,
+            image_key=data.image_key,
+            text_key=data.text_key,
+        )
+    if len(made) == 0:
+        raise DataError(f"config.{where}: {made.name} split {data.split} holds no records")
+    return made
+
+
+def tokenizer(config: ConfigDict, *, source: Any, workdir: str) -> Any:
+    """The run's tokenizer, the same on every process: from the work directory, a file, or trained.
+
+    Process 0 finds or trains it and publishes it in the work directory; the others receive its
+    bytes, so all are equal by construction.
+
+    Raises:
+      ConfigError: its size is not `model.text.vocab_size`, or the work directory's differs from
+        the one in `tokenizer.path`.
+    """
+    text = config.model.text
+    make = functools.partial(tokenizers.SentencePieceTokenizer, context_length=text.context_length)
+    published = epath.Path(workdir) / "tokenizer"
+    problem, model = b"", b""
+    if distributed.is_lead():
+        try:
+            model = _tokenizer_model(config, source=source, published=published)
+        except ConfigError as error:
+            problem = str(error).encode()
+    problem = distributed.from_lead(problem)  # every process leaves with the same error
+    if problem:
+        raise ConfigError(problem.decode())
+    made = make(distributed.from_lead(model))
+    if made.vocab_size != text.vocab_size:
+        raise ConfigError(
+            f"config.model.text.vocab_size={text.vocab_size}: the tokenizer has"
+            f" {made.vocab_size}; set the one or name another tokenizer.path"
+        )
+    return made
+
+
+def _tokenizer_model(config: ConfigDict, *, source: Any, published: epath.Path) -> bytes:
+    length = config.model.text.context_length
+    given = (
+        tokenizers.load(config.tokenizer.path, context_length=length)
+        if config.tokenizer.path
+        else None
+    )
+    if published.exists():
+        found = tokenizers.load(published, context_length=length)
+        if given is not None and given.hash != found.hash:
+            raise ConfigError(
+                f"config.tokenizer.path={config.tokenizer.path}: differs from the tokenizer this"
+                f" run began with, {published}; leave it out or start in another --workdir"
+            )
+        return found.model
+    if given is None:
+        sample = captions.sample(source, limit=config.tokenizer.max_captions)
+        model = tokenizers.train_sentencepiece(sample, vocab_size=config.model.text.vocab_size)
+        given = tokenizers.SentencePieceTokenizer(model, context_length=length)
+    tokenizers.publish(given.files(), folder=published)
+    return given.model
+
+
+def evaluators(config: ConfigDict, *, mesh: Mesh, tokenizer: Any) -> dict[str, Any]:
+    """The config's evaluators by name, their data opened now so that a mistake shows at once."""
+    module = build.model(config, mesh=mesh)
+    size = config.model.vision.image_size
+    made = {}
+    for name, settings in config.evals.items():
+        data = ConfigDict(settings)
+        if not data.source:
+            data.update({key: config.data[key] for key in SAME_DATA})
+        records = source(data, image_size=size, seed=config.seed, where=f"evals.{name}")
+        if data.max_examples:
+            records = First(records, data.max_examples)
+        made[name] = evals.get(settings.kind)(
+            module,
+            source=records,
+            tokenizer=tokenizer,
+            image_size=size,
+            mesh=mesh,
+            batch_size=settings.batch_size or _eval_batch(config.batch_size, mesh=mesh),
+        )
+    return made
+
+
+def _eval_batch(batch_size: int, *, mesh: Mesh) -> int:
+    """The training batch, or near EVAL_BATCH if that is smaller."""
+    shards = meshes.batch_shards(mesh)
+    return min(batch_size, max(EVAL_BATCH - EVAL_BATCH % shards, shards))

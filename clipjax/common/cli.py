@@ -1,0 +1,110 @@
+"""The command line all programs share: absl flags, one-line errors, the exit-code table.
+
+cli.run(main)           # in a program's `if __name__ == "__main__"`
+cli.config()            # the value of --config, or a one-line error
+"""
+
+import os
+import runpy
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from clipjax.common import exits
+from clipjax.common.registry import closest
+
+
+def define_config_flag() -> Any:
+    """`--config=FILE.py`, with `--config.a.b=value` for each of its settings."""
+    return config_flags.DEFINE_config_file(
+        "config", None, "Config file, Python run as code.", lock_config=True
+    )
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Parse flags, run `main`, leave with its exit code.
+
+    A CleanExit from parsing or from `main` becomes one line on stderr and its code; other
+    exceptions keep their traceback.
+    """
+    try:
+        app.run(lambda _: sys.exit(main() or exits.DONE), flags_parser=_parse)
+    except exits.CleanExit as error:
+        print(f"clipjax: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.code)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    logging.set_verbosity(logging.WARNING)  # --verbosity=0 brings the libraries' notes back
+    try:
+        rest = flags.FLAGS(list(argv))
+        if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
+            flags.FLAGS.config.keys()  # a config file is loaded at its first use
+    except exits.ConfigError:
+        raise
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise exits.ConfigError(_explain(error, argv)) from error
+    if len(rest) > 1:
+        raise exits.ConfigError(f'"{rest[1]}" is no flag; settings are --config.name=value')
+    return rest
+
+
+def _explain(error: Exception, argv: Sequence[str]) -> str:
+    path = _config_path(argv)
+    if path is not None and not os.path.exists(path):
+        return f"--config={path}: no such file (looked from {os.getcwd()})"
+    for argument in argv[1:]:
+        name = argument.split("=")[0].lstrip("-")
+        if name.startswith("config."):
+            known = _known_settings(path)
+            if known and name.removeprefix("config.") not in known:
+                hint = closest(name.removeprefix("config."), known)
+                return f"--{name}: no such setting{hint}"
+    message = " ".join(str(error).split())
+    return message or type(error).__name__
+
+
+def _config_path(argv: Sequence[str]) -> str | None:
+    for position, argument in enumerate(argv):
+        if argument in ("--config", "-config") and position + 1 < len(argv):
+            return argv[position + 1]
+        if argument.startswith(("--config=", "-config=")):
+            return argument.split("=", 1)[1]
+    return None
+
+
+def _known_settings(path: str | None) -> list[str]:
+    """Flattened keys of the config file, inner nodes too; empty where the file itself is broken."""
+    if path is None:
+        return []
+    try:
+        return list(_keys(runpy.run_path(path)["get_config"]()))
+    except Exception:  # only a hint depends on it; the first error is the one reported
+        return []
+
+
+def _keys(config: Any, prefix: str = "") -> Any:
+    for key, value in config.items():
+        yield f"{prefix}{key}"
+        if hasattr(value, "items"):
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def config(flag: Any) -> Any:
+    """The config that `--config` names.
+
+    Raises:
+      ConfigError: there is no `--config`.
+    """
+    if flag.value is None:
+        raise exits.ConfigError("--config is missing; write --config=configs/quickstart.py")
+    return flag.value
+
+
+def config_name(flag: Any) -> str:
+    """The config file's name, without folder and ending."""
+    path = config_flags.get_config_filename(flags.FLAGS[flag.name])
+    return os.path.splitext(os.path.basename(path))[0]

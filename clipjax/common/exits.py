@@ -1,0 +1,41 @@
+"""Exit codes, and the errors that carry them: the one table that programs and launchers share.
+
+A program raises `ConfigError`, `DataError`, … with a one-line message; `run` (called by every
+program's `__main__`) prints the line and leaves with the code. Codes follow sysexits.h where it
+has one, and 128 + signal for signals.
+"""
+
+DONE = 0  # the run is complete
+BAD_CONFIG = 64  # bad config or flags: do not restart
+BAD_DATA = 65  # bad data: do not restart
+PEER_FAILURE = 70  # a peer or the runtime failed: restart
+OUT_OF_MEMORY = 71  # out of device memory: do not restart
+CHECKPOINT_IO = 74  # checkpoints cannot be written or read
+HANG = 75  # a hang was ended by the watchdog: restart
+DIVERGED = 76  # non-finite steps in a row: do not restart
+INTERRUPTED = 130  # Ctrl-C, state saved
+PREEMPTED = 143  # preempted, state saved: restart
+
+
+class CleanExit(Exception):
+    """An end of the program that needs one line and an exit code, not a traceback."""
+
+    code = 1
+
+
+class ConfigError(CleanExit):
+    """A setting or flag is wrong; the message names it and says what to do."""
+
+    code = BAD_CONFIG
+
+
+class DataError(CleanExit):
+    """The data are wrong; the message names the source and says what to do."""
+
+    code = BAD_DATA
+
+
+class CheckpointError(CleanExit):
+    """A checkpoint cannot be written or read; the message names step and path."""
+
+    code = CHECKPOINT_IO

@@ -1,0 +1,30 @@
+"""Names to things: the lookup behind every `get(name)`, with an error that names the closest."""
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from clipjax.common.exits import ConfigError
+
+
+def closest(name: str, names: Iterable[str]) -> str:
+    """' (did you mean "x"?)' for the known name nearest to `name`, or '' if none is near."""
+    match = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    return f' (did you mean "{match[0]}"?)' if match else ""
+
+
+def check_name(name: str, *, names: Iterable[str], kind: str) -> None:
+    """Raise ConfigError unless `name` is one of `names`; `kind` says what it names."""
+    names = list(names)
+    if name not in names:
+        raise ConfigError(
+            f'{kind}: "{name}" is unknown{closest(name, names)}; known: {", ".join(names)}'
+        )
+
+
+def lookup(name: str, *, table: Mapping[str, str], kind: str) -> Any:
+    """The object a table of name → "module:attribute" gives for `name`, imported on demand."""
+    check_name(name, names=table, kind=kind)
+    module, attribute = table[name].split(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,50 @@
+"""Parameter trees as "a/b/c" paths, and (regex → value) lists over them.
+
+Used wherever a setting is given by parameter name: decay, freezing, sharding, initial weights.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from clipjax.common.exits import ConfigError
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A jax key path as "vision/blocks/mlp/up/kernel"."""
+    return "/".join(
+        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
+    )
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """The leaves of a tree with their path names, in tree order."""
+    import jax
+
+    return [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
+
+
+def map_with_names(function: Any, tree: Any, *rest: Any) -> Any:
+    """`jax.tree.map` whose function gets the path name first."""
+    import jax
+
+    return jax.tree_util.tree_map_with_path(
+        lambda path, *leaves: function(path_name(path), *leaves), tree, *rest
+    )
+
+
+def first_match(name: str, *, rules: Sequence[tuple[str, Any]], where: str) -> Any:
+    """The value of the first rule whose regex matches the whole `name`.
+
+    Args:
+      name: a parameter's path name.
+      rules: pairs of (regex, value); the last is usually (".*", default).
+      where: the config key of the rules, for errors.
+
+    Raises:
+      ConfigError: no rule matches: every parameter must be covered, or it would be forgotten.
+    """
+    for pattern, value in rules:
+        if re.fullmatch(pattern, name):
+            return value
+    raise ConfigError(f'{where}: no rule matches parameter "{name}"; end the list with (".*", …)')

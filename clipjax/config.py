@@ -1,0 +1,189 @@
+"""Every setting clipjax has, its default and its meaning; `configs/*.py` start from `defaults()`.
+
+A setting is **run-defining** unless `OPERATIONAL` lists it: run-defining settings may not change
+within a work directory, operational ones may change at every restart. Durations are strings:
+"2000 steps", "12.8G examples", "32 epochs". Config files are Python and run as code.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from clipjax.models import zoo
+
+# Free to change between restarts of one run: they alter where, how fast and how often, not what.
+OPERATIONAL = (
+    "log_every",
+    "mesh",
+    "num_slices",
+    "wandb",
+    "profile",
+    "compilation_cache",
+    "sharding_rules",
+    "checkpoint",
+    "evals",
+    "model.scan",
+    "model.vision.remat",
+    "model.text.remat",
+    "loss.block_size",
+    "data.path",
+    "data.num_workers",
+    "data.max_bad_fraction",
+    "tokenizer.path",
+    "tokenizer.max_captions",
+)
+
+
+def model(name: str, **changes: Any) -> ConfigDict:
+    """The `model` settings for a released model by name; see `clipjax.models.zoo`.
+
+    Args:
+      name: a name of the zoo ("ViT-B/32", …), or "custom" for a shape of your own, which `changes`
+        must then complete.
+      **changes: settings to change; dicts (`vision`, `text`) are merged.
+    """
+    shape = zoo.get("ViT-B/32" if name == "custom" else name)
+    c = ConfigDict()
+    c.name = name  # a zoo name, checked against the shape below; "custom" for any other shape
+    c.embed_dim = shape["embed_dim"]  # E, the joint embedding
+    c.activation = shape["activation"]  # "quick_gelu" (as released) or "gelu"
+    c.vision = ConfigDict(shape["vision"])  # image_size, patch_size, width, layers, head_width, …
+    c.vision.remat = "none"  # what the backward pass recomputes: "none", "block", "dots"
+    c.text = ConfigDict(shape["text"])  # context_length, vocab_size, width, heads, layers, …
+    c.text.remat = "none"  # as for vision
+    c.scan = True  # layers under one lax.scan: compiles in constant time
+    c.dtype = "bfloat16"  # of matmul operands; statistics, softmax and logits are float32
+    c.param_dtype = "float32"  # of the stored parameters
+    c.update(changes)
+    return c
+
+
+def defaults() -> ConfigDict:
+    """A complete config: the paper's recipe on ViT-B/32 (Radford et al. 2021, tables 18 to 20)."""
+    c = ConfigDict()
+    c.seed = 0  # of initialisation, data order and augmentation
+    c.batch_size = 32_768  # global, in image-text pairs
+    c.total = "12.8G examples"  # length of the run; the schedule ends here
+    c.log_every = "50 steps"  # metrics stay on the device between log steps
+    c.wandb = ""  # Weights & Biases project; "" is off
+    c.profile = ""  # steps to trace with the jax profiler, "100:105"; "" is off
+    c.compilation_cache = "~/.cache/clipjax"  # of compiled programs, private to you; "" is off
+
+    c.mesh = ConfigDict()  # devices by axis; one axis may be -1: all that remain
+    c.mesh.data = 1  # replicas of the parameters
+    c.mesh.fsdp = -1  # parameters and optimizer state split, gathered where needed
+    c.mesh.tensor = 1  # heads and MLP width split
+    c.num_slices = 1  # TPU slices joined by a data-centre network; they split `data`
+    c.sharding_rules = ()  # (regex, rule) pairs before the built-in ones, see parallel/sharding.py
+
+    c.init = ConfigDict()  # where weights come from when the work directory holds none
+    c.init.weights = ""  # a clipjax run or checkpoint step directory; "" is from scratch
+    c.init.towers = ("vision", "text")  # which towers to take; logit_scale comes with both
+    c.init.resize_positions = True  # interpolate position tables of another size
+
+    c.model = model("ViT-B/32")
+
+    c.loss = ConfigDict()
+    c.loss.name = "softmax_gather"  # see clipjax/losses
+    c.loss.block_size = 1024  # rows and columns of logits at once, ring losses
+    c.loss.embed_dtype = "bfloat16"  # embeddings enter the logits' matmul as; logits are float32
+
+    c.optimizer = ConfigDict()
+    c.optimizer.name = "adamw"
+    c.optimizer.learning_rate = 5e-4  # peak
+    c.optimizer.weight_decay = 0.2  # decoupled; multiplied by the learning rate
+    c.optimizer.beta1 = 0.9
+    c.optimizer.beta2 = 0.98
+    c.optimizer.epsilon = 1e-6
+    c.optimizer.clip_norm = 0.0  # of the global gradient norm; 0 is off (the paper names none)
+    # (regex, factor) lists over parameter names; first match wins, every parameter must match.
+    c.optimizer.decay_factors = (
+        (r".*/(bias|scale)", 0.0),  # gains and biases, as the paper
+        (r"logit_(scale|bias)", 0.0),
+        (r".*", 1.0),
+    )
+    c.optimizer.learning_rate_factors = ((r".*", 1.0),)  # 0 freezes: no update, no state
+
+    c.schedule = ConfigDict()
+    c.schedule.name = "cosine"  # "cosine" to zero, or "constant"
+    c.schedule.warmup = "2000 steps"  # linear from zero
+
+    c.data = ConfigDict()
+    c.data.source = "tfds"  # "tfds" or "scenes"
+    c.data.path = ""  # tfds: the data_dir
+    c.data.name = ""  # tfds: builder name, "coco_captions", "my_set:1.0.0"
+    c.data.split = "train"
+    c.data.image_key = ""  # feature of the image; "" is found by type
+    c.data.text_key = ""  # feature of the caption, caption list or label; "" is found by type
+    c.data.num_workers = 8  # loader processes a host; 0 loads in this process
+    c.data.max_bad_fraction = 0.01  # unreadable records before the run stops with exit 65
+
+    c.tokenizer = ConfigDict()
+    c.tokenizer.kind = "sentencepiece"
+    c.tokenizer.path = ""  # a model file; "" trains one on the training captions
+    c.tokenizer.max_captions = 1_000_000  # captions read to train it
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every = "1000 steps"
+    c.checkpoint.every_minutes = 30.0  # also after so many minutes; 0 is off
+    c.checkpoint.keep_last = 3
+    c.checkpoint.keep_every = ""  # keep these for good, "10000 steps"; "" is off
+    c.checkpoint.keep_best = ConfigDict()
+    c.checkpoint.keep_best.metric = ""  # "eval/<name>/…"; "" is off
+    c.checkpoint.keep_best.mode = "max"  # "max" or "min"
+
+    c.evals = ConfigDict()  # name → settings, see `evaluator`
+    return c
+
+
+def evaluator(kind: str, **changes: Any) -> ConfigDict:
+    """Settings of one evaluator, `config.evals.<name>`.
+
+    Args:
+      kind: what it measures: "loss" or "retrieval".
+      **changes: settings to change from the defaults below.
+    """
+    c = ConfigDict()
+    c.kind = kind
+    c.every = "5000 steps"  # also at the end
+    c.batch_size = 0  # global; 0 is the training batch, at most 1024
+    c.source = ""  # as `data`; "" takes the training run's
+    c.path = ""
+    c.name = ""
+    c.split = "test"
+    c.image_key = ""
+    c.text_key = ""
+    c.max_examples = 0  # 0 is all
+    c.update(changes)
+    return c
+
+
+def is_operational(key: str) -> bool:
+    """Whether the flattened key ("data.path") may change between restarts of a run."""
+    return any(key == name or key.startswith(f"{name}.") for name in OPERATIONAL)
+
+
+def flatten(config: ConfigDict | FrozenConfigDict | dict, prefix: str = "") -> dict[str, Any]:
+    """{"data.path": value, …} with tuples for lists, so that JSON and Python configs compare."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if hasattr(value, "items"):
+            flat.update(flatten(value, f"{name}."))
+        else:
+            flat[name] = _as_tuple(value)
+    return flat
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def changed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Run-defining settings that differ: key → (old, new), from two flattened configs.
+
+    A key that only one side has counts with None on the other, so that a run written by an older
+    clipjax is compared on what both know plus what was added.
+    """
+    keys = [key for key in {**old, **new} if not is_operational(key)]
+    return {k: (old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)}

@@ -1,0 +1,156 @@
+"""What can be wrong with a config, found before anything heavy is imported; `main` calls `check`.
+
+Each check raises ConfigError with one line that names the key, its value and what to do.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from clipjax import evals, losses, models, optim
+from clipjax.common import durations
+from clipjax.common.exits import ConfigError
+from clipjax.common.registry import check_name
+from clipjax.data import sources
+from clipjax.models import zoo
+
+DTYPES = ("float32", "bfloat16")
+NO_DATA = """config.data names no data to train on; add one of
+  --config.data.source=tfds --config.data.name=NAME --config.data.path=DATA_DIR
+  --config.data.source=tar --config.data.path='SHARDS/{00000..00999}.tar'
+  --config.data.source=scenes"""
+
+
+def check(config: ConfigDict) -> None:
+    """Raise ConfigError on the first setting that cannot work."""
+    _check_model(config.model)
+    _check_names(config)
+    _check_positive(config)
+    _check_durations(config)
+    _check_mesh(config.mesh)
+    _check_best(config)
+    _check_data(config.data)
+
+
+def _fail(key: str, value: Any, problem: str) -> None:
+    raise ConfigError(f"config.{key}={value}: {problem}")
+
+
+def _check_model(model: ConfigDict) -> None:
+    zoo.check(model.to_dict())
+    for key in ("dtype", "param_dtype"):
+        check_name(model[key], names=DTYPES, kind=f"config.model.{key}")
+    for tower in ("vision", "text"):
+        check_name(
+            model[tower].remat,
+            names=models.REMAT_POLICIES,
+            kind=f"config.model.{tower}.remat",
+        )
+    check_name(model.activation, names=models.ACTIVATIONS, kind="config.model.activation")
+    check_name(model.name, names=[*zoo.MODELS, "custom"], kind="config.model.name")
+    if model.name != "custom":
+        _check_against_zoo(model)
+
+
+def _check_against_zoo(model: ConfigDict) -> None:
+    released = zoo.get(model.name)
+    for key, value in released.items():
+        mine = model[key]
+        pairs = (
+            {f"{key}.{k}": (v, mine[k]) for k, v in value.items()}
+            if isinstance(value, dict)
+            else {key: (value, mine)}
+        )
+        for name, (theirs, ours) in pairs.items():
+            if theirs != ours:
+                _fail(
+                    f"model.{name}",
+                    ours,
+                    f"contradicts model.name={model.name}, which has {theirs};"
+                    " add --config.model.name=custom to train another shape",
+                )
+
+
+def _check_names(config: ConfigDict) -> None:
+    check_name(config.loss.name, names=losses.LOSSES, kind="config.loss.name")
+    check_name(config.loss.embed_dtype, names=DTYPES, kind="config.loss.embed_dtype")
+    check_name(config.optimizer.name, names=optim.OPTIMIZERS, kind="config.optimizer.name")
+    check_name(config.schedule.name, names=optim.SCHEDULES, kind="config.schedule.name")
+    check_name(config.data.source, names=sources.SOURCES, kind="config.data.source")
+    check_name(config.tokenizer.kind, names=("sentencepiece",), kind="config.tokenizer.kind")
+    for name, settings in config.evals.items():
+        check_name(settings.kind, names=evals.KINDS, kind=f"config.evals.{name}.kind")
+        if settings.source:
+            check_name(settings.source, names=sources.SOURCES, kind=f"config.evals.{name}.source")
+    for tower in config.init.towers:
+        check_name(tower, names=("vision", "text"), kind="config.init.towers")
+
+
+def _check_positive(config: ConfigDict) -> None:
+    for key, value in {
+        "batch_size": config.batch_size,
+        "num_slices": config.num_slices,
+        "loss.block_size": config.loss.block_size,
+        "checkpoint.keep_last": config.checkpoint.keep_last,
+        "optimizer.learning_rate": config.optimizer.learning_rate,
+    }.items():
+        if value <= 0:
+            _fail(key, value, "must be positive")
+    for key, value in {
+        "data.num_workers": config.data.num_workers,
+        "optimizer.clip_norm": config.optimizer.clip_norm,
+        "optimizer.weight_decay": config.optimizer.weight_decay,
+        "checkpoint.every_minutes": config.checkpoint.every_minutes,
+    }.items():
+        if value < 0:
+            _fail(key, value, "must not be negative")
+
+
+def _check_durations(config: ConfigDict) -> None:
+    texts = {
+        "total": config.total,
+        "log_every": config.log_every,
+        "schedule.warmup": config.schedule.warmup,
+        "checkpoint.every": config.checkpoint.every,
+    }
+    if config.checkpoint.keep_every:
+        texts["checkpoint.keep_every"] = config.checkpoint.keep_every
+    texts |= {f"evals.{name}.every": settings.every for name, settings in config.evals.items()}
+    amounts = {
+        key: durations.parse(text, where=f"config.{key}").amount for key, text in texts.items()
+    }
+    for key, amount in amounts.items():
+        if amount <= 0 and key != "schedule.warmup":
+            _fail(key, texts[key], "must be positive")
+    total, warmup = (durations.parse(texts[k], where=k) for k in ("total", "schedule.warmup"))
+    batch = {"steps": config.batch_size, "examples": 1}
+    comparable = total.unit in batch and warmup.unit in batch
+    if comparable and warmup.amount * batch[warmup.unit] > total.amount * batch[total.unit]:
+        _fail(
+            "schedule.warmup",
+            config.schedule.warmup,
+            f"is longer than the whole run, config.total={config.total}",
+        )
+
+
+def _check_mesh(mesh: ConfigDict) -> None:
+    sizes = list(mesh.values())
+    if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
+        _fail("mesh", dict(mesh), "axes are positive, and at most one is -1 (all that remain)")
+
+
+def _check_best(config: ConfigDict) -> None:
+    best = config.checkpoint.keep_best
+    check_name(best.mode, names=("max", "min"), kind="config.checkpoint.keep_best.mode")
+    if best.metric and best.metric.split("/")[1:2] not in [[name] for name in config.evals]:
+        _fail(
+            "checkpoint.keep_best.metric",
+            best.metric,
+            'is no metric of an evaluator; write "eval/<name>/<metric>", <name> of config.evals:'
+            f" {', '.join(config.evals) or 'there are none'}",
+        )
+
+
+def _check_data(data: ConfigDict) -> None:
+    if data.source != "scenes" and not (data.name or data.path):
+        raise ConfigError(NO_DATA)

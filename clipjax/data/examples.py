@@ -1,0 +1,132 @@
+"""The training stream, one example per global position.
+
+`TrainExamples(...)[position]` is a pure function of the source, the seed and the position; the
+loader (`clipjax.data.loader`) only decides which process computes which positions. A record that
+cannot be used is replaced, at the same position, by another one, so that batches keep their shape
+and every host agrees on what came next.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from clipjax.common.exits import DataError
+from clipjax.data import captions, images, order
+
+ATTEMPTS = 16  # substitutes tried for one position before the data are called unusable
+
+
+class Source(Protocol):
+    """Random access to encoded records; see `clipjax.data.sources`.
+
+    `source[index]` is {"image": bytes, "text": str or list of str, "key": str}; a record that
+    cannot be read raises ValueError or OSError.
+    """
+
+    name: str
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
+
+    def caption(self, index: int, /) -> str | Sequence[str]: ...
+
+
+class Tokenizer(Protocol):
+    """What the loader needs of a tokenizer; see `clipjax.data.tokenizers`."""
+
+    context_length: int
+
+    def encode(self, texts: Sequence[str], /) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+class TrainExamples:
+    """Random access to training examples by global position, without an end.
+
+    Args:
+      source: the records.
+      tokenizer: turns the chosen caption into ids.
+      image_size: side of the square images, in pixels.
+      seed: decides order, captions and crops, together with the position and nothing else.
+
+    Raises:
+      DataError: the source is empty; later, ATTEMPTS records in a row could not be used.
+    """
+
+    def __init__(self, source: Source, *, tokenizer: Tokenizer, image_size: int, seed: int):
+        if len(source) == 0:
+            raise DataError(f"data: source {source.name} has 0 records; check path and split")
+        self.source = source
+        self.tokenizer = tokenizer
+        self.image_size = image_size
+        self.seed = seed
+        self._length = len(source)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        """One example.
+
+        Returns:
+          {"image": uint8 [S, S, 3], "text": int32 [T], "record_id": uint32} for the device, and
+          for counters: "position", "key", "source", "truncated" (the caption did not fit), "bad"
+          (why the record that belongs here was replaced, else "") and "bad_key" (its key).
+        """
+        bad = bad_key = ""
+        for attempt in range(ATTEMPTS):
+            rng = generator(self.seed, position=position, attempt=attempt)
+            if attempt == 0:
+                index = order.record_index(position, seed=self.seed, length=self._length)
+            else:
+                index = int(rng.integers(self._length))
+            key = f"index {index}"
+            try:
+                record = read(self.source, index)
+                key = record["key"]
+                caption = captions.choose(record["text"], rng=rng)
+                image = images.decode_train(record["image"], size=self.image_size, rng=rng)
+            except (captions.BadCaption, images.BadImage, BadRecord) as error:
+                bad, bad_key = bad or str(error), bad_key or key
+                continue
+            ids, truncated = self.tokenizer.encode([caption])
+            return {
+                "image": image,
+                "text": ids[0],
+                "record_id": record_id(self.source.name, key=key),
+                "position": position,
+                "key": key,
+                "source": self.source.name,
+                "truncated": bool(truncated[0]),
+                "bad": bad,
+                "bad_key": bad_key,
+            }
+        raise DataError(
+            f"data: {ATTEMPTS} records of source {self.source.name} tried for position {position},"
+            f" none usable; the first was {bad_key} ({bad})"
+        )
+
+
+class BadRecord(ValueError):
+    """A record cannot be read from its source; the message is a short reason."""
+
+
+def read(source: Source, index: int) -> dict[str, Any]:
+    """`source[index]`, or BadRecord if its bytes cannot be read or parsed."""
+    try:
+        return source[index]
+    except (ValueError, OSError) as error:
+        raise BadRecord("unreadable record") from error
+
+
+def generator(seed: int, *, position: int, attempt: int = 0) -> np.random.Generator:
+    """The random numbers of one position: counter-based, so no other position can shift them."""
+    return np.random.Generator(
+        np.random.Philox(key=[seed % 2**64, position], counter=[0, 0, 0, attempt])
+    )
+
+
+def record_id(source: str, *, key: str) -> np.uint32:
+    """A 32-bit hash that names a record in logs and in duplicate-aware losses."""
+    digest = hashlib.blake2b(f"{source}\n{key}".encode(), digest_size=4).digest()
+    return np.uint32(int.from_bytes(digest, "little"))

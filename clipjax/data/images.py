@@ -1,0 +1,137 @@
+"""Encoded image bytes → uint8 pixels, for training and for evaluation.
+
+Training (`decode_train`) resizes the shorter side and takes a random square, as the paper does
+(section 2.5), decoding large JPEGs at reduced scale. Evaluation (`decode_eval`) repeats the
+released preprocessing (openai/CLIP `clip.py`: Resize, CenterCrop, RGB) bit for bit. Both are
+called from `clipjax.data.examples` and `clipjax.data.loader`. EXIF rotation is ignored, as there.
+"""
+
+import io
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_PIXELS = 50_000_000  # 150 MB of RGB; larger ones are refused from the header alone
+MAX_ASPECT = 100  # longer side over shorter side
+MIN_SIDE = 2  # pixels; 1-pixel images are trackers and placeholders
+JPEG_MARGIN = 2  # reduced-scale decoding keeps at least this many times the target's side
+JPEG_MAGIC = b"\xff\xd8\xff"
+
+
+class BadImage(ValueError):
+    """An image cannot be used; the message is a short reason that counters can group by."""
+
+
+def decode_train(data: bytes, *, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Pixels for training: shorter side to `size`, then a random square.
+
+    Large JPEGs are decoded at reduced scale, never below twice the target; photographs stay within
+    a few levels of the full decode.
+
+    Args:
+      data: a JPEG, PNG (first frame) or WebP (first frame) file.
+      size: side of the square, in pixels.
+      rng: draws the square's place.
+
+    Returns:
+      uint8 [size, size, 3].
+
+    Raises:
+      BadImage: the bytes are no such file, are damaged, or break one of the limits above.
+    """
+    image, width, height = _open_reduced(data, side=JPEG_MARGIN * size)
+    if width == height == size:
+        return np.asarray(image)
+    new_width, new_height = _resized(width, height, size=size)
+    left = int(rng.integers(new_width - size + 1))
+    top = int(rng.integers(new_height - size + 1))
+    # The square in the decoded image's coordinates, so that only what is kept gets resampled. A
+    # reduced JPEG has n/8 of the file's pixels on each axis, rounded up.
+    reduction = (8 * image.width // width) / 8
+    scale_x, scale_y = reduction * width / new_width, reduction * height / new_height
+    right = min((left + size) * scale_x, image.width)
+    bottom = min((top + size) * scale_y, image.height)
+    box = (left * scale_x, top * scale_y, right, bottom)
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+
+
+def decode_eval(data: bytes, *, size: int) -> np.ndarray:
+    """Pixels for evaluation, bit-equal to the released preprocessing before its ToTensor.
+
+    Shorter side to `size` (Pillow bicubic, in the image's own mode), central square, RGB. Only
+    16-bit grey differs: it is scaled to 8 bits, where the release would clip it to white.
+
+    Args and errors as for `decode_train`; returns uint8 [size, size, 3].
+    """
+    image = _open(data)
+    image = image if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK") else _rgb(image)
+    if image.size != (size, size):
+        image = image.resize(_resized(*image.size, size=size), Image.Resampling.BICUBIC)
+        left = round((image.width - size) / 2.0)
+        top = round((image.height - size) / 2.0)
+        image = image.crop((left, top, left + size, top + size))
+    return np.asarray(_rgb(image))
+
+
+def _resized(width: int, height: int, *, size: int) -> tuple[int, int]:
+    """Width and height once the shorter side is `size`, rounded down as torchvision's Resize."""
+    if width <= height:
+        return size, int(size * height / width)
+    return int(size * width / height), size
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise BadImage("too many pixels")
+    if min(width, height) < MIN_SIDE:
+        raise BadImage("too small")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise BadImage("extreme aspect ratio")
+
+
+def _open(data: bytes) -> Image.Image:
+    """The decoded first frame in its own mode, its size checked before any pixel is decoded."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_size(*image.size)
+        image.load()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise BadImage("too many pixels") from None
+    except BadImage:
+        raise
+    except Image.UnidentifiedImageError:
+        raise BadImage("not a JPEG, PNG or WebP image") from None
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged bytes
+        raise BadImage("damaged image") from error
+    return image
+
+
+def _open_reduced(data: bytes, *, side: int) -> tuple[Image.Image, int, int]:
+    """An RGB image with sides of at least `side` where the file has them, and the file's size."""
+    if data[:3] == JPEG_MAGIC:
+        try:
+            height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+            height, width = int(height), int(width)
+            if colorspace in ("YCbCr", "RGB", "Gray"):
+                _check_size(width, height)
+                pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=side, min_width=side)
+                return Image.fromarray(pixels), width, height
+        except BadImage:
+            raise
+        except ValueError:
+            pass  # strict about harmless warnings too: let Pillow, which is not, decide
+    image = _rgb(_open(data))
+    return image, *image.size
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """RGB; transparency is dropped, as in the release."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips at 255
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # straight to RGB Pillow warns
+    return image.convert("RGB")

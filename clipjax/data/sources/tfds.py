@@ -1,0 +1,258 @@
+"""Prepared TensorFlow Datasets as a source, without TensorFlow.
+
+Reads array_record files by index through TFDS's data sources; images stay encoded
+(`SkipDecoding`), so the same decoder runs as for every other source. Text is a caption, a list of
+captions or, failing both, a class name. In the registry of `clipjax.data.sources` as "tfds".
+"""
+
+import bisect
+import hashlib
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from clipjax.common.exits import ConfigError, DataError
+from clipjax.common.registry import closest
+from clipjax.data.sources.tfds_features import Path, choose_image, choose_text, leaves, value_at
+
+PathLike = str | os.PathLike[str]
+Shard = tuple[str, int, int]  # file, records skipped, records taken
+DEFAULT_FOLDER = "~/tensorflow_datasets"  # TFDS's own default, for messages
+
+
+class TfdsSource:
+    """Random access to the records of one split.
+
+    Args:
+      name: as for `tfds.builder`: "coco_captions", "my_set/config:1.0.0". Not needed where
+        `data_dir` is itself a prepared version's folder (it holds features.json).
+      split: with slices and sums: "train", "train[10%:]", "train+validation".
+      data_dir: TFDS's folder of data sets; None means TFDS's own default.
+      image_key, text_key: feature names, nested ones written "captions/text"; found by type and
+        name where not given.
+
+    Records carry "label" too where the text is a class name. Keys name the shard and the place in
+    it, so a record has the same key in every slice of its split.
+
+    Raises:
+      ConfigError: unknown data set, split or feature.
+      DataError: not prepared, prepared as TFRecord, shards missing, no text, no records.
+    """
+
+    def __init__(
+        self,
+        name: str = "",
+        *,
+        split: str = "train",
+        data_dir: PathLike | None = None,
+        image_key: str = "",
+        text_key: str = "",
+    ):
+        self._arguments = {
+            "name": name,
+            "split": split,
+            "data_dir": data_dir,
+            "image_key": image_key,
+            "text_key": text_key,
+        }
+        builder, prepared = find_builder(name, data_dir=data_dir)
+        info = builder.info
+        self.name = info.name
+        features = dict(leaves(info.features))
+        self._image = choose_image(features, key=image_key, name=self.name)
+        self._text = choose_text(features, key=text_key, name=self.name)
+        self._class_names = getattr(features[self._text], "names", None)
+        if prepared:
+            use_array_record(builder, name=name or self.name, data_dir=data_dir)
+        self._shards = list_shards(builder, split=split, prepared=prepared)
+        self._ends = list(itertools.accumulate(taken for _, _, taken in self._shards))
+        self._records = open_records(
+            builder, name=name, split=split, data_dir=data_dir, features=features
+        )
+        if len(self._records) == 0:
+            raise DataError(f"config.data.split: {self.name} has 0 records in split {split!r}")
+        if self._shards and len(self._records) != self._ends[-1]:
+            raise DataError(
+                f"data set {self.name} has {len(self._records)} records in split {split!r} where"
+                f" its metadata say {self._ends[-1]}: incomplete copy or damaged format"
+            )
+        identity = (info.full_name, split, self._shards, len(self), self._image, self._text)
+        self.fingerprint = hashlib.sha256(repr(identity).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """{"image", "text", "key"} and perhaps "label"; ValueError if the record is damaged."""
+        record = self._read(index)
+        text = self._texts(record)
+        found = {"image": value_at(record, self._image), "text": text, "key": self._key(index)}
+        return {**found, "label": text} if self._class_names else found
+
+    def caption(self, index: int) -> str | list[str]:
+        """The text of one record."""
+        return self._texts(self._read(index))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._arguments
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        TfdsSource.__init__(self, **state)  # file handles do not travel: open them again
+
+    def _read(self, index: int) -> Mapping[str, Any]:
+        try:
+            return self._records[index]
+        except RuntimeError as error:  # array_record: failed checksum, failed read
+            raise ValueError(f"{self._key(index)}: {error}") from error
+
+    def _texts(self, record: Mapping[str, Any]) -> str | list[str]:
+        value = value_at(record, self._text)
+        if self._class_names:
+            return self._class_names[int(value)].replace("_", " ")
+        return as_text(value) if isinstance(value, (str, bytes)) else [as_text(v) for v in value]
+
+    def _key(self, index: int) -> str:
+        shard = bisect.bisect_right(self._ends, index)
+        if shard == len(self._shards):  # mocked data: no shards are known
+            return f"{self._arguments['split']}/{index}"
+        file, skipped, taken = self._shards[shard]
+        return f"{file}/{skipped + index - (self._ends[shard] - taken)}"
+
+
+def find_builder(name: str, *, data_dir: PathLike | None) -> tuple[Any, bool]:
+    """The TFDS builder, and whether its files were found.
+
+    Files come first: they need no code of the data set, so sets whose code needs TensorFlow can
+    be read once they are prepared.
+
+    Raises:
+      ConfigError: neither files nor a builder of that name.
+      DataError: not prepared, and the builder needs a package that is missing.
+    """
+    import tensorflow_datasets as tfds
+    from etils import epath
+    from tensorflow_datasets.core import read_only_builder, registered
+
+    folder = epath.Path(data_dir).expanduser() if data_dir else None
+    if folder and (folder / "features.json").exists():
+        return read_only_builder.builder_from_directory(folder), True
+    if not name:
+        raise ConfigError(
+            f"config.data.name: not set, and {folder or 'config.data.path'} holds no features.json"
+        )
+    try:
+        return read_only_builder.builder_from_files(name, data_dir=folder), True
+    except registered.DatasetNotFoundError:
+        pass
+    except ValueError as error:  # several folders fit, or the name cannot be parsed
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(
+            f"config.data.name: {name!r} names no one TFDS data set ({reason})"
+        ) from None
+    where = folder or DEFAULT_FOLDER
+    try:
+        return tfds.builder(name, data_dir=folder), False
+    except registered.DatasetNotFoundError:
+        near = closest(name, registered.list_imported_builders())
+        raise ConfigError(
+            f"config.data.name: TFDS has no data set {name!r}{near}, and none of that name is prepared in"
+            f" {where}"
+        ) from None
+    except ImportError as error:
+        reason = str(error.__cause__ or error)
+        raise DataError(
+            f"config.data.name: {name} is not prepared in {where} and its builder needs what is missing"
+            f" here ({reason}); in an environment that has it, run:"
+            f" {prepare_command(name, data_dir=folder)}"
+        ) from None
+
+
+def prepare_command(name: str, *, data_dir: PathLike | None) -> str:
+    """The shell command that prepares a data set so that it can be read here."""
+    place = "" if not data_dir else f", data_dir='{os.fspath(data_dir)}'"
+    return (
+        f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}'{place},"
+        " file_format='array_record').download_and_prepare()\""
+    )
+
+
+def use_array_record(builder: Any, *, name: str, data_dir: PathLike | None) -> None:
+    """Make a prepared builder read its array_record files; DataError if it has none.
+
+    TFDS would also read Parquet by index, but its Parquet files lose records.
+    """
+    formats = sorted(form.value for form in builder.info.available_file_formats())
+    if "array_record" not in formats:
+        other = f"{data_dir or DEFAULT_FOLDER}_array_record"
+        raise DataError(
+            f"data set {name} in {builder.data_path} is prepared as {', '.join(formats)}, which"
+            f" cannot be read by index; set config.data.path to {other} and run:"
+            f" {prepare_command(name, data_dir=other)}"
+        )
+    if builder.info.file_format.value != "array_record":
+        builder.info.set_file_format("array_record", override=True, override_if_initialized=True)
+
+
+def list_shards(builder: Any, *, split: str, prepared: bool) -> list[Shard]:
+    """The split's shards in order; empty for a builder that knows no splits (not prepared).
+
+    Raises:
+      ConfigError: no such split.
+      DataError: the split has no records, or a shard's file is missing.
+    """
+    from etils import epath
+
+    info = builder.info
+    if not info.splits:
+        return []
+    try:
+        instructions = info.splits[split].file_instructions
+    except ValueError:
+        raise ConfigError(
+            f"config.data.split: {info.name} has no split {split!r}{closest(split, info.splits)};"
+            f" splits: {', '.join(info.splits)}"
+        ) from None
+    if not instructions:
+        raise DataError(f"config.data.split: {info.name} has 0 records in split {split!r}")
+    if prepared:
+        present = {path.name for path in epath.Path(builder.data_path).iterdir()}
+        missing = [i.filename for i in instructions if os.path.basename(i.filename) not in present]
+        if missing:
+            raise DataError(
+                f"data set {info.name}: {len(missing)} of {len(instructions)} files of split"
+                f" {split!r} are missing, first {missing[0]}; copy or prepare it again"
+            )
+    return [(os.path.basename(i.filename), i.skip, i.take) for i in instructions]
+
+
+def open_records(
+    builder: Any,
+    *,
+    name: str,
+    split: str,
+    data_dir: PathLike | None,
+    features: Mapping[Path, Any],
+) -> Sequence[Mapping[str, Any]]:
+    """TFDS's random access to the split, images still encoded; DataError if not prepared."""
+    import tensorflow_datasets as tfds
+
+    decoders: dict[str, Any] = {}
+    for path, feature in features.items():
+        if isinstance(feature, tfds.features.Image):
+            level = decoders
+            for part in path[:-1]:
+                level = level.setdefault(part, {})
+            level[path[-1]] = tfds.decode.SkipDecoding()
+    try:
+        return builder.as_data_source(split=split, decoders=decoders)
+    except (NotImplementedError, AssertionError, KeyError, ValueError, OSError) as error:
+        raise DataError(
+            f"data set {name} is not prepared in {data_dir or DEFAULT_FOLDER}; run:"
+            f" {prepare_command(name, data_dir=data_dir)}"
+        ) from error
+
+
+def as_text(value: str | bytes) -> str:
+    """Text of a feature; bytes that are no UTF-8 are dropped."""
+    return value.decode("utf-8", errors="ignore") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,20 @@
+"""Evaluators by kind: measurements of a model on held-out data, on all devices.
+
+`get(kind)` gives a function that opens the data and returns an evaluator, which is called as
+`evaluator(params, poll=...)` and returns {metric: float}. The names are here so that configs are
+checked without jax.
+"""
+
+from typing import Any
+
+from clipjax.common import registry
+
+KINDS = {
+    "loss": "clipjax.evals.loss:make_evaluator",
+    "retrieval": "clipjax.evals.retrieval:make_evaluator",
+}
+
+
+def get(kind: str) -> Any:
+    """The maker of evaluators of this kind; ConfigError naming the closest if there is none."""
+    return registry.lookup(kind, table=KINDS, kind="evals.<name>.kind")

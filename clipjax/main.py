@@ -1,0 +1,44 @@
+"""Train a CLIP: `python -m clipjax.main --config=configs/vitl14.py [--workdir=DIR]`.
+
+Starting again with the same work directory resumes. Exit codes: `clipjax/common/exits.py`.
+"""
+
+import os
+
+from absl import flags
+
+from clipjax.common import cli
+from clipjax.common.exits import ConfigError
+
+CONFIG = cli.define_config_flag()
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where the run lives, local or gs://; default runs/<config file's name>."
+)
+ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
+    "allow_config_change",
+    False,
+    "Go on although run-defining settings differ from the work directory's; it is recorded.",
+)
+
+
+def main() -> int:
+    """Check the settings, then train; returns the exit code."""
+    from clipjax import config_check
+
+    config = cli.config(CONFIG)
+    config_check.check(config)
+    workdir = WORKDIR.value or os.path.join("runs", cli.config_name(CONFIG))
+    if WORKDIR.value and "://" not in workdir:
+        parent = os.path.dirname(os.path.abspath(workdir))
+        if not os.path.isdir(parent) and not WORKDIR.value.startswith("runs/"):
+            raise ConfigError(
+                f"--workdir={workdir}: its parent {parent} does not exist; make it first"
+            )
+
+    from clipjax import train  # jax and its friends load here, after the cheap checks
+
+    return train.train(config, workdir=workdir, allow_config_change=ALLOW_CONFIG_CHANGE.value)
+
+
+if __name__ == "__main__":
+    cli.run(main)

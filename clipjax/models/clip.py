@@ -1,0 +1,150 @@
+"""CLIP: the two towers, the joint embedding and the logit scale; built by `build.py` and the API.
+
+The only place that normalises pixels, so that everything before it handles uint8.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from clipjax.common.registry import check_name
+from clipjax.models import zoo
+from clipjax.models.layers import ACTIVATIONS, l2_normalize
+from clipjax.models.text import TextTransformer
+from clipjax.models.transformer import REMAT_POLICIES, Constrain
+from clipjax.models.vit import VisionTransformer
+
+# Per channel, red green blue, of pixels in [0, 1] (released clip.py).
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # paper section 2.5; the parameter is a logarithm
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+    """Shape of the image tower. Sizes in pixels, widths in features."""
+
+    image_size: int
+    patch_size: int
+    width: int
+    layers: int
+    head_width: int = 64
+    mlp_ratio: float = 4
+    remat: str = "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """Shape of the text tower. `vocab_size` counts the start and end tokens."""
+
+    context_length: int
+    vocab_size: int
+    width: int
+    heads: int
+    layers: int
+    remat: str = "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipConfig:
+    """Shape of both towers, and how they compute: `dtype` for matrix products and activations,
+    `param_dtype` for parameters, `scan` for one compiled block per tower."""
+
+    embed_dim: int
+    vision: VisionConfig
+    text: TextConfig
+    activation: str = "quick_gelu"
+    scan: bool = True
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+
+def identity(x: jax.Array) -> jax.Array:
+    """x: the default of `CLIP.constrain`, for one device."""
+    return x
+
+
+def normalize_pixels(image: jax.Array) -> jax.Array:
+    """uint8 [B, H, W, 3] → float32 [B, H, W, 3] with the released mean and deviation."""
+    mean = 255 * jnp.asarray(IMAGE_MEAN, jnp.float32)
+    scale = 1 / (255 * jnp.asarray(IMAGE_STD, jnp.float32))
+    return (image.astype(jnp.float32) - mean) * scale
+
+
+class CLIP(nn.Module):
+    """Two encoders into one space (paper section 2.4).
+
+    `constrain` is applied to activations [B, ...] at block boundaries: the caller's sharding
+    constraint.
+    """
+
+    config: ClipConfig
+    constrain: Constrain = identity
+
+    def setup(self) -> None:
+        shared = {
+            "embed_dim": self.config.embed_dim,
+            "activation": self.config.activation,
+            "scan": self.config.scan,
+            "dtype": jnp.dtype(self.config.dtype),
+            "param_dtype": jnp.dtype(self.config.param_dtype),
+            "constrain": self.constrain,
+        }
+        self.vision = VisionTransformer(**vars(self.config.vision), **shared)
+        self.text = TextTransformer(**vars(self.config.text), **shared)
+        self.logit_scale = self.param(
+            "logit_scale", nn.initializers.constant(INITIAL_LOGIT_SCALE), (), jnp.float32
+        )
+
+    def encode_image(self, image: jax.Array) -> jax.Array:
+        """uint8 [B, H, W, 3] → float32 [B, E], L2-normalised."""
+        return l2_normalize(self.vision(normalize_pixels(image)))
+
+    def encode_text(self, text: jax.Array) -> jax.Array:
+        """Token ids int32 [B, T], T = context length → float32 [B, E], L2-normalised."""
+        return l2_normalize(self.text(text))
+
+    def __call__(self, image: jax.Array, text: jax.Array) -> dict[str, jax.Array]:
+        """Both embeddings, and `logit_scale`, the float32 multiplier of their cosines."""
+        return {
+            "image_embed": self.encode_image(image),
+            "text_embed": self.encode_text(text),
+            "logit_scale": jnp.exp(self.logit_scale),
+        }
+
+
+def from_dict(model: Mapping[str, Any], *, constrain: Constrain = identity) -> CLIP:
+    """The CLIP that a nested dict describes (keys of `ClipConfig`; see `zoo.MODELS`).
+
+    A key `name` is a label and ignored. Raises ConfigError naming the key that is unknown,
+    missing or impossible.
+    """
+    zoo.check(model)
+    fields = {key: value for key, value in model.items() if key != "name"}
+    fields["vision"] = VisionConfig(**model["vision"])
+    fields["text"] = TextConfig(**model["text"])
+    config = ClipConfig(**fields)
+    check_name(config.activation, names=ACTIVATIONS, kind="model.activation")
+    check_name(config.vision.remat, names=REMAT_POLICIES, kind="model.vision.remat")
+    check_name(config.text.remat, names=REMAT_POLICIES, kind="model.text.remat")
+    check_name(config.dtype, names=DTYPES, kind="model.dtype")
+    check_name(config.param_dtype, names=DTYPES, kind="model.param_dtype")
+    return CLIP(config, constrain=constrain)
+
+
+def initialise(model: CLIP) -> Callable[[jax.Array], dict[str, Any]]:
+    """A function of a PRNG key that returns the model's parameters; fit for `jit`, `eval_shape`."""
+
+    def from_key(key: jax.Array) -> dict[str, Any]:
+        size = model.config.vision.image_size
+        image = jnp.zeros((1, size, size, 3), jnp.uint8)
+        text = jnp.zeros((1, model.config.text.context_length), jnp.int32)
+        return model.init(key, image, text)["params"]
+
+    return from_key

@@ -1,0 +1,89 @@
+"""The text tower: a causal transformer pooled at the end-of-text token."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from clipjax.models.attention import causal_mask
+from clipjax.models.layers import LayerNorm, Linear
+from clipjax.models.transformer import Constrain, apply_blocks
+
+MLP_RATIO = 4  # in every released text tower
+
+
+class TokenEmbedding(nn.Module):
+    """Rows of `embedding` [V, D], which starts as N(0, 0.02). int32 [B, T] → `dtype` [B, T, D]."""
+
+    vocab_size: int
+    width: int
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, text: jax.Array) -> jax.Array:
+        shape = (self.vocab_size, self.width)
+        table = self.param("embedding", nn.initializers.normal(0.02), shape, self.param_dtype)
+        return jnp.take(table, text, axis=0).astype(self.dtype)
+
+
+def pool_end_of_text(x: jax.Array, *, text: jax.Array) -> jax.Array:
+    """The features at each caption's end-of-text token: x [B, T, D], text int [B, T] → [B, D].
+
+    End of text is the largest id of the vocabulary, so its first place is the argmax.
+    """
+    end = jnp.argmax(text, axis=-1)[:, None, None]  # [B, 1, 1]
+    # Not x[rows, end]: that indexing makes the partitioner gather the whole batch.
+    return jnp.take_along_axis(x, end, axis=1)[:, 0]  # [B, D]
+
+
+class TextTransformer(nn.Module):
+    """Token ids int32 [B, T] → float32 [B, E], not yet L2-normalised.
+
+    Learned positions (N(0, 0.01)), causal blocks, `ln_final`, pooling at end of text, projection
+    (N(0, D^-½)) (paper section 2.4, released model.py). Padding needs no mask: it comes after the
+    end-of-text token, which cannot look ahead.
+    """
+
+    embed_dim: int
+    context_length: int
+    vocab_size: int
+    width: int
+    heads: int
+    layers: int
+    activation: str
+    remat: str
+    scan: bool
+    dtype: Any
+    param_dtype: Any
+    constrain: Constrain
+
+    @nn.compact
+    def __call__(self, text: jax.Array) -> jax.Array:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        normal = nn.initializers.normal
+
+        x = TokenEmbedding(self.vocab_size, self.width, name="token_embedding", **dtypes)(text)
+        positions = self.param(
+            "position_embedding",
+            normal(0.01),
+            (self.context_length, self.width),
+            self.param_dtype,
+        )  # [T, D]
+        x = self.constrain(x + positions.astype(self.dtype))  # [B, T, D]
+        x = apply_blocks(
+            x,
+            mask=causal_mask(self.context_length),
+            scan=self.scan,
+            remat=self.remat,
+            layers=self.layers,
+            heads=self.heads,
+            mlp_width=MLP_RATIO * self.width,
+            activation=self.activation,
+            constrain=self.constrain,
+            **dtypes,
+        )
+        # Each position is normalised alone, so the others need not be.
+        x = LayerNorm(name="ln_final", **dtypes)(pool_end_of_text(x, text=text))  # [B, D]
+        return Linear(self.embed_dim, normal(self.width**-0.5), name="projection", **dtypes)(x)

@@ -1,0 +1,122 @@
+"""A stack of pre-LayerNorm transformer blocks, scanned or looped; the body of both towers."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from clipjax.models.attention import Attention
+from clipjax.models.layers import LayerNorm, Mlp
+
+Constrain = Callable[[jax.Array], jax.Array]
+
+# What the backward pass finds saved: everything; each block's input only; that and the results
+# of the projections and the MLP (the products without batch dimensions), not the scores.
+REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
+    "none": None,
+    "block": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class Block(nn.Module):
+    """x += attention(ln_1(x)); x += mlp(ln_2(x)). [B, T, D] → [B, T, D] in `dtype`.
+
+    Initialised as the released text blocks: attention N(0, D^-½), attention output and second
+    MLP matrix N(0, D^-½ (2 layers)^-½), first MLP matrix N(0, (2 D)^-½). The release leaves the
+    vision blocks at PyTorch's defaults and the paper is silent; clipjax uses this scheme in both
+    towers. Biases start at 0.
+    """
+
+    layers: int
+    heads: int
+    mlp_width: int
+    activation: str
+    dtype: Any
+    param_dtype: Any
+    constrain: Constrain
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        width = x.shape[-1]
+        normal = nn.initializers.normal
+        into_stream = normal(width**-0.5 * (2 * self.layers) ** -0.5)
+
+        y = LayerNorm(name="ln_1", **dtypes)(x)
+        x = x + Attention(self.heads, normal(width**-0.5), into_stream, name="attention", **dtypes)(
+            y, mask
+        )
+        y = LayerNorm(name="ln_2", **dtypes)(x)
+        x = x + Mlp(
+            self.mlp_width,
+            self.activation,
+            normal((2 * width) ** -0.5),
+            into_stream,
+            name="mlp",
+            **dtypes,
+        )(y)
+        return self.constrain(x)
+
+
+def apply_blocks(
+    x: jax.Array, *, mask: jax.Array | None, scan: bool, remat: str, layers: int, **block: Any
+) -> jax.Array:
+    """Run `layers` blocks on x [B, T, D]; call from a module's compact method, which owns them.
+
+    scan=True compiles one block and keeps its parameters stacked under `blocks`; scan=False
+    compiles each, under `block_0`, `block_1`, …. `block` holds `Block`'s other attributes.
+    """
+    policy = REMAT_POLICIES[remat]
+    block_class = Block
+    if policy is not None:
+        # Inside a scan the loop itself keeps the compiler from merging the two forward passes.
+        block_class = nn.remat(Block, policy=policy, prevent_cse=not scan)
+    if not scan:
+        for i in range(layers):
+            x = block_class(layers=layers, name=f"block_{i}", **block)(x, mask)
+        return x
+    scanned = nn.scan(
+        lambda module, x, mask: (module(x, mask), None),
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=nn.broadcast,
+        length=layers,
+    )
+    x, _ = scanned(block_class(layers=layers, name="blocks", **block), x, mask)
+    return x
+
+
+def stack_blocks(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The same parameters in the layout of scan=True: every `block_0`, `block_1`, … of the tree
+    becomes one `blocks`, its leaves with a leading layer dimension. Leaves stay numpy or jax."""
+    result: dict[str, Any] = {}
+    layers = [key for key in params if re.fullmatch(r"block_\d+", key)]
+    for key, value in params.items():
+        if key not in layers:
+            result[key] = stack_blocks(value) if isinstance(value, Mapping) else value
+    if layers:
+        blocks = [params[f"block_{i}"] for i in range(len(layers))]
+        result["blocks"] = jax.tree.map(_stack, *blocks)
+    return result
+
+
+def unstack_blocks(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The same parameters in the layout of scan=False; the inverse of `stack_blocks`."""
+    result: dict[str, Any] = {}
+    for key, value in params.items():
+        if key == "blocks":
+            for i in range(len(jax.tree.leaves(value)[0])):
+                result[f"block_{i}"] = jax.tree.map(lambda leaf, i=i: leaf[i], value)
+        else:
+            result[key] = unstack_blocks(value) if isinstance(value, Mapping) else value
+    return result
+
+
+def _stack(*leaves: Any) -> Any:
+    stack = np.stack if isinstance(leaves[0], np.ndarray) else jnp.stack
+    return stack(leaves)

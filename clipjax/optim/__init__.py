@@ -1,0 +1,4 @@
+"""Optimizers and schedules by name; the names are here so that configs are checked without jax."""
+
+OPTIMIZERS = ("adamw",)
+SCHEDULES = ("cosine", "constant")

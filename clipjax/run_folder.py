@@ -1,0 +1,71 @@
+"""A run's work directory: its `config.json`, and the refusal to change what defines the run.
+
+`config.json` is the config of the latest start. `config_changes.jsonl` lists every run-defining
+change that was allowed. The training program opens the folder, the evaluating one reads it.
+"""
+
+import json
+import time
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from clipjax import config as settings
+from clipjax.common.exits import ConfigError
+from clipjax.parallel import distributed
+
+
+def open_for_training(workdir: str, config: ConfigDict, *, allow_config_change: bool) -> None:
+    """Make the folder, or check that it is this run's, on all processes alike.
+
+    Raises:
+      ConfigError: the folder cannot be made, or a run-defining setting differs from its config.
+    """
+    problem = ""
+    if distributed.is_lead():
+        try:
+            _open(epath.Path(workdir), config, allow_config_change=allow_config_change)
+        except ConfigError as error:
+            problem = str(error)
+    problem = distributed.from_lead(problem.encode()).decode()
+    if problem:
+        raise ConfigError(problem)
+
+
+def _open(folder: epath.Path, config: ConfigDict, *, allow_config_change: bool) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--workdir={folder}: cannot be made: {error.strerror}") from error
+    file = folder / "config.json"
+    if file.exists():
+        old = settings.flatten(read_config(folder))
+        changed = settings.changed(old, settings.flatten(config))
+        if changed and not allow_config_change:
+            told = "; ".join(f"{key}: {a!r} → {b!r}" for key, (a, b) in sorted(changed.items()))
+            raise ConfigError(
+                f"--workdir={folder} holds a run with other settings ({told}); choose another"
+                " --workdir, or add --allow_config_change to go on with the new ones"
+            )
+        if changed:
+            _append(folder / "config_changes.jsonl", {"time": time.time(), "changed": changed})
+    temporary = folder / "config.json.tmp"
+    temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    temporary.replace(file)
+
+
+def _append(file: epath.Path, line: dict[str, Any]) -> None:
+    before = file.read_text() if file.exists() else ""
+    file.write_text(before + json.dumps(line) + "\n")
+
+
+def read_config(workdir: Any) -> ConfigDict:
+    """The config that a run was last started with; ConfigError if the folder holds no run."""
+    file = epath.Path(workdir) / "config.json"
+    try:
+        return ConfigDict(json.loads(file.read_text()))
+    except OSError as error:
+        raise ConfigError(f"{workdir}: holds no clipjax run (no config.json)") from error
+    except ValueError as error:
+        raise ConfigError(f"{file}: is damaged ({error}); take it from a checkpoint") from error

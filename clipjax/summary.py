@@ -1,0 +1,81 @@
+"""What a run prints before it starts: batch, parameters, sharding, steps, and where things go."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from clipjax.build import Horizon
+from clipjax.common import trees
+from clipjax.parallel import sharding
+from clipjax.parallel.mesh import batch_shards
+
+UNSHARDED_WARNING = 0.02  # share of the state's bytes on every device
+
+
+def describe(
+    config: ConfigDict,
+    *,
+    mesh: Mesh,
+    state: Any,
+    horizon: Horizon,
+    source: Any,
+    start: int,
+    workdir: str,
+) -> str:
+    """The summary, several lines. `state` is the abstract TrainState with shardings."""
+    devices = mesh.devices.flat
+    kind = devices[0].device_kind
+    tower = {"vision": 0, "text": 0}
+    for name, leaf in trees.named_leaves(state.params):
+        head = name.split("/")[0]
+        tower[head] = tower.get(head, 0) + math.prod(leaf.shape)
+    examples = horizon.total * config.batch_size
+    epochs = examples / len(source)
+    whole = sharding.unsharded_fraction(state, jax.tree.map(lambda leaf: leaf.sharding, state))
+    axes = " × ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    lines = [
+        f"model       {config.model.name}: image {tower['vision']:,} + text {tower['text']:,} +"
+        f" 1 = {sum(tower.values()):,} parameters",
+        f"devices     {mesh.size} × {kind}, {jax.process_count()} process(es); mesh {axes}",
+        batch_line(config.batch_size, mesh=mesh),
+        f"state       {_bytes(_local_bytes(state))} on each device, {whole:.1%} of it unsharded",
+        f"data        {source.name}: {len(source):,} records;"
+        f" {examples:,} examples = {epochs:.2f} epochs",
+        f"steps       {horizon.total:,} (warm-up {horizon.warmup:,}), starting at {start:,};"
+        f" checkpoint every {horizon.save_every:,}, log every {horizon.log_every:,}",
+        f"work dir    {workdir}: checkpoints/ config.json metrics.jsonl tensorboard/",
+    ]
+    if mesh.shape["fsdp"] > 1 and whole > UNSHARDED_WARNING:
+        lines.append(
+            f"warning     {whole:.1%} of the state is on every device: widths do not divide by"
+            f" config.mesh.fsdp={mesh.shape['fsdp']}, or the model is very small"
+        )
+    return "\n".join(lines)
+
+
+def batch_line(batch_size: int, *, mesh: Mesh) -> str:
+    """ "global batch 32,768 = 256 chips × 128"."""
+    shards = batch_shards(mesh)
+    groups = mesh.size // shards
+    within = f" (each by {groups} chips together)" if groups > 1 else ""
+    per_chip = f"{shards} chips × {batch_size // shards:,}{within}"
+    return f"batch       global batch {batch_size:,} = {per_chip}"
+
+
+def _local_bytes(state: Any) -> int:
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+        for leaf in jax.tree.leaves(state)
+    )
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"

@@ -1,0 +1,217 @@
+"""Training, one straight line: devices, data, program, state, loop. Called by `main`."""
+
+import base64
+import time
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+import clipjax
+from clipjax import build, build_data, run_folder, summary
+from clipjax.common import exits
+from clipjax.common.exits import ConfigError
+from clipjax.data import loader
+from clipjax.data.examples import TrainExamples
+from clipjax.evals.embed import Preempted
+from clipjax.parallel import compilation_cache, distributed, sharding
+from clipjax.parallel.preemption import Preemption
+from clipjax.training.bad_records import BadRecords
+from clipjax.training.checkpoint import Checkpoints
+from clipjax.training.metric_writer import MetricWriter
+from clipjax.training.step_log import StepLog
+
+
+def train(config: ConfigDict, *, workdir: str, allow_config_change: bool = False) -> int:
+    """Train until `config.total`, from the work directory's newest checkpoint if it has one.
+
+    Returns:
+      The exit code: 0 complete, 143 preempted and saved, 130 Ctrl-C and saved.
+
+    Raises:
+      CleanExit: with the exit code for what was wrong.
+    """
+    # Devices
+    distributed.initialize()
+    preemption = Preemption()
+    compilation_cache.enable(config.compilation_cache)
+    mesh = build.mesh(config)
+
+    # Data
+    image_size = config.model.vision.image_size
+    source = build_data.source(config.data, image_size=image_size, seed=config.seed)
+    horizon = build.horizon(config, epoch_examples=len(source))
+    run_folder.open_for_training(workdir, config, allow_config_change=allow_config_change)
+    tokenizer = build_data.tokenizer(config, source=source, workdir=workdir)
+    examples = TrainExamples(source, tokenizer=tokenizer, image_size=image_size, seed=config.seed)
+    evaluators = build_data.evaluators(config, mesh=mesh, tokenizer=tokenizer)
+
+    # Where the run stands
+    best = config.checkpoint.keep_best
+    checkpoints = Checkpoints(
+        workdir,
+        keep_last=config.checkpoint.keep_last,
+        keep_every=horizon.keep_every,
+        best_metric=best.metric,
+        best_mode=best.mode,
+    )
+    saved = checkpoints.latest()
+    start = saved or 0
+    if saved is not None:
+        _check_run(checkpoints.read_run(saved), source=source, tokenizer=tokenizer, where=workdir)
+    writer = (
+        MetricWriter(workdir, config=config.to_dict(), wandb_project=config.wandb)
+        if distributed.is_lead()
+        else None
+    )
+    evaluated = _recorded(writer, step=start)
+    if start >= horizon.total and all(name in evaluated for name in evaluators):
+        if writer is not None:
+            writer.close()
+            print(
+                f"{workdir}: the run is complete, step {start:,} of {horizon.total:,};"
+                " to go on, raise --config.total and add --allow_config_change"
+            )
+        return exits.DONE
+
+    # The program
+    program = build.program(
+        config, mesh=mesh, total_steps=horizon.total, warmup_steps=horizon.warmup
+    )
+    if writer is not None:
+        print(
+            summary.describe(
+                config,
+                mesh=mesh,
+                state=program.abstract_state,
+                horizon=horizon,
+                source=source,
+                start=start,
+                workdir=workdir,
+            ),
+            flush=True,
+        )
+    batches = loader.train_batches(  # starts to fill while the program compiles
+        examples,
+        start=start * config.batch_size,
+        batch_size=config.batch_size,
+        rows=sharding.local_rows(config.batch_size, mesh=mesh),
+        num_workers=config.data.num_workers,
+    )
+    step_function = (
+        jax.jit(program.step, donate_argnums=0, out_shardings=program.out_shardings)
+        .lower(program.abstract_state, program.abstract_batch)
+        .compile()
+    )
+
+    # The state
+    if saved is not None:
+        state = checkpoints.restore(saved, program.abstract_state)
+    else:
+        state = jax.jit(program.init, out_shardings=program.out_shardings[0])(
+            jax.random.key(config.seed)
+        )
+        state = build.initial_weights(config, state)
+
+    # The loop
+    log = StepLog(
+        writer,
+        start=start,
+        total=horizon.total,
+        batch_size=config.batch_size,
+        log_every=horizon.log_every,
+    )
+    bad_records = BadRecords(max_fraction=config.data.max_bad_fraction)
+    step, exit_code, metrics = start, exits.DONE, {}
+    last_save = time.monotonic()
+
+    def save() -> None:
+        nonlocal last_save
+        run = {
+            "step": step,
+            "examples_seen": step * config.batch_size,
+            "seed": config.seed,
+            "data_fingerprint": source.fingerprint,
+            "tokenizer_hash": tokenizer.hash,
+            "tokenizer": {
+                name: base64.b64encode(content).decode()
+                for name, content in tokenizer.files().items()
+            },
+            "config": config.to_dict(),
+            "clipjax": clipjax.__version__,
+        }
+        log.flush()  # every line before the checkpoint is on disk before the checkpoint is
+        checkpoints.save(step, state, run=run, metrics=metrics)
+        last_save = time.monotonic()
+
+    while True:
+        if preemption.poll():
+            exit_code = preemption.exit_code
+            save()
+            break
+        try:
+            metrics = {}
+            for name, evaluator in evaluators.items():
+                due = step and (step % horizon.evals_every[name] == 0 or step == horizon.total)
+                if due and not (step == start and name in evaluated):
+                    log.pause()
+                    values = evaluator(state.params, poll=preemption.poll)
+                    named = {f"eval/{name}/{key}": value for key, value in values.items()}
+                    log.evaluation(step, named)
+                    log.resume()
+                    metrics |= named
+        except Preempted:
+            continue  # the next poll says so too
+        minutes = (time.monotonic() - last_save) / 60
+        if step > start and (
+            step == horizon.total
+            or step % horizon.save_every == 0
+            or _time_is_up(minutes, config=config, step=step, log_every=horizon.log_every)
+        ):
+            save()
+        if step >= horizon.total:
+            break
+        waiting = time.perf_counter()
+        host_batch, info = next(batches)
+        log.waited(time.perf_counter() - waiting)
+        state, step_metrics = step_function(
+            state, sharding.to_device(host_batch, mesh=mesh, batch_size=config.batch_size)
+        )
+        step += 1
+        log.step(step, step_metrics, counts=bad_records.count(info))
+
+    # The end
+    log.close()
+    batches.close()
+    checkpoints.close()
+    if writer is not None:
+        writer.close()
+        ended = "complete" if exit_code == exits.DONE else f"saved, leaving with {exit_code}"
+        print(f"{workdir}: step {step:,} of {horizon.total:,}, {ended}", flush=True)
+    return exit_code
+
+
+def _check_run(run: dict[str, Any], *, source: Any, tokenizer: Any, where: str) -> None:
+    for what, old, new in (
+        ("data", run["data_fingerprint"], source.fingerprint),
+        ("tokenizer", run["tokenizer_hash"], tokenizer.hash),
+    ):
+        if old != new:
+            raise ConfigError(
+                f"{where}: the {what} changed since its checkpoint ({old} → {new});"
+                " restore it, or start in another --workdir"
+            )
+
+
+def _recorded(writer: MetricWriter | None, *, step: int) -> set[str]:
+    """Names of the evaluators whose values for this step are in the log, on all processes."""
+    names = ",".join(sorted(writer.evaluated(step))) if writer is not None else ""
+    return set(distributed.from_lead(names.encode()).decode().split(","))
+
+
+def _time_is_up(minutes: float, *, config: ConfigDict, step: int, log_every: int) -> bool:
+    """Whether a save is due by the clock: the lead's decision, made at log steps."""
+    limit = config.checkpoint.every_minutes
+    if not limit or step % log_every:
+        return False
+    return distributed.from_lead(b"yes" if minutes >= limit else b"no") == b"yes"

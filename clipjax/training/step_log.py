@@ -1,0 +1,140 @@
+"""What the training loop tells: a line per logged step, the progress bar, and bounded run-ahead.
+
+Metrics stay on the device until their step has finished; the host is at most `RUN_AHEAD` steps
+ahead. A line holds its own step's values; only `perf/…` are means since the line before.
+"""
+
+import collections
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from clipjax.parallel import distributed
+from clipjax.training.metric_writer import MetricWriter
+
+RUN_AHEAD = 2
+
+
+class StepLog:
+    """The log of one process; all processes call it alike, only the lead writes.
+
+    Args:
+      writer: of the lead process, None elsewhere.
+      start, total: steps, for the bar.
+      batch_size: global.
+      log_every: steps between lines; the last step is always logged.
+    """
+
+    def __init__(
+        self,
+        writer: MetricWriter | None,
+        *,
+        start: int,
+        total: int,
+        batch_size: int,
+        log_every: int,
+    ) -> None:
+        self.writer = writer
+        self.total = total
+        self.batch_size = batch_size
+        self.log_every = log_every
+        self.pending: collections.deque[tuple[int, dict[str, Any], dict[str, int]]] = (
+            collections.deque()
+        )
+        self.bar = tqdm(
+            total=total,
+            initial=start,
+            unit="step",
+            disable=writer is None,
+            dynamic_ncols=True,
+            mininterval=0.5,
+            smoothing=0.05,
+        )
+        self._begin_window()
+
+    def _begin_window(self) -> None:
+        self.window_start = time.perf_counter()
+        self.window_steps = 0
+        self.window_wait = 0.0
+
+    def pause(self) -> None:
+        """Finish what is pending; the time until `resume` (evaluation, saving) is not training."""
+        self.flush()
+        self.paused_at = time.perf_counter()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self.window_start += time.perf_counter() - self.paused_at
+
+    def waited(self, seconds: float) -> None:
+        """Count time that a step waited for its batch."""
+        self.window_wait += seconds
+
+    def step(self, step: int, metrics: dict[str, Any], *, counts: dict[str, int]) -> None:
+        """Note a step just dispatched; blocks until the one `RUN_AHEAD` before it has finished.
+
+        Args:
+          step: finished steps, this one included.
+          metrics: device scalars.
+          counts: host counters of this process's rows, {"bad": …}.
+        """
+        self.pending.append((step, metrics, counts))
+        while len(self.pending) > RUN_AHEAD:
+            self._finish_oldest()
+
+    def flush(self) -> None:
+        """Wait for all dispatched steps and write their lines."""
+        while self.pending:
+            self._finish_oldest()
+
+    def _finish_oldest(self) -> None:
+        step, metrics, counts = self.pending.popleft()
+        jax.block_until_ready(metrics["train/loss"])
+        self.window_steps += 1
+        if step % self.log_every == 0 or step == self.total:
+            self._write_line(step, jax.device_get(metrics), counts)
+        self.bar.update(1)
+
+    def _write_line(self, step: int, metrics: dict[str, Any], counts: dict[str, int]) -> None:
+        bad = int(distributed.gather_sum(np.int64(counts["bad"])))
+        seconds = max(time.perf_counter() - self.window_start, 1e-9)
+        rate = self.window_steps * self.batch_size / seconds
+        wait = self.window_wait / seconds
+        line = {
+            "examples_seen": step * self.batch_size,
+            **{name: np.asarray(value).item() for name, value in metrics.items()},
+            "data/bad_fraction": bad / self.batch_size,
+            "perf/examples_per_second": rate,
+            "perf/examples_per_second_per_chip": rate / jax.device_count(),
+            "perf/step_seconds": seconds / max(self.window_steps, 1),
+            "perf/data_wait_fraction": wait,
+        }
+        self._begin_window()
+        if self.writer is not None:
+            self.writer.write(step, line)
+            self.bar.set_postfix_str(
+                f"loss {line['train/loss']:.3f}, {rate:,.0f} examples/s, {wait:.0%} data wait",
+                refresh=False,
+            )
+
+    def evaluation(self, step: int, metrics: dict[str, float]) -> None:
+        """A line with the evaluations of a step."""
+        if self.writer is not None:
+            self.writer.write(step, {"examples_seen": step * self.batch_size, **metrics})
+            told = ", ".join(
+                f"{name.removeprefix('eval/')} {value:.4g}" for name, value in metrics.items()
+            )
+            self.say(f"step {step:,}: {told}")
+
+    def say(self, text: str) -> None:
+        """A line above the bar, from the lead process."""
+        if self.writer is not None:
+            self.bar.write(text)
+
+    def close(self) -> None:
+        """Write what is pending and let the bar stand."""
+        self.flush()
+        self.bar.close()

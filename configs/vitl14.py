@@ -1,0 +1,14 @@
+"""ViT-L/14 exactly as the paper trains it (tables 18 to 20): 32 epochs of 400M pairs at 32,768.
+
+python -m clipjax.main --config=configs/vitl14.py --workdir=gs://BUCKET/vitl14 \
+    --config.data.name=NAME --config.data.path=gs://BUCKET/tensorflow_datasets
+"""
+
+from clipjax import config
+
+
+def get_config():
+    c = config.defaults()
+    c.model = config.model("ViT-L/14")
+    c.optimizer.learning_rate = 4e-4
+    return c

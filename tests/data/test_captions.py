@@ -1,0 +1,54 @@
+"""Caption text: cleaning, choice, sampling."""
+
+import fakes
+import numpy as np
+import pytest
+
+from clipjax.data import captions
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("  a  fox\n\tand\r\nan owl ", "a fox and an owl"),
+        ("a\x00 fox\x07", "a fox"),
+        ("fox\u00a0owl\u2028pizza\u3000boat\x85tree", "fox owl pizza boat tree"),
+        ("\ufefffox\u200b owl", "fox owl"),
+        ("half \ud83d emoji", "half emoji"),
+        ("naïve café 日本語 👩‍🚀", "naïve café 日本語 👩‍🚀"),
+        (b"caf\xc3\xa9 \xff\xfe fox", "café fox"),
+        ("", ""),
+        (" \x00\t ", ""),
+    ],
+)
+def test_clean(text, expected):
+    cleaned = captions.clean(text)
+    assert cleaned == expected
+    cleaned.encode("utf-8")
+
+
+def test_clean_bounds_the_length():
+    assert len(captions.clean("a" * 10**6)) == captions.MAX_CHARACTERS
+    assert captions.clean(" " * 10**6 + "fox") == "fox"
+
+
+def test_choose_is_even_and_skips_empty_captions():
+    rng = np.random.default_rng(0)
+    chosen = [captions.choose([" a", "", "b ", "\x00", "c"], rng=rng) for _ in range(3000)]
+    counts = {text: chosen.count(text) for text in set(chosen)}
+    assert sorted(counts) == ["a", "b", "c"]
+    assert min(counts.values()) > 900
+
+
+@pytest.mark.parametrize("text", ["", "  ", [], ["", "\n"], "\x00", b"\xff"])
+def test_no_caption_is_a_bad_record(text):
+    with pytest.raises(captions.BadCaption, match="empty caption"):
+        captions.choose(text, rng=np.random.default_rng(0))
+
+
+def test_sample_is_spread_over_the_source_and_capped():
+    source = fakes.FakeSource(length=100, captions_each=2, uncaptioned=(0,))
+    sampled = list(captions.sample(source, limit=10))
+    expected = [caption for i in range(10, 100, 10) for caption in source.caption(i)]
+    assert sampled == expected
+    assert len(list(captions.sample(source, limit=10**9))) == 2 * 99

@@ -1,0 +1,27 @@
+"""The registry of sources."""
+
+import sys
+
+import pytest
+
+from clipjax.common.exits import ConfigError
+from clipjax.data import sources
+
+
+def test_every_name_leads_to_a_source():
+    for name in sources.names:
+        source = sources.get(name)
+        for method in ("__len__", "__getitem__", "caption"):
+            assert callable(getattr(source, method))
+
+
+def test_an_unknown_name_gets_the_closest():
+    with pytest.raises(
+        ConfigError, match=r'config.data.source: "tdfs" is unknown \(did you mean "tfds"'
+    ):
+        sources.get("tdfs")
+
+
+def test_naming_a_source_does_not_import_tensorflow_datasets_code():
+    sources.get("tfds")
+    assert "tensorflow" not in sys.modules
