@@ -13,15 +13,15 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from clipjax.common import durations
 from clipjax.common.exits import ConfigError
-from clipjax.models import clip
+from clipjax.config import Config
+from clipjax.models import clip, flops
 from clipjax.optim import optimizer as optimizers
 from clipjax.optim import schedules
 from clipjax.parallel import mesh as meshes
-from clipjax.parallel import sharding
+from clipjax.parallel import accelerators, sharding
 from clipjax.training import objectives
 from clipjax.training.checkpoint import restore_params
 from clipjax.training.initial_weights import initialise_from
@@ -60,7 +60,7 @@ class Program:
     out_shardings: Any
 
 
-def mesh(config: ConfigDict) -> Mesh:
+def mesh(config: Config) -> Mesh:
     """The device mesh; ConfigError if it or the batch does not fit the devices."""
     made = meshes.make_mesh(config.mesh, num_slices=config.num_slices)
     meshes.check_batch(config.batch_size, mesh=made, where="config.batch_size")
@@ -72,7 +72,7 @@ def mesh(config: ConfigDict) -> Mesh:
     return made
 
 
-def horizon(config: ConfigDict, *, epoch_examples: int | None) -> Horizon:
+def horizon(config: Config, *, epoch_examples: int | None) -> Horizon:
     """The config's durations in steps.
 
     Raises:
@@ -102,14 +102,14 @@ def horizon(config: ConfigDict, *, epoch_examples: int | None) -> Horizon:
     )
 
 
-def model(config: ConfigDict, *, mesh: Mesh) -> clip.CLIP:
+def model(config: Config, *, mesh: Mesh) -> clip.CLIP:
     """The model, its activations pinned to the batch's split."""
     return clip.from_dict(
         config.model.to_dict(), constrain=functools.partial(sharding.constrain_batch, mesh=mesh)
     )
 
 
-def program(config: ConfigDict, *, mesh: Mesh, total_steps: int, warmup_steps: int) -> Program:
+def program(config: Config, *, mesh: Mesh, total_steps: int, warmup_steps: int) -> Program:
     """The training program for a mesh, whose devices may be absent: nothing is allocated."""
     module = model(config, mesh=mesh)
     init_params = clip.initialise(module)
@@ -145,7 +145,7 @@ def program(config: ConfigDict, *, mesh: Mesh, total_steps: int, warmup_steps: i
 
 
 def optimizer(
-    config: ConfigDict, *, params: Any, schedule: schedules.Schedule
+    config: Config, *, params: Any, schedule: schedules.Schedule
 ) -> optax.GradientTransformation:
     """The optimizer for parameters of these names."""
     settings = config.optimizer
@@ -162,7 +162,7 @@ def optimizer(
     )
 
 
-def initial_weights(config: ConfigDict, state: TrainState) -> TrainState:
+def initial_weights(config: Config, state: TrainState) -> TrainState:
     """The state with the weights that `config.init` names, on the same shardings.
 
     Raises:
@@ -181,7 +181,15 @@ def initial_weights(config: ConfigDict, state: TrainState) -> TrainState:
     return state.replace(params=taken)
 
 
-def abstract_batch(config: ConfigDict, *, mesh: Mesh) -> dict[str, Any]:
+def peak_share(config: Config, *, mesh: Mesh) -> float | None:
+    """Share of all devices' peak FLOPs that one example a second needs; None on unknown devices."""
+    device = accelerators.of_kind(mesh.devices.flat[0].device_kind)
+    if device is None:
+        return None
+    return flops.training_flops_per_pair(config.model) / (device.peak_flops * mesh.size)
+
+
+def abstract_batch(config: Config, *, mesh: Mesh) -> dict[str, Any]:
     """Shapes, dtypes and shardings of a training batch."""
     size, rows = config.model.vision.image_size, config.batch_size
     shapes = {

@@ -5,10 +5,10 @@ from typing import Any
 
 from etils import epath
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from clipjax import build, evals
 from clipjax.common.exits import ConfigError, DataError
+from clipjax.config import Config
 from clipjax.data import captions, sources, tokenizers
 from clipjax.data.sources.first import First
 from clipjax.parallel import distributed
@@ -18,7 +18,7 @@ SAME_DATA = ("source", "path", "name", "image_key", "text_key")  # an evaluator'
 EVAL_BATCH = 1024
 
 
-def source(data: ConfigDict, *, image_size: int, seed: int, where: str = "data") -> Any:
+def source(data: Config, *, image_size: int, seed: int, where: str = "data") -> Any:
     """The source that `config.data` or an evaluator's settings name.
 
     Args:
@@ -34,6 +34,12 @@ def source(data: ConfigDict, *, image_size: int, seed: int, where: str = "data")
     make = sources.get(data.source)
     if data.source == "scenes":
         made = make(split=data.split, image_size=image_size, seed=seed)
+    elif data.source in ("objects", "objects_noto"):
+        made = make(image_size=image_size, seed=seed)
+    elif data.source == "digits":
+        made = make(split=data.split)
+    elif data.source == "folder":
+        made = make(data.path)
     elif data.source == "tar":
         made = make(data.path, image_key=data.image_key, text_key=data.text_key)
     else:
@@ -49,7 +55,7 @@ def source(data: ConfigDict, *, image_size: int, seed: int, where: str = "data")
     return made
 
 
-def tokenizer(config: ConfigDict, *, source: Any, workdir: str) -> Any:
+def tokenizer(config: Config, *, source: Any, workdir: str) -> Any:
     """The run's tokenizer, the same on every process: from the work directory, a file, or trained.
 
     Process 0 finds or trains it and publishes it in the work directory; the others receive its
@@ -80,7 +86,7 @@ def tokenizer(config: ConfigDict, *, source: Any, workdir: str) -> Any:
     return made
 
 
-def _tokenizer_model(config: ConfigDict, *, source: Any, published: epath.Path) -> bytes:
+def _tokenizer_model(config: Config, *, source: Any, published: epath.Path) -> bytes:
     length = config.model.text.context_length
     given = (
         tokenizers.load(config.tokenizer.path, context_length=length)
@@ -103,13 +109,13 @@ def _tokenizer_model(config: ConfigDict, *, source: Any, published: epath.Path) 
     return given.model
 
 
-def evaluators(config: ConfigDict, *, mesh: Mesh, tokenizer: Any) -> dict[str, Any]:
+def evaluators(config: Config, *, mesh: Mesh, tokenizer: Any) -> dict[str, Any]:
     """The config's evaluators by name, their data opened now so that a mistake shows at once."""
     module = build.model(config, mesh=mesh)
     size = config.model.vision.image_size
     made = {}
     for name, settings in config.evals.items():
-        data = ConfigDict(settings)
+        data = settings.copy_and_resolve_references()
         if not data.source:
             data.update({key: config.data[key] for key in SAME_DATA})
         records = source(data, image_size=size, seed=config.seed, where=f"evals.{name}")
@@ -122,8 +128,15 @@ def evaluators(config: ConfigDict, *, mesh: Mesh, tokenizer: Any) -> dict[str, A
             image_size=size,
             mesh=mesh,
             batch_size=settings.batch_size or _eval_batch(config.batch_size, mesh=mesh),
+            **_own_settings(settings, name=name),
         )
     return made
+
+
+def _own_settings(settings: Config, *, name: str) -> dict[str, Any]:
+    """The settings that only evaluators of this kind have, and where they stand, for errors."""
+    keys = evals.SETTINGS.get(settings.kind, ())
+    return {key: settings[key] for key in keys} | ({"where": f"config.evals.{name}"} if keys else {})
 
 
 def _eval_batch(batch_size: int, *, mesh: Mesh) -> int:

@@ -7,9 +7,11 @@ within a work directory, operational ones may change at every restart. Durations
 
 from typing import Any
 
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
 from clipjax.models import zoo
+
+Config = Any  # an ml_collections.ConfigDict, whose settings no type checker can know
 
 # Free to change between restarts of one run: they alter where, how fast and how often, not what.
 OPERATIONAL = (
@@ -34,7 +36,7 @@ OPERATIONAL = (
 )
 
 
-def model(name: str, **changes: Any) -> ConfigDict:
+def model(name: str, **changes: Any) -> Config:
     """The `model` settings for a released model by name; see `clipjax.models.zoo`.
 
     Args:
@@ -43,7 +45,7 @@ def model(name: str, **changes: Any) -> ConfigDict:
       **changes: settings to change; dicts (`vision`, `text`) are merged.
     """
     shape = zoo.get("ViT-B/32" if name == "custom" else name)
-    c = ConfigDict()
+    c: Config = ConfigDict()
     c.name = name  # a zoo name, checked against the shape below; "custom" for any other shape
     c.embed_dim = shape["embed_dim"]  # E, the joint embedding
     c.activation = shape["activation"]  # "quick_gelu" (as released) or "gelu"
@@ -58,9 +60,9 @@ def model(name: str, **changes: Any) -> ConfigDict:
     return c
 
 
-def defaults() -> ConfigDict:
+def defaults() -> Config:
     """A complete config: the paper's recipe on ViT-B/32 (Radford et al. 2021, tables 18 to 20)."""
-    c = ConfigDict()
+    c: Config = ConfigDict()
     c.seed = 0  # of initialisation, data order and augmentation
     c.batch_size = 32_768  # global, in image-text pairs
     c.total = "12.8G examples"  # length of the run; the schedule ends here
@@ -109,8 +111,8 @@ def defaults() -> ConfigDict:
     c.schedule.warmup = "2000 steps"  # linear from zero
 
     c.data = ConfigDict()
-    c.data.source = "tfds"  # "tfds" or "scenes"
-    c.data.path = ""  # tfds: the data_dir
+    c.data.source = "tfds"  # see clipjax/data/sources
+    c.data.path = ""  # tfds: the data_dir; folder: the folder of images
     c.data.name = ""  # tfds: builder name, "coco_captions", "my_set:1.0.0"
     c.data.split = "train"
     c.data.image_key = ""  # feature of the image; "" is found by type
@@ -136,14 +138,14 @@ def defaults() -> ConfigDict:
     return c
 
 
-def evaluator(kind: str, **changes: Any) -> ConfigDict:
+def evaluator(kind: str, **changes: Any) -> Config:
     """Settings of one evaluator, `config.evals.<name>`.
 
     Args:
-      kind: what it measures: "loss" or "retrieval".
+      kind: what it measures: "loss", "retrieval" or "zero_shot".
       **changes: settings to change from the defaults below.
     """
-    c = ConfigDict()
+    c: Config = ConfigDict()
     c.kind = kind
     c.every = "5000 steps"  # also at the end
     c.batch_size = 0  # global; 0 is the training batch, at most 1024
@@ -154,6 +156,10 @@ def evaluator(kind: str, **changes: Any) -> ConfigDict:
     c.image_key = ""
     c.text_key = ""
     c.max_examples = 0  # 0 is all
+    if kind == "zero_shot":
+        c.classes = ""  # table of class names: built in, or a JSON file; "" is the data's own
+        c.templates = ()  # prompts, texts with one {} for the name; () is the table's
+        c.permute_names = False  # a control that must fail: every class gets the next one's names
     c.update(changes)
     return c
 
@@ -163,7 +169,7 @@ def is_operational(key: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in OPERATIONAL)
 
 
-def flatten(config: ConfigDict | FrozenConfigDict | dict, prefix: str = "") -> dict[str, Any]:
+def flatten(config: Config, prefix: str = "") -> dict[str, Any]:
     """{"data.path": value, …} with tuples for lists, so that JSON and Python configs compare."""
     flat: dict[str, Any] = {}
     for key, value in config.items():

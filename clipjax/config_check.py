@@ -5,12 +5,11 @@ Each check raises ConfigError with one line that names the key, its value and wh
 
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from clipjax import evals, losses, models, optim
 from clipjax.common import durations
 from clipjax.common.exits import ConfigError
 from clipjax.common.registry import check_name
+from clipjax.config import Config
 from clipjax.data import sources
 from clipjax.models import zoo
 
@@ -21,7 +20,7 @@ NO_DATA = """config.data names no data to train on; add one of
   --config.data.source=scenes"""
 
 
-def check(config: ConfigDict) -> None:
+def check(config: Config) -> None:
     """Raise ConfigError on the first setting that cannot work."""
     _check_model(config.model)
     _check_names(config)
@@ -36,7 +35,7 @@ def _fail(key: str, value: Any, problem: str) -> None:
     raise ConfigError(f"config.{key}={value}: {problem}")
 
 
-def _check_model(model: ConfigDict) -> None:
+def _check_model(model: Config) -> None:
     zoo.check(model.to_dict())
     for key in ("dtype", "param_dtype"):
         check_name(model[key], names=DTYPES, kind=f"config.model.{key}")
@@ -52,7 +51,7 @@ def _check_model(model: ConfigDict) -> None:
         _check_against_zoo(model)
 
 
-def _check_against_zoo(model: ConfigDict) -> None:
+def _check_against_zoo(model: Config) -> None:
     released = zoo.get(model.name)
     for key, value in released.items():
         mine = model[key]
@@ -71,7 +70,7 @@ def _check_against_zoo(model: ConfigDict) -> None:
                 )
 
 
-def _check_names(config: ConfigDict) -> None:
+def _check_names(config: Config) -> None:
     check_name(config.loss.name, names=losses.LOSSES, kind="config.loss.name")
     check_name(config.loss.embed_dtype, names=DTYPES, kind="config.loss.embed_dtype")
     check_name(config.optimizer.name, names=optim.OPTIMIZERS, kind="config.optimizer.name")
@@ -82,11 +81,13 @@ def _check_names(config: ConfigDict) -> None:
         check_name(settings.kind, names=evals.KINDS, kind=f"config.evals.{name}.kind")
         if settings.source:
             check_name(settings.source, names=sources.SOURCES, kind=f"config.evals.{name}.source")
+            if settings.source not in sources.OWN and not (settings.name or settings.path):
+                _fail(f"evals.{name}.source", settings.source, f"set evals.{name}.path or .name too")
     for tower in config.init.towers:
         check_name(tower, names=("vision", "text"), kind="config.init.towers")
 
 
-def _check_positive(config: ConfigDict) -> None:
+def _check_positive(config: Config) -> None:
     for key, value in {
         "batch_size": config.batch_size,
         "num_slices": config.num_slices,
@@ -106,7 +107,7 @@ def _check_positive(config: ConfigDict) -> None:
             _fail(key, value, "must not be negative")
 
 
-def _check_durations(config: ConfigDict) -> None:
+def _check_durations(config: Config) -> None:
     texts = {
         "total": config.total,
         "log_every": config.log_every,
@@ -133,13 +134,13 @@ def _check_durations(config: ConfigDict) -> None:
         )
 
 
-def _check_mesh(mesh: ConfigDict) -> None:
+def _check_mesh(mesh: Config) -> None:
     sizes = list(mesh.values())
     if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
         _fail("mesh", dict(mesh), "axes are positive, and at most one is -1 (all that remain)")
 
 
-def _check_best(config: ConfigDict) -> None:
+def _check_best(config: Config) -> None:
     best = config.checkpoint.keep_best
     check_name(best.mode, names=("max", "min"), kind="config.checkpoint.keep_best.mode")
     if best.metric and best.metric.split("/")[1:2] not in [[name] for name in config.evals]:
@@ -151,6 +152,6 @@ def _check_best(config: ConfigDict) -> None:
         )
 
 
-def _check_data(data: ConfigDict) -> None:
-    if data.source != "scenes" and not (data.name or data.path):
+def _check_data(data: Config) -> None:
+    if data.source not in sources.OWN and not (data.name or data.path):
         raise ConfigError(NO_DATA)

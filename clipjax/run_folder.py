@@ -13,10 +13,11 @@ from ml_collections import ConfigDict
 
 from clipjax import config as settings
 from clipjax.common.exits import ConfigError
+from clipjax.config import Config
 from clipjax.parallel import distributed
 
 
-def open_for_training(workdir: str, config: ConfigDict, *, allow_config_change: bool) -> None:
+def open_for_training(workdir: str, config: Config, *, allow_config_change: bool) -> None:
     """Make the folder, or check that it is this run's, on all processes alike.
 
     Raises:
@@ -33,7 +34,7 @@ def open_for_training(workdir: str, config: ConfigDict, *, allow_config_change: 
         raise ConfigError(problem)
 
 
-def _open(folder: epath.Path, config: ConfigDict, *, allow_config_change: bool) -> None:
+def _open(folder: epath.Path, config: Config, *, allow_config_change: bool) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -60,7 +61,7 @@ def _append(file: epath.Path, line: dict[str, Any]) -> None:
     file.write_text(before + json.dumps(line) + "\n")
 
 
-def read_config(workdir: Any) -> ConfigDict:
+def read_config(workdir: Any) -> Config:
     """The config that a run was last started with; ConfigError if the folder holds no run."""
     file = epath.Path(workdir) / "config.json"
     try:

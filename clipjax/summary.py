@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from clipjax.build import Horizon
 from clipjax.common import trees
+from clipjax.config import Config
 from clipjax.parallel import sharding
 from clipjax.parallel.mesh import batch_shards
 
@@ -17,7 +17,7 @@ UNSHARDED_WARNING = 0.02  # share of the state's bytes on every device
 
 
 def describe(
-    config: ConfigDict,
+    config: Config,
     *,
     mesh: Mesh,
     state: Any,

@@ -1,16 +1,17 @@
 """Training, one straight line: devices, data, program, state, loop. Called by `main`."""
 
 import base64
+import contextlib
 import time
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 import clipjax
 from clipjax import build, build_data, run_folder, summary
 from clipjax.common import exits
 from clipjax.common.exits import ConfigError
+from clipjax.config import Config
 from clipjax.data import loader
 from clipjax.data.examples import TrainExamples
 from clipjax.evals.embed import Preempted
@@ -22,7 +23,7 @@ from clipjax.training.metric_writer import MetricWriter
 from clipjax.training.step_log import StepLog
 
 
-def train(config: ConfigDict, *, workdir: str, allow_config_change: bool = False) -> int:
+def train(config: Config, *, workdir: str, allow_config_change: bool = False) -> int:
     """Train until `config.total`, from the work directory's newest checkpoint if it has one.
 
     Returns:
@@ -98,91 +99,92 @@ def train(config: ConfigDict, *, workdir: str, allow_config_change: bool = False
         rows=sharding.local_rows(config.batch_size, mesh=mesh),
         num_workers=config.data.num_workers,
     )
-    step_function = (
-        jax.jit(program.step, donate_argnums=0, out_shardings=program.out_shardings)
-        .lower(program.abstract_state, program.abstract_batch)
-        .compile()
-    )
-
-    # The state
-    if saved is not None:
-        state = checkpoints.restore(saved, program.abstract_state)
-    else:
-        state = jax.jit(program.init, out_shardings=program.out_shardings[0])(
-            jax.random.key(config.seed)
+    with contextlib.closing(batches):
+        step_function = (
+            jax.jit(program.step, donate_argnums=0, out_shardings=program.out_shardings)
+            .lower(program.abstract_state, program.abstract_batch)
+            .compile()
         )
-        state = build.initial_weights(config, state)
 
-    # The loop
-    log = StepLog(
-        writer,
-        start=start,
-        total=horizon.total,
-        batch_size=config.batch_size,
-        log_every=horizon.log_every,
-    )
-    bad_records = BadRecords(max_fraction=config.data.max_bad_fraction)
-    step, exit_code, metrics = start, exits.DONE, {}
-    last_save = time.monotonic()
+        # The state
+        if saved is not None:
+            state = checkpoints.restore(saved, program.abstract_state)
+        else:
+            state = jax.jit(program.init, out_shardings=program.out_shardings[0])(
+                jax.random.key(config.seed)
+            )
+            state = build.initial_weights(config, state)
 
-    def save() -> None:
-        nonlocal last_save
-        run = {
-            "step": step,
-            "examples_seen": step * config.batch_size,
-            "seed": config.seed,
-            "data_fingerprint": source.fingerprint,
-            "tokenizer_hash": tokenizer.hash,
-            "tokenizer": {
-                name: base64.b64encode(content).decode()
-                for name, content in tokenizer.files().items()
-            },
-            "config": config.to_dict(),
-            "clipjax": clipjax.__version__,
-        }
-        log.flush()  # every line before the checkpoint is on disk before the checkpoint is
-        checkpoints.save(step, state, run=run, metrics=metrics)
+        # The loop
+        log = StepLog(
+            writer,
+            start=start,
+            total=horizon.total,
+            batch_size=config.batch_size,
+            log_every=horizon.log_every,
+            peak_share=build.peak_share(config, mesh=mesh),
+        )
+        bad_records = BadRecords(max_fraction=config.data.max_bad_fraction)
+        step, exit_code, metrics = start, exits.DONE, {}
         last_save = time.monotonic()
 
-    while True:
-        if preemption.poll():
-            exit_code = preemption.exit_code
-            save()
-            break
-        try:
-            metrics = {}
-            for name, evaluator in evaluators.items():
-                due = step and (step % horizon.evals_every[name] == 0 or step == horizon.total)
-                if due and not (step == start and name in evaluated):
-                    log.pause()
-                    values = evaluator(state.params, poll=preemption.poll)
-                    named = {f"eval/{name}/{key}": value for key, value in values.items()}
-                    log.evaluation(step, named)
-                    log.resume()
-                    metrics |= named
-        except Preempted:
-            continue  # the next poll says so too
-        minutes = (time.monotonic() - last_save) / 60
-        if step > start and (
-            step == horizon.total
-            or step % horizon.save_every == 0
-            or _time_is_up(minutes, config=config, step=step, log_every=horizon.log_every)
-        ):
-            save()
-        if step >= horizon.total:
-            break
-        waiting = time.perf_counter()
-        host_batch, info = next(batches)
-        log.waited(time.perf_counter() - waiting)
-        state, step_metrics = step_function(
-            state, sharding.to_device(host_batch, mesh=mesh, batch_size=config.batch_size)
-        )
-        step += 1
-        log.step(step, step_metrics, counts=bad_records.count(info))
+        def save() -> None:
+            nonlocal last_save
+            run = {
+                "step": step,
+                "examples_seen": step * config.batch_size,
+                "seed": config.seed,
+                "data_fingerprint": source.fingerprint,
+                "tokenizer_hash": tokenizer.hash,
+                "tokenizer": {
+                    name: base64.b64encode(content).decode()
+                    for name, content in tokenizer.files().items()
+                },
+                "config": config.to_dict(),
+                "clipjax": clipjax.__version__,
+            }
+            log.flush()  # every line before the checkpoint is on disk before the checkpoint is
+            checkpoints.save(step, state, run=run, metrics=metrics)
+            last_save = time.monotonic()
+
+        while True:
+            if preemption.poll():
+                exit_code = preemption.exit_code
+                save()
+                break
+            try:
+                metrics = {}
+                for name, evaluator in evaluators.items():
+                    due = step and (step % horizon.evals_every[name] == 0 or step == horizon.total)
+                    if due and not (step == start and name in evaluated):
+                        log.pause()
+                        values = evaluator(state.params, poll=preemption.poll)
+                        named = {f"eval/{name}/{key}": value for key, value in values.items()}
+                        log.evaluation(step, named)
+                        log.resume()
+                        metrics |= named
+            except Preempted:
+                continue  # the next poll says so too
+            minutes = (time.monotonic() - last_save) / 60
+            if step > start and (
+                step == horizon.total
+                or step % horizon.save_every == 0
+                or _time_is_up(minutes, config=config, step=step, log_every=horizon.log_every)
+            ):
+                save()
+            if step >= horizon.total:
+                break
+            waiting = time.perf_counter()
+            host_batch, info = next(batches)
+            log.waited(time.perf_counter() - waiting)
+            state, step_metrics = step_function(
+                state, sharding.to_device(host_batch, mesh=mesh, batch_size=config.batch_size)
+            )
+            step += 1
+            log.step(step, step_metrics, counts=bad_records.count(info))
 
     # The end
     log.close()
-    batches.close()
     checkpoints.close()
     if writer is not None:
         writer.close()
@@ -209,7 +211,7 @@ def _recorded(writer: MetricWriter | None, *, step: int) -> set[str]:
     return set(distributed.from_lead(names.encode()).decode().split(","))
 
 
-def _time_is_up(minutes: float, *, config: ConfigDict, step: int, log_every: int) -> bool:
+def _time_is_up(minutes: float, *, config: Config, step: int, log_every: int) -> bool:
     """Whether a save is due by the clock: the lead's decision, made at log steps."""
     limit = config.checkpoint.every_minutes
     if not limit or step % log_every:

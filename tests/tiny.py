@@ -56,3 +56,6 @@ def values(workdir) -> dict[int, dict]:
         kept = {k: v for k, v in line.items() if not k.startswith("perf/")}
         assert found.setdefault(line["step"], kept) == kept, f"step {line['step']} changed"
     return found
+
+
+get_config = tiny  # `--config=tests/tiny.py` for runs in processes of their own

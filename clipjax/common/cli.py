@@ -7,6 +7,7 @@ cli.config()            # the value of --config, or a one-line error
 import os
 import runpy
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,7 +46,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
             flags.FLAGS.config.keys()  # a config file is loaded at its first use
     except exits.ConfigError:
         raise
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except Exception as error:  # a config file is Python and may raise anything
         raise exits.ConfigError(_explain(error, argv)) from error
     if len(rest) > 1:
         raise exits.ConfigError(f'"{rest[1]}" is no flag; settings are --config.name=value')
@@ -64,6 +65,9 @@ def _explain(error: Exception, argv: Sequence[str]) -> str:
                 hint = closest(name.removeprefix("config."), known)
                 return f"--{name}: no such setting{hint}"
     message = " ".join(str(error).split())
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+    if lines:
+        return f"{path} line {lines[-1]}: {type(error).__name__}: {message}"
     return message or type(error).__name__
 
 

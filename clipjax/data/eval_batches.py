@@ -100,9 +100,10 @@ def load_eval_image(index: int, *, source: Source, size: int) -> dict[str, np.nd
     try:
         return {"image": images.decode_eval(read(source, index)["image"], size=size)}
     except (images.BadImage, BadRecord) as error:
+        key = getattr(source, "key", None)
         raise DataError(
-            f"evaluation source {source.name}: record {index} is unusable ({error}); repair or"
-            " remove it"
+            f"evaluation source {source.name}: record {key(index) if key else index} is unusable"
+            f" ({error}); repair or remove it"
         ) from error
 
 

@@ -80,14 +80,15 @@ class TrainExamples:
                 index = order.record_index(position, seed=self.seed, length=self._length)
             else:
                 index = int(rng.integers(self._length))
-            key = f"index {index}"
+            key = ""
             try:
                 record = read(self.source, index)
                 key = record["key"]
                 caption = captions.choose(record["text"], rng=rng)
                 image = images.decode_train(record["image"], size=self.image_size, rng=rng)
             except (captions.BadCaption, images.BadImage, BadRecord) as error:
-                bad, bad_key = bad or str(error), bad_key or key
+                if not bad:
+                    bad, bad_key = str(error), key or place(self.source, index)
                 continue
             ids, truncated = self.tokenizer.encode([caption])
             return {
@@ -117,6 +118,12 @@ def read(source: Source, index: int) -> dict[str, Any]:
         return source[index]
     except (ValueError, OSError) as error:
         raise BadRecord("unreadable record") from error
+
+
+def place(source: Source, index: int) -> str:
+    """What to call a record that cannot be read: its key, where the source knows it unread."""
+    key = getattr(source, "key", None)
+    return key(index) if key else f"index {index}"
 
 
 def generator(seed: int, *, position: int, attempt: int = 0) -> np.random.Generator:

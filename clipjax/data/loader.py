@@ -5,6 +5,7 @@ that its devices hold. Nothing here remembers where a run is: a loader is made f
 and, after a restart, made again. Called by `clipjax.train`; evaluation has `eval_batches`.
 """
 
+import concurrent.futures
 import functools
 import os
 import signal
@@ -18,6 +19,7 @@ from clipjax.data.examples import TrainExamples
 
 DEVICE_FIELDS = ("image", "text", "record_id")
 ENDLESS = 2**62  # batches; a run never gets there
+START_SECONDS = 30.0  # longest wait for workers that are still starting when all is closed
 
 
 class TrainBatches:
@@ -30,6 +32,11 @@ class TrainBatches:
 
     def __init__(self, iterator: Any):
         self._iterator: Any = iterator
+        # Grain starts nothing before the first batch is asked for: ask now, so that workers come
+        # up while the caller compiles.
+        starter = concurrent.futures.ThreadPoolExecutor(1, "first-batch")
+        self._first: concurrent.futures.Future[Any] | None = starter.submit(next, iterator)
+        starter.shutdown(wait=False)
 
     def __iter__(self) -> "TrainBatches":
         return self
@@ -37,8 +44,9 @@ class TrainBatches:
     def __next__(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         if self._iterator is None:
             raise ValueError("data loader: next batch asked for after close()")
+        first, self._first = self._first, None
         try:
-            rows = next(self._iterator)
+            rows = next(self._iterator) if first is None else first.result()
         except StopIteration:
             # Grain's worker engine ends this way once a worker has failed; taken as an end of the
             # data it would finish a run early without a word.
@@ -48,6 +56,9 @@ class TrainBatches:
 
     def close(self) -> None:
         """Stop prefetching; may wait for the batch that is being made. Safe to call twice."""
+        if self._first is not None:
+            concurrent.futures.wait([self._first], timeout=START_SECONDS)
+            self._first = None
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = None  # Grain's destructors complain when left to interpreter exit
@@ -105,7 +116,6 @@ def train_batches(
         iterator = iter(
             batches.to_iter_dataset(options).mp_prefetch(workers, worker_init_fn=start_worker)
         )
-    iterator.start_prefetch()
     return TrainBatches(iterator)
 
 

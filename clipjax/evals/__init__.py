@@ -1,7 +1,7 @@
 """Evaluators by kind: measurements of a model on held-out data, on all devices.
 
-`get(kind)` gives a function that opens the data and returns an evaluator, which is called as
-`evaluator(params, poll=...)` and returns {metric: float}. The names are here so that configs are
+`get(kind)` gives a function that takes opened data and returns an `embed.Evaluator`, which is
+called as `evaluator(params, poll=...)` and returns {metric: float}. The names are here so that configs are
 checked without jax.
 """
 
@@ -12,7 +12,9 @@ from clipjax.common import registry
 KINDS = {
     "loss": "clipjax.evals.loss:make_evaluator",
     "retrieval": "clipjax.evals.retrieval:make_evaluator",
+    "zero_shot": "clipjax.evals.zero_shot:make_evaluator",
 }
+SETTINGS = {"zero_shot": ("classes", "templates", "permute_names")}  # beside the common ones
 
 
 def get(kind: str) -> Any:

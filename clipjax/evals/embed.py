@@ -1,5 +1,6 @@
 """Embeddings of a whole evaluation set, computed on all devices; every evaluator starts here."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -12,8 +13,29 @@ from clipjax.data import eval_batches
 from clipjax.models.clip import CLIP
 from clipjax.parallel import sharding
 
+THREADS = 4  # that read and decode images
 Poll = Callable[[], bool]
-Evaluator = Callable[..., dict[str, float]]  # evaluator(params, *, poll) → {metric: value}
+
+
+@dataclasses.dataclass
+class Evaluator:
+    """evaluator(params, poll=...) → {metric: value}, a measurement on one set.
+
+    Attributes:
+      measure: (params, poll=...) → ({metric: value}, details).
+      n: images measured on.
+      chance: what guessing gives, by metric.
+      details: of the newest measurement, for pictures: a kind's own record, or None.
+    """
+
+    measure: Callable[..., tuple[dict[str, float], Any]]
+    n: int
+    chance: dict[str, float]
+    details: Any = None
+
+    def __call__(self, params: Any, *, poll: Poll) -> dict[str, float]:
+        metrics, self.details = self.measure(params, poll=poll)
+        return metrics
 
 
 class Preempted(Exception):
@@ -47,9 +69,19 @@ class Embedder:
           Preempted: `poll`, asked once a batch, said to give up.
           DataError: an image cannot be read.
         """
-        rows = sharding.local_rows(self.batch_size, mesh=self.mesh)
-        batches = eval_batches.eval_image_batches(
-            source, size=image_size, batch_size=self.batch_size, rows=rows
+        load = partial(eval_batches.load_eval_image, source=source, size=image_size)
+        return self.pixels(params, load, length=len(source), poll=poll)
+
+    def pixels(
+        self, params: Any, load: Callable[[int], dict[str, np.ndarray]], *, length: int, poll: Poll
+    ) -> np.ndarray:
+        """As `images`, of load(0) … load(length - 1): {"image": uint8 [S, S, 3]}, in threads."""
+        batches = eval_batches.padded_batches(
+            load,
+            length=length,
+            batch_size=self.batch_size,
+            rows=sharding.local_rows(self.batch_size, mesh=self.mesh),
+            num_threads=THREADS,
         )
         return self._embed(partial(self._image, params), batches, key="image", poll=poll)
 

@@ -20,16 +20,17 @@ def make_evaluator(
     firsts = [texts[i] for i in np.unique(text_image, return_index=True)[1]]
     embedder = embed.Embedder(model, mesh=mesh, batch_size=batch_size)
 
-    def evaluate(params: Any, *, poll: embed.Poll) -> dict[str, float]:
+    def measure(params: Any, *, poll: embed.Poll) -> tuple[dict[str, float], None]:
         loss = contrastive_loss(
             embedder.images(params, source, image_size=image_size, poll=poll),
             embedder.texts(params, firsts, tokenizer=tokenizer, poll=poll),
             logit_scale=float(np.exp(np.asarray(params["logit_scale"]))),
             batch_size=batch_size,
         )
-        return {"loss": loss}
+        return {"loss": loss}, None
 
-    return evaluate
+    competing = min(batch_size, len(source))
+    return embed.Evaluator(measure, n=len(source), chance={"loss": float(np.log(competing))})
 
 
 def contrastive_loss(

@@ -31,15 +31,32 @@ def make_evaluator(
     texts, text_image = eval_batches.eval_caption_list(source)
     embedder = embed.Embedder(model, mesh=mesh, batch_size=batch_size)
 
-    def evaluate(params: Any, *, poll: embed.Poll) -> dict[str, float]:
-        return recalls(
+    def measure(params: Any, *, poll: embed.Poll) -> tuple[dict[str, float], None]:
+        metrics = recalls(
             embedder.images(params, source, image_size=image_size, poll=poll),
             embedder.texts(params, texts, tokenizer=tokenizer, poll=poll),
             text_image=text_image,
             mesh=mesh,
         )
+        return metrics, None
 
-    return evaluate
+    return embed.Evaluator(measure, n=len(source), chance=chance(text_image))
+
+
+def chance(text_image: np.ndarray) -> dict[str, float]:
+    """What `recalls` gives on average for scores drawn at random. `text_image`: int32 [M]."""
+    texts_each = np.bincount(text_image)
+    images, texts = len(texts_each), len(text_image)
+    found = {}
+    for k in RECALL_AT:
+        # the share of draws whose k best texts hold none of the image's c own
+        drawn = np.arange(texts_each.max())
+        factors = np.clip((texts - drawn - k) / np.maximum(texts - drawn, 1), 0, 1)
+        missed = np.concatenate([[1.0], np.cumprod(factors)])[texts_each]
+        found[f"image_to_text_recall_at_{k}"] = float(np.mean(1 - missed))
+    for k in RECALL_AT:
+        found[f"text_to_image_recall_at_{k}"] = min(k / images, 1.0)
+    return found
 
 
 def recalls(
@@ -146,7 +163,7 @@ def _count(
 
     def count_wrong(total, part):
         cosine, right, real = scores(part)
-        above = real & ~right & (cosine >= best[:, None] - TIE)
+        above = real & ~right & ~(cosine < best[:, None] - TIE)  # a NaN counts against it
         return total + jnp.sum(above, axis=1, dtype=jnp.int32), None
 
     total, _ = jax.lax.scan(count_wrong, jnp.zeros(queries.shape[:1], jnp.int32), blocks)

@@ -5,7 +5,9 @@ against rows y [c]; each side is a dict of arrays with one entry a row: `embed` 
 int32 [b] and, if duplicates matter, `image_id` and `text_id` uint32 [b].
 
 Statistics of rows are a dict of float32 [b] named measure_kind: the measures best (largest logit),
-log (log-sum-exp), sum and count, of the row's pairs of one kind, positive or negative.
+mass (sum of exp(logit - best)), sum and count, of the row's pairs of one kind, positive or
+negative. best and mass are kept apart, not joined to a log-sum-exp: rounding that, once a block,
+costs a softmax at logits of 20 its last two digits.
 """
 
 import jax
@@ -42,15 +44,15 @@ def statistics(
 ) -> dict:
     """`measures` of the pairs in `mask`, reduced over `axis`, as {"<measure>_<kind>": float32}.
 
-    Where a row has no such pair, best and log are -inf.
+    Where a row has no such pair, best is -inf and the others are 0.
     """
     found = {}
     if "best" in measures:
-        found["best"] = best = jnp.max(jnp.where(mask, logits, -jnp.inf), axis=axis)
-        if "log" in measures:
-            top = jnp.where(best > -jnp.inf, best, 0.0)  # -inf less -inf is not a number
-            shifted = jnp.where(mask, logits, -jnp.inf) - jnp.expand_dims(top, axis)
-            found["log"] = top + jnp.log(jnp.sum(jnp.exp(shifted), axis=axis))
+        kept = jnp.where(mask, logits, -jnp.inf)
+        found["best"] = jnp.max(kept, axis=axis)
+        if "mass" in measures:
+            top = jnp.expand_dims(_finite(found["best"]), axis)
+            found["mass"] = jnp.sum(jnp.exp(kept - top), axis=axis)
     if "sum" in measures:
         found["sum"] = jnp.sum(jnp.where(mask, logits, 0.0), axis=axis)
     if "count" in measures:
@@ -58,31 +60,55 @@ def statistics(
     return {f"{measure}_{kind}": value for measure, value in found.items()}
 
 
+def _finite(best: jax.Array) -> jax.Array:
+    """0 for -inf: -inf less -inf is not a number."""
+    return jnp.where(best > -jnp.inf, best, 0.0)
+
+
+def own_similarity(x: dict, y: dict) -> jax.Array:
+    """Cosine of each row x with its partner y, float32 [b]."""
+    return jnp.sum(x["embed"].astype(jnp.float32) * y["embed"].astype(jnp.float32), axis=1)
+
+
 def own_positive(image: dict, text: dict, scalars: dict) -> dict:
     """All measures of positives for rows whose one positive is their own partner: no block needed.
 
     Without duplicates it is so, and it spares every block the work.
     """
-    cosine = jnp.sum(image["embed"].astype(jnp.float32) * text["embed"].astype(jnp.float32), axis=1)
-    logit = scalars["scale"] * cosine + scalars["bias"]
+    logit = scalars["scale"] * own_similarity(image, text) + scalars["bias"]
     return {
         "best_positive": logit,
-        "log_positive": logit,
+        "mass_positive": jnp.ones_like(logit),
         "sum_positive": logit,
         "count_positive": jnp.ones_like(logit),
     }
 
 
+def join(best_a, mass_a, best_b, mass_b) -> tuple[jax.Array, jax.Array]:
+    """best and mass of two sets of pairs together."""
+    best = jnp.maximum(best_a, best_b)
+    top = _finite(best)
+    return best, mass_a * jnp.exp(best_a - top) + mass_b * jnp.exp(best_b - top)
+
+
 def merge(a: dict, b: dict) -> dict:
     """Statistics of the same rows against two sets of columns, as if against both at once."""
-    how = {"best": jnp.maximum, "log": jnp.logaddexp}
-    return {key: how.get(key.split("_")[0], jnp.add)(a[key], b[key]) for key in a}
+    merged = {}
+    for key in a:
+        measure, kind = key.split("_")
+        if measure == "best":
+            merged[key] = jnp.maximum(a[key], b[key])
+        elif measure == "mass":
+            best = f"best_{kind}"
+            merged[key] = join(a[best], a[key], b[best], b[key])[1]
+        else:
+            merged[key] = a[key] + b[key]
+    return merged
 
 
 def nothing(keys, shape: tuple[int, ...]) -> dict:
     """Statistics against no columns at all: `merge` with them changes nothing."""
-    start = {"best": -jnp.inf, "log": -jnp.inf}
-    return {key: jnp.full(shape, start.get(key.split("_")[0], 0.0)) for key in keys}
+    return {key: jnp.full(shape, -jnp.inf if key.startswith("best") else 0.0) for key in keys}
 
 
 def metrics(rows: dict, columns: dict, *, logit_scale: jax.Array, axes: tuple[str, ...]) -> dict:

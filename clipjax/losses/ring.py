@@ -143,15 +143,15 @@ def _pack(leaves: dict) -> dict:
 
     One transfer and one slice where there would be one for each, and each has a fixed cost.
     """
-    vectors = [leaf for name, leaf in leaves.items() if name != "embed"]
+    vectors = [leaf for name, leaf in sorted(leaves.items()) if name != "embed"]
     words = [jax.lax.bitcast_convert_type(vector, jnp.uint32) for vector in vectors]
     embed = {"embed": leaves["embed"]} if "embed" in leaves else {}
     return embed | {"vectors": jnp.stack(words, axis=-2)}
 
 
 def _unpack(packed: dict, kinds: dict) -> dict:
-    """The inverse of `_pack`; kinds has the names, in order, and the dtypes."""
-    vectors = {name: kind.dtype for name, kind in kinds.items() if name != "embed"}
+    """The inverse of `_pack`; kinds has the names and dtypes."""
+    vectors = {name: kind.dtype for name, kind in sorted(kinds.items()) if name != "embed"}
     embed = {"embed": packed["embed"]} if "embed" in packed else {}
     return embed | {
         name: jax.lax.bitcast_convert_type(packed["vectors"][..., i, :], dtype)

@@ -71,10 +71,11 @@ def softmax_ring(
 def _statistics(logits: jax.Array, x: dict, y: dict, layout: vjp.Layout, *, axis: int) -> dict:
     """Statistics of one block for the loss and, over axis 1, for the means of the metrics."""
     positive, negative = pair_masks(x, y, mode=layout.mode)
-    measures = ("best", "log") + (("sum", "count") if axis == 1 else ())
+    means = ("sum", "count") if axis == 1 else ()
+    measures = ("best", "mass", *means)
     found = blocks.statistics(logits, negative, measures=measures, kind="negative", axis=axis)
     if layout.mode == "positive":
-        measures = ("best", "log", "sum", "count")
+        measures = ("best", "mass", "sum", *means)
         found |= blocks.statistics(logits, positive, measures=measures, kind="positive", axis=axis)
     return found
 
@@ -89,15 +90,19 @@ def _finish(
     weight = 1.0 / rows["count_positive"]  # a row's target is spread evenly over its positives
     saved, cross_entropy = [], 0.0
     for found in (rows, columns):
-        log_sum_exp = jnp.logaddexp(found["log_negative"], found["log_positive"])
-        cross_entropy += jnp.mean(log_sum_exp - weight * found["sum_positive"]) / 2
-        saved.append({"log_sum_exp": log_sum_exp, "weight": weight})
+        negative = found["best_negative"], found["mass_negative"]
+        positive = found["best_positive"], found["mass_positive"]
+        top, mass = blocks.join(*negative, *positive)
+        log_mass = jnp.log(mass)
+        cross_entropy += jnp.mean((top - weight * found["sum_positive"]) + log_mass) / 2
+        miss = negative[1] * jnp.exp(negative[0] - top) / mass
+        saved.append({"top": top, "log_mass": log_mass, "miss": miss, "weight": weight})
     metrics = blocks.metrics(rows, columns, logit_scale=scalars["scale"], axes=layout.axes)
     return jax.lax.pmean(cross_entropy, layout.axes), metrics, tuple(saved)
 
 
 def _block_gradient(x: dict, y: dict, scalars: dict, layout: vjp.Layout) -> tuple:
-    """`vjp.Method.gradient` for one block.
+    """One block's part of `vjp.Method.gradient`; `_own_gradient` is the rest.
 
     Each logit is in one row's and one column's cross-entropy, each counted half, so its slope is
     half of both probabilities less both targets.
@@ -105,12 +110,28 @@ def _block_gradient(x: dict, y: dict, scalars: dict, layout: vjp.Layout) -> tupl
     similarity = blocks.similarity(x, y)
     logits = scalars["scale"] * similarity
     positive, negative = pair_masks(x, y, mode=layout.mode)
-    probabilities = jnp.exp(logits - x["log_sum_exp"][:, None])
-    probabilities += jnp.exp(logits - y["log_sum_exp"][None, :])
-    targets = jnp.where(positive, x["weight"][:, None] + y["weight"][None, :], 0.0)
-    slope = jnp.where(positive | negative, (probabilities - targets) / 2, 0.0)
+    slope = jnp.exp((logits - x["top"][:, None]) - x["log_mass"][:, None])
+    slope += jnp.exp((logits - y["top"][None, :]) - y["log_mass"][None, :])
+    if layout.mode == "positive":
+        slope -= jnp.where(positive, x["weight"][:, None] + y["weight"][None, :], 0.0)
+        slope = jnp.where(positive | negative, slope / 2, 0.0)
+    else:
+        slope = jnp.where(negative, slope / 2, 0.0)
     gradient = blocks.dot("bc,ce->be", slope.astype(y["embed"].dtype), y["embed"])
     return gradient, {"scale": jnp.sum(slope * similarity), "bias": jnp.zeros(())}
+
+
+def _own_gradient(x: dict, y: dict, layout: vjp.Layout) -> tuple:
+    """Each row's pull to its partner where that is its one positive (else the blocks have it).
+
+    Its probability less 1 is the probability of all negatives, which is exact where the
+    subtraction would leave rounding: in a model that is almost always right.
+    """
+    if layout.mode == "positive":
+        return 0.0, {"scale": 0.0, "bias": 0.0}
+    slope = -(x["miss"] + y["miss"]) / 2
+    gradient = slope[:, None] * y["embed"].astype(jnp.float32)
+    return gradient, {"scale": jnp.sum(slope * blocks.own_similarity(x, y)), "bias": 0.0}
 
 
 def _gather_forward(image: dict, text: dict, scalars: dict, layout: vjp.Layout) -> tuple:
@@ -124,8 +145,9 @@ def _gather_forward(image: dict, text: dict, scalars: dict, layout: vjp.Layout) 
 
 
 def _gather_gradient(x: dict, y: dict, scalars: dict, layout: vjp.Layout) -> tuple:
-    y = jax.lax.all_gather(y, layout.axes, tiled=True)
-    return _block_gradient(x, y, scalars, layout)
+    everyone = jax.lax.all_gather(y, layout.axes, tiled=True)
+    others = _block_gradient(x, everyone, scalars, layout)
+    return jax.tree.map(jnp.add, others, _own_gradient(x, y, layout))
 
 
 def _ring_forward(image: dict, text: dict, scalars: dict, layout: vjp.Layout) -> tuple:
@@ -141,4 +163,5 @@ def _ring_gradient(x: dict, y: dict, scalars: dict, layout: vjp.Layout) -> tuple
     def block(x, y):
         return _block_gradient(x, y, scalars, layout)
 
-    return ring.gradient(block, x, y, layout)
+    others = ring.gradient(block, x, y, layout)
+    return jax.tree.map(jnp.add, others, _own_gradient(x, y, layout))

@@ -1,11 +1,12 @@
 """Learning rate over steps: linear warm-up, then a shape; made by `clipjax.build`."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-Schedule = Callable[[jax.Array], jax.Array]
+Schedule = Callable[[Any], jax.Array]
 
 
 def make_schedule(name: str, *, peak: float, total_steps: int, warmup_steps: int) -> Schedule:

@@ -18,7 +18,7 @@ def initialize(*, timeout_seconds: int = 300) -> None:
     """Join this run's processes; call before anything asks jax for devices.
 
     `CLIPJAX_COORDINATOR` (host:port), `CLIPJAX_NUM_PROCESSES` and `CLIPJAX_PROCESS_ID` win; else
-    the cluster is detected (TPU VM, GKE, SLURM); else this is the only process. Also one process joins:
+    the cluster is detected (TPU VM, GKE, SLURM); else this is the only process. One joins too:
     without it jax does not turn SIGTERM into a preemption notice.
 
     Raises:

@@ -137,13 +137,20 @@ class Checkpoints:
           CheckpointError: files are unreadable.
           ConfigError: names, shapes or dtypes differ from what was saved.
         """
-        saved = self.manager.item_metadata(step)["state"]
+        saved = self._metadata(step)
         _check_same(trees.named_leaves(saved.tree), trees.named_leaves(abstract), step=step)
         restore = ocp.checkpoint_utils.construct_restore_args(abstract)
         args = ocp.args.Composite(state=ocp.args.PyTreeRestore(item=abstract, restore_args=restore))
         try:
             return self.manager.restore(step, args=args)["state"]
         except (OSError, ValueError) as error:
+            raise CheckpointError(_failed("reading", step, self.directory, error)) from error
+
+    def _metadata(self, step: int) -> Any:
+        """Names, shapes and dtypes of a step's state."""
+        try:
+            return self.manager.item_metadata(step)["state"]
+        except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(_failed("reading", step, self.directory, error)) from error
 
     def wait(self) -> None:
@@ -190,7 +197,7 @@ def restore_params(path: str, *, step: int | None = None) -> tuple[Any, dict[str
         raise ConfigError(f"{path}: has no step {step}; it has {', '.join(map(str, steps))}")
     reader = Checkpoints(str(folder.parent), keep_last=2**30)
     run = reader.read_run(step)
-    saved = reader.manager.item_metadata(step)["state"]
+    saved = reader._metadata(step)
     item = {
         key: tree if key == "params" else jax.tree.map(lambda _: ocp.PLACEHOLDER, tree)
         for key, tree in saved.tree.items()

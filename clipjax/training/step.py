@@ -21,7 +21,7 @@ Metrics = dict[str, jax.Array]
 
 
 def make_train_step(
-    apply: Callable[..., dict[str, jax.Array]],
+    apply: Callable[..., Any],
     *,
     objective: Objective,
     optimizer: optax.GradientTransformation,
@@ -53,7 +53,7 @@ def make_train_step(
             state.params, batch
         )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params: Any = optax.apply_updates(state.params, updates)
         params = {**params, "logit_scale": jnp.minimum(params["logit_scale"], MAX_LOG_SCALE)}
         logged = {
             "train/loss": loss,

@@ -26,6 +26,7 @@ class StepLog:
       start, total: steps, for the bar.
       batch_size: global.
       log_every: steps between lines; the last step is always logged.
+      peak_share: MFU of one example a second on all devices together; None if not known.
     """
 
     def __init__(
@@ -36,11 +37,13 @@ class StepLog:
         total: int,
         batch_size: int,
         log_every: int,
+        peak_share: float | None = None,
     ) -> None:
         self.writer = writer
         self.total = total
         self.batch_size = batch_size
         self.log_every = log_every
+        self.peak_share = peak_share
         self.pending: collections.deque[tuple[int, dict[str, Any], dict[str, int]]] = (
             collections.deque()
         )
@@ -112,6 +115,8 @@ class StepLog:
             "perf/step_seconds": seconds / max(self.window_steps, 1),
             "perf/data_wait_fraction": wait,
         }
+        if self.peak_share is not None:
+            line["perf/mfu"] = rate * self.peak_share
         self._begin_window()
         if self.writer is not None:
             self.writer.write(step, line)

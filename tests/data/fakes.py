@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-WORDS = "fox owl pizza boat left of right above red blue green small large under tree".split()
+WORDS = ("fox", "owl", "pizza", "boat", "left", "of", "right", "above", "red", "blue", "green")
 
 
 def photo(index: int, *, width: int, height: int) -> Image.Image:

@@ -154,8 +154,27 @@ def test_close_twice_and_use_after():
         next(batches)
 
 
-def test_closing_before_the_first_batch():
-    loader.train_batches(stream(), start=0, batch_size=BATCH).close()
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_closing_before_the_first_batch(num_workers):
+    loader.train_batches(stream(), start=0, batch_size=BATCH, num_workers=num_workers).close()
+    assert not multiprocessing.active_children()
+
+
+def test_batches_are_made_before_they_are_asked_for():
+    made = []
+
+    class Watched:
+        def __getitem__(self, position):
+            made.append(position)
+            return {**dict.fromkeys(loader.DEVICE_FIELDS, np.zeros(1)), "position": position}
+
+    batches = loader.train_batches(Watched(), start=0, batch_size=BATCH, prefetch=2)
+    with contextlib.closing(batches):
+        deadline = time.monotonic() + 10
+        while len(made) < 3 * BATCH and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        assert sorted(made) == list(range(3 * BATCH))  # the first, and two ahead of it
 
 
 def alive(pid):

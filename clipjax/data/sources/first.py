@@ -32,3 +32,13 @@ class First:
     def caption(self, index: int) -> Any:
         """The caption or captions of a record."""
         return self.source.caption(index)
+
+    @property
+    def labels(self) -> Any:
+        """All label keys of the data, where the source tells them: of the records left out too."""
+        return self.source.labels
+
+    @property
+    def label(self) -> Any:
+        """The source's function from an index to a label, where it has one."""
+        return self.source.label

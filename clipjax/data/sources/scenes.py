@@ -162,7 +162,7 @@ class Scenes:
     def __getitem__(self, index: int) -> dict[str, Any]:
         scene = self.describe(index)
         return {
-            "image": _draw(scene.objects, background=scene.background, size=self.image_size),
+            "image": draw(scene.objects, background=scene.background, size=self.image_size),
             "text": scene.text,
             "key": f"{self.split}/{self.seed}/{index}",
         }
@@ -177,6 +177,7 @@ class Objects:
     """
 
     name: ClassVar[str] = "objects"
+    labels: ClassVar[tuple[str, ...]] = tuple(kind.name for kind in OBJECTS)
 
     seed: int = 0
     image_size: int = 64
@@ -192,25 +193,33 @@ class Objects:
     def fingerprint(self) -> str:
         return _fingerprint(self.name, self.seed, self.image_size, self.length)
 
+    def label(self, index: int) -> str:
+        """The label of a record, without drawing it."""
+        return self.labels[self._kind_and_background(index)[0]]
+
     def _kind_and_background(self, index: int) -> tuple[int, str]:
         _check_index(index, length=len(self))
         return index % len(OBJECTS), tuple(BACKGROUNDS)[index // len(OBJECTS) % len(BACKGROUNDS)]
+
+    def describe(self, index: int) -> tuple[Placed, str]:
+        """The object of a record and the background, without drawing it."""
+        kind, background = self._kind_and_background(index)
+        generator = random.Random(f"{self.name}/{self.seed}/{index}")
+        side, angle = (_pick(options, generator=generator) for options in (SIDES, ANGLES))
+        x, y = ((1 - side) * generator.random() for _ in range(2))
+        return Placed(kind, angle, side, x, y), background
 
     def caption(self, index: int) -> str:
         kind, background = self._kind_and_background(index)
         return f"{OBJECTS[kind].phrase} on {with_article(background)} background"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        kind, background = self._kind_and_background(index)
-        generator = random.Random(f"{self.name}/{self.seed}/{index}")
-        side, angle = (_pick(options, generator=generator) for options in (SIDES, ANGLES))
-        x, y = ((1 - side) * generator.random() for _ in range(2))
-        placed = Placed(kind, angle, side, x, y)
+        placed, background = self.describe(index)
         return {
-            "image": _draw((placed,), background=background, size=self.image_size),
+            "image": draw((placed,), background=background, size=self.image_size),
             "text": self.caption(index),
             "key": f"{self.seed}/{index}",
-            "label": OBJECTS[kind].name,
+            "label": self.label(index),
         }
 
 
@@ -273,8 +282,11 @@ def _sentence(
     )
 
 
-def _draw(objects: tuple[Placed, ...], *, background: str, size: int) -> bytes:
-    """JPEG, quality 95 without chroma subsampling: PNG takes twice the time to make and read."""
+def draw(objects: tuple[Placed, ...], *, background: str, size: int, sprite=sprite) -> bytes:
+    """The picture as a JPEG, its objects drawn by `sprite` (as `sprites.sprite`).
+
+    Quality 95 without chroma subsampling: PNG takes twice the time to make and read.
+    """
     picture = Image.new("RGB", (size, size), BACKGROUNDS[background])
     for placed in objects:
         drawing = sprite(

@@ -73,9 +73,21 @@ def _font() -> ImageFont.FreeTypeFont:
 @functools.cache
 def _rotated(symbol: str, angle: float) -> Image.Image:
     """The whole glyph, turned by `angle` degrees and cropped to what is drawn: RGBA."""
-    canvas = Image.new("RGBA", (2 * _FONT_SIZE, 2 * _FONT_SIZE))
-    centre = (_FONT_SIZE, _FONT_SIZE)
-    ImageDraw.Draw(canvas).text(centre, symbol, font=_font(), anchor="mm", embedded_color=True)
+    return turned_glyph(symbol, font=_font(), angle=angle)
+
+
+def turned_glyph(symbol: str, *, font: ImageFont.FreeTypeFont, angle: float) -> Image.Image:
+    """A symbol in its font's colours, else in black, turned and cropped: RGBA."""
+    extent = int(2 * font.size)
+    canvas = Image.new("RGBA", (extent, extent))
+    ImageDraw.Draw(canvas).text(
+        (extent // 2, extent // 2),
+        symbol,
+        font=font,
+        anchor="mm",
+        fill="black",
+        embedded_color=True,
+    )
     glyph = _cropped(canvas)  # by bounding box: some glyphs are far wider than their advance
     return _cropped(glyph.rotate(angle, Image.Resampling.BICUBIC, expand=True))
 
@@ -91,10 +103,14 @@ def sprite(symbol: str, *, angle: float, side: int) -> Image.Image:
     The shorter extent is centred. Cached, because a scene is pasted ten times faster than its
     sprites are drawn: callers must not draw on the picture they get.
     """
-    glyph = _rotated(symbol, angle)
+    return fitted(_rotated(symbol, angle), side=side)
+
+
+def fitted(glyph: Image.Image, *, side: int) -> Image.Image:
+    """The picture scaled so that its longer extent is `side`, centred in a square: RGBA."""
     scale = side / max(glyph.size)
     width, height = (max(1, round(extent * scale)) for extent in glyph.size)
     square = Image.new("RGBA", (side, side))
-    fitted = glyph.resize((width, height), Image.Resampling.LANCZOS)
-    square.paste(fitted, ((side - width) // 2, (side - height) // 2))
+    scaled = glyph.resize((width, height), Image.Resampling.LANCZOS)
+    square.paste(scaled, ((side - width) // 2, (side - height) // 2))
     return square

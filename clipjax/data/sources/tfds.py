@@ -87,7 +87,7 @@ class TfdsSource:
         """{"image", "text", "key"} and perhaps "label"; ValueError if the record is damaged."""
         record = self._read(index)
         text = self._texts(record)
-        found = {"image": value_at(record, self._image), "text": text, "key": self._key(index)}
+        found = {"image": value_at(record, self._image), "text": text, "key": self.key(index)}
         return {**found, "label": text} if self._class_names else found
 
     def caption(self, index: int) -> str | list[str]:
@@ -104,7 +104,7 @@ class TfdsSource:
         try:
             return self._records[index]
         except RuntimeError as error:  # array_record: failed checksum, failed read
-            raise ValueError(f"{self._key(index)}: {error}") from error
+            raise ValueError(f"{self.key(index)}: {error}") from error
 
     def _texts(self, record: Mapping[str, Any]) -> str | list[str]:
         value = value_at(record, self._text)
@@ -112,7 +112,8 @@ class TfdsSource:
             return self._class_names[int(value)].replace("_", " ")
         return as_text(value) if isinstance(value, (str, bytes)) else [as_text(v) for v in value]
 
-    def _key(self, index: int) -> str:
+    def key(self, index: int) -> str:
+        """The shard and the place in it of one record, without reading it."""
         shard = bisect.bisect_right(self._ends, index)
         if shard == len(self._shards):  # mocked data: no shards are known
             return f"{self._arguments['split']}/{index}"
@@ -156,14 +157,14 @@ def find_builder(name: str, *, data_dir: PathLike | None) -> tuple[Any, bool]:
     except registered.DatasetNotFoundError:
         near = closest(name, registered.list_imported_builders())
         raise ConfigError(
-            f"config.data.name: TFDS has no data set {name!r}{near}, and none of that name is prepared in"
-            f" {where}"
+            f"config.data.name: TFDS has no data set {name!r}{near}, and none of that name is"
+            f" prepared in {where}"
         ) from None
     except ImportError as error:
         reason = str(error.__cause__ or error)
         raise DataError(
-            f"config.data.name: {name} is not prepared in {where} and its builder needs what is missing"
-            f" here ({reason}); in an environment that has it, run:"
+            f"config.data.name: {name} is not prepared in {where} and its builder needs what is"
+            f" missing here ({reason}); in an environment that has it, run:"
             f" {prepare_command(name, data_dir=folder)}"
         ) from None
 

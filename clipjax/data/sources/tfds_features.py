@@ -72,8 +72,8 @@ def choose(
         if len(matches) == 1 or key in names:
             return names.get(key, matches[0])
         raise ConfigError(
-            f"config.data.{kind}_key: {key!r} is not one {kind} feature of {name}{closest(key, names)};"
-            f" features seen: {seen}"
+            f"config.data.{kind}_key: {key!r} is not one {kind} feature of {name}"
+            f"{closest(key, names)}; features seen: {seen}"
         )
     if not found:
         raise DataError(f"data set {name} has no {kind} feature; features seen: {seen}")
@@ -83,7 +83,8 @@ def choose(
                 return path
     if len(found) > 1:
         raise ConfigError(
-            f"config.data.{kind}_key: {name} has several {kind} features; set one of {', '.join(names)}"
+            f"config.data.{kind}_key: {name} has several {kind} features; set one of"
+            f" {', '.join(names)}"
         )
     return found[0]
 

@@ -1,0 +1,186 @@
+"""Prompts: which texts stand for the classes of a data set. `zero_shot` embeds them.
+
+A table gives each class its names by **label key**, the string the data themselves use (a wnid, a
+folder's name, a TFDS label). Tables and data are joined by key, never by order, and must have the
+same keys: a table in another order, or of another data set, is an error and not a low score. Names
+need not be unique; a class may have several (aliases).
+"""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from clipjax.common.exits import ConfigError
+from clipjax.common.registry import closest
+
+GENERIC = ("a photo of a {}.",)  # the paper's one template for anything (section 3.1.4)
+TABLES = {  # name → "module:function" giving a Table
+    "objects": "clipjax.evals.prompts:_objects",
+    "digits": "clipjax.evals.prompts:_digits",
+}
+TABLE_OF_SOURCE = {"objects": "objects", "objects_noto": "objects", "digits": "digits"}
+SHOWN = 5  # keys named in an error
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Label key → names of the class, and templates to put them into."""
+
+    names: Mapping[str, tuple[str, ...]]
+    templates: tuple[str, ...] = GENERIC
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """Class i is `keys[i]`; its prompts are all `templates` with all of `names[i]`."""
+
+    keys: tuple[str, ...]
+    names: tuple[tuple[str, ...], ...]
+    templates: tuple[str, ...]
+
+    def texts(self) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """(N prompts, int32 [N] the class of each, int32 [C] each class's single prompt: its first
+        name in the first template)."""
+        texts, owners, singles = [], [], []
+        for owner, names in enumerate(self.names):
+            singles.append(len(texts))
+            for template in self.templates:
+                texts += [template.replace("{}", name) for name in names]
+            owners += [owner] * (len(texts) - len(owners))
+        return texts, np.array(owners, np.int32), np.array(singles, np.int32)
+
+    @property
+    def hash(self) -> int:
+        """32 bits that change with any key, name or template."""
+        content = json.dumps([self.keys, self.names, self.templates])
+        return int.from_bytes(hashlib.sha256(content.encode()).digest()[:4], "big")
+
+
+def make(
+    keys: Sequence[str],
+    *,
+    table: Table,
+    templates: Sequence[str] = (),
+    permute_names: bool = False,
+    where: str,
+) -> Prompts:
+    """The prompts for the classes `keys` of a data set.
+
+    Args:
+      keys: all label keys of the data, in the order that results will have.
+      table: names by the same keys.
+      templates: in place of the table's.
+      permute_names: give every class the names of the next one. A control: a model that reads
+        names must then be wrong nearly always.
+      where: the config key of the evaluator, for errors.
+
+    Raises:
+      ConfigError: keys differ (names missing and extra ones), or a template is none.
+    """
+    missing = [key for key in keys if key not in table.names]
+    extra = [key for key in table.names if key not in set(keys)]
+    if missing or extra:
+        raise ConfigError(
+            f"{where}.classes: the table's keys are not the data's {len(keys)} labels;"
+            f" {_listed('without names', missing)}, {_listed('not in the data', extra)}"
+        )
+    if len(keys) < 2:
+        raise ConfigError(f"{where}: the data have one class only, {keys[0]}; nothing to tell")
+    templates = check_templates(templates or table.templates, where=f"{where}.templates")
+    names = [table.names[key] for key in keys]
+    if permute_names:
+        names = [*names[1:], names[0]]
+    return Prompts(tuple(keys), tuple(names), templates)
+
+
+def check_templates(templates: Sequence[str], *, where: str) -> tuple[str, ...]:
+    """The templates, each a text with one {}; ConfigError if one is not.
+
+    Only a literal {} is replaced: no format specifications, no attributes, no fields by name.
+    """
+    for template in templates:
+        rest = template.replace("{}", "", 1)
+        if rest == template or "{" in rest or "}" in rest:
+            raise ConfigError(
+                f'{where}: "{template}" is no template; write a text with one {{}}, where the'
+                " name goes"
+            )
+    return tuple(templates)
+
+
+def table(name: str, *, source: Any, keys: Sequence[str], where: str) -> Table:
+    """A built-in table by name, one from a JSON file, or by default the source's own.
+
+    Args:
+      name: of TABLES; or a file {"names": {key: name or list of names}, "templates": [...]}, the
+        templates optional; or "": the table of a source that clipjax ships, else the label keys
+        themselves, underscores read as spaces.
+      source: the data.
+      keys: their label keys.
+      where: the config key of the evaluator, for errors.
+
+    Raises:
+      ConfigError: no such table, or the file is not as above.
+    """
+    name = name or TABLE_OF_SOURCE.get(source.name, "")
+    if not name:
+        return Table({key: (key.replace("_", " "),) for key in keys})
+    if name in TABLES:
+        module, function = TABLES[name].split(":")
+        return getattr(importlib.import_module(module), function)()
+    if not name.endswith(".json"):
+        raise ConfigError(
+            f'{where}.classes: "{name}" is unknown{closest(name, TABLES)}; known:'
+            f" {', '.join(TABLES)}, or a JSON file"
+        )
+    return _read(name, where=f"{where}.classes={name}")
+
+
+def _read(file: str, *, where: str) -> Table:
+    from etils import epath
+
+    try:
+        content = json.loads(epath.Path(file).read_text())
+        names = {key: _as_names(value) for key, value in content["names"].items()}
+        return Table(names, tuple(content.get("templates", GENERIC)))
+    except OSError as error:
+        raise ConfigError(f"{where}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigError(
+            f'{where}: write {{"names": {{"label key": "name" or ["name", "alias"], …}},'
+            ' "templates": ["a photo of a {}."]}'
+        ) from None
+
+
+def _as_names(value: str | Iterable[str]) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else tuple(value)
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError("names are texts")
+    return names
+
+
+def _listed(what: str, keys: Sequence[str]) -> str:
+    more = ", …" if len(keys) > SHOWN else ""
+    told = ", ".join(map(repr, keys[:SHOWN]))
+    return f"{what}: {len(keys)} ({told}{more})" if keys else f"{what}: none"
+
+
+def _objects() -> Table:
+    """The forty objects, in the words of the scenes' own captions."""
+    from clipjax.data.sources.scenes import BACKGROUNDS, OBJECTS
+    from clipjax.data.sources.sprites import with_article
+
+    places = tuple(f"{{}} on {with_article(color)} background" for color in BACKGROUNDS)
+    return Table({kind.name: (kind.phrase,) for kind in OBJECTS}, ("{}", *places))
+
+
+def _digits() -> Table:
+    """Digits by name, in the captions they are trained with."""
+    from clipjax.data.sources.digits import CAPTIONS, LABELS, NAMES
+
+    return Table({key: (name,) for key, name in zip(LABELS, NAMES, strict=True)}, CAPTIONS)

@@ -1,0 +1,225 @@
+"""Zero-shot classification: the class whose prompts lie nearest to the image (paper section 3.1).
+
+All prompts of a class are averaged in embedding space. A tie counts against the model, and so does
+a value that is no number: a collapsed model scores 0. Classes with the same names tie, and are
+both wrong.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from clipjax.common.exits import ConfigError, DataError
+from clipjax.evals import embed, prompts
+from clipjax.models.clip import CLIP
+from clipjax.parallel import sharding
+from clipjax.parallel.mesh import batch_shards
+
+TIE = 1e-6  # cosines closer than this are equal: float32 sums depend on their order
+ROWS = 8192  # images judged at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a classifier did, in counts.
+
+    Attributes:
+      classes: C names for people, the first of each class.
+      confusion: int64 [C, C], images by true (row) and chosen (column) class.
+      in_top5: int64 [C], images of each class whose class is among the five best.
+    """
+
+    classes: tuple[str, ...]
+    confusion: np.ndarray
+    in_top5: np.ndarray
+
+
+def make_evaluator(
+    model: CLIP,
+    *,
+    source: Any,
+    tokenizer: Any,
+    image_size: int,
+    mesh: Mesh,
+    batch_size: int,
+    where: str = "config.evals.<name>",
+    classes: str = "",
+    templates: Sequence[str] = (),
+    permute_names: bool = False,
+) -> embed.Evaluator:
+    """Classification of all images of `source` by the prompts of its classes.
+
+    Args:
+      where: the evaluator's config key, for errors.
+      classes, templates, permute_names: see `prompts.table` and `prompts.make`.
+
+    Returns:
+      An evaluator of metrics top1_accuracy, top5_accuracy (with more than five classes),
+      mean_per_class_accuracy, single_prompt_top1_accuracy (the first template and name alone),
+      n (images), chance (of top 1) and prompts_hash; its `details` are the Result of all prompts.
+
+    Raises:
+      ConfigError: the table of names does not fit the data, or a prompt the model's context.
+      DataError: records have no labels.
+    """
+    keys, labels = class_labels(source)
+    chosen = prompts.make(
+        keys,
+        table=prompts.table(classes, source=source, keys=keys, where=where),
+        templates=templates,
+        permute_names=permute_names,
+        where=where,
+    )
+    texts, owners, singles = chosen.texts()
+    check_fit(texts, tokenizer=tokenizer, where=where)
+    embedder = embed.Embedder(model, mesh=mesh, batch_size=batch_size)
+    shown = tuple(names[0] for names in chosen.names)
+    chance = {"top1_accuracy": 1 / len(keys), "mean_per_class_accuracy": 1 / len(keys)}
+    chance["single_prompt_top1_accuracy"] = 1 / len(keys)
+    if len(keys) > 5:
+        chance["top5_accuracy"] = 5 / len(keys)
+
+    def measure(params: Any, *, poll: embed.Poll) -> tuple[dict[str, float], Result]:
+        image_embed = embedder.images(params, source, image_size=image_size, poll=poll)
+        text_embed = embedder.texts(params, texts, tokenizer=tokenizer, poll=poll)
+        ensemble, single = (
+            judge(image_embed, weights, labels=labels, classes=shown, mesh=mesh)
+            for weights in (class_weights(text_embed, owners=owners), text_embed[singles])
+        )
+        return {
+            **accuracies(ensemble),
+            "single_prompt_top1_accuracy": accuracies(single)["top1_accuracy"],
+            "n": len(labels),
+            "chance": 1 / len(keys),
+            "prompts_hash": chosen.hash,
+        }, ensemble
+
+    return embed.Evaluator(measure, n=len(labels), chance=chance)
+
+
+def class_labels(source: Any) -> tuple[tuple[str, ...], np.ndarray]:
+    """(all C label keys, int32 [N] the class of each record).
+
+    A source may tell `labels`, all keys there are, and `label(index)`; without them every record
+    is read, and the keys are those that occur, sorted.
+
+    Raises:
+      DataError: a record has no label, or one that is not among `labels`.
+    """
+    label = getattr(source, "label", None) or (lambda index: source[index].get("label"))
+    found = [label(index) for index in range(len(source))]
+    if None in found:
+        raise DataError(
+            f"source {source.name}: record {found.index(None)} has no label; zero_shot needs one"
+        )
+    keys = tuple(getattr(source, "labels", None) or sorted(set(found)))
+    place = {key: i for i, key in enumerate(keys)}
+    unknown = sorted(set(found) - set(keys))
+    if unknown:
+        raise DataError(f"source {source.name}: label {unknown[0]!r} is not one of its labels")
+    return keys, np.array([place[key] for key in found], np.int32)
+
+
+def check_fit(texts: Sequence[str], *, tokenizer: Any, where: str) -> None:
+    """Raise ConfigError if a prompt is longer than the context: its end would go unread."""
+    _, truncated = tokenizer.encode(texts)
+    if truncated.any():
+        first = texts[int(np.flatnonzero(truncated)[0])]
+        raise ConfigError(
+            f'{where}: "{first}" does not fit in the model\'s {tokenizer.context_length} tokens;'
+            " choose shorter names or templates"
+        )
+
+
+def class_weights(text_embed: np.ndarray, *, owners: np.ndarray) -> np.ndarray:
+    """The mean of each class's prompts, normalised again.
+
+    Args:
+      text_embed: float32 [P, E], L2-normalised.
+      owners: int32 [P], the class of each; every class 0 … C - 1 occurs.
+
+    Returns:
+      float32 [C, E], L2-normalised.
+    """
+    total = np.zeros((owners.max() + 1, text_embed.shape[1]), np.float64)
+    np.add.at(total, owners, text_embed)
+    mean = total / np.bincount(owners)[:, None]
+    length = np.linalg.norm(mean, axis=1, keepdims=True)
+    return (mean / np.maximum(length, 1e-12)).astype(np.float32)
+
+
+def judge(
+    image_embed: np.ndarray,
+    weights: np.ndarray,
+    *,
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    mesh: Mesh,
+) -> Result:
+    """Classify images and count.
+
+    Args:
+      image_embed: float32 [N, E], L2-normalised.
+      weights: float32 [C, E], L2-normalised.
+      labels: int32 [N], the true classes.
+      classes: C names, passed on.
+      mesh: images are split over its batch axes.
+    """
+    count, shards = len(classes), batch_shards(mesh)
+    rows = min(ROWS - ROWS % shards or shards, len(labels) + -len(labels) % shards)
+    split = sharding.batch_sharding(mesh)
+    placed = _put(np.asarray(weights, np.float32), sharding.replicated(mesh))
+    confusion, in_top5 = np.zeros((count, count), np.int64), np.zeros(count, np.int64)
+    for start in range(0, len(labels), rows):
+        true = labels[start : start + rows]
+        spare = rows - len(true)
+        images = np.pad(image_embed[start : start + rows], ((0, spare), (0, 0)))
+        rank, chosen = _judge(
+            _put(images, split), placed, _put(np.pad(true, (0, spare)), split), mesh=mesh
+        )
+        np.add.at(confusion, (true, np.asarray(chosen)[: len(true)]), 1)
+        np.add.at(in_top5, true[np.asarray(rank)[: len(true)] < 5], 1)
+    return Result(classes, confusion, in_top5)
+
+
+def accuracies(result: Result) -> dict[str, float]:
+    """top1_accuracy, top5_accuracy (only with more than five classes), mean_per_class_accuracy
+    (over the classes that occur)."""
+    right, number = np.diagonal(result.confusion), result.confusion.sum(axis=1)
+    metrics = {"top1_accuracy": float(right.sum() / number.sum())}
+    if len(right) > 5:
+        metrics["top5_accuracy"] = float(result.in_top5.sum() / number.sum())
+    occur = number > 0
+    metrics["mean_per_class_accuracy"] = float(np.mean(right[occur] / number[occur]))
+    return metrics
+
+
+def _put(x: np.ndarray, placement: jax.sharding.NamedSharding) -> jax.Array:
+    return jax.make_array_from_callback(x.shape, placement, lambda index: x[index])
+
+
+@partial(jax.jit, static_argnames="mesh")
+def _judge(
+    image_embed: jax.Array,  # [B, E]
+    weights: jax.Array,  # [C, E]
+    true: jax.Array,  # [B]
+    *,
+    mesh: Mesh,
+) -> tuple[jax.Array, jax.Array]:
+    """int32 [B] twice: how many wrong classes score no lower, and the chosen class."""
+    cosine = jnp.einsum("be,ce->bc", image_embed, weights, precision=jax.lax.Precision.HIGHEST)
+    wrong = jnp.arange(len(weights))[None, :] != true[:, None]  # [B, C]
+    right = jnp.take_along_axis(cosine, true[:, None], axis=1)  # [B, 1]
+    above = wrong & ~(cosine < right - TIE)  # so that a NaN counts against the model
+    rank = jnp.sum(above, axis=1, dtype=jnp.int32)
+    best_wrong = jnp.argmax(jnp.where(wrong, cosine, -jnp.inf), axis=1)
+    # With NaN for all scores argmax may fall on the true class: any other one will do.
+    best_wrong = jnp.where(best_wrong == true, (true + 1) % len(weights), best_wrong)
+    chosen = jnp.where(rank == 0, true, best_wrong).astype(jnp.int32)
+    return jax.lax.with_sharding_constraint((rank, chosen), sharding.replicated(mesh))

@@ -1,0 +1,83 @@
+"""Rank counting against a plain ranking, ties, several captions, padding."""
+
+import numpy as np
+import pytest
+
+from clipjax.evals import loss, retrieval
+from clipjax.parallel import mesh as meshes
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return meshes.make_mesh({"data": 2, "fsdp": 4, "tensor": 1})
+
+
+def unit(rng, *shape):
+    x = rng.normal(size=shape).astype(np.float32)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def plain_recalls(image, text, text_image):
+    """Sort every row of the whole matrix, in float64."""
+    scores = image.astype(np.float64) @ text.astype(np.float64).T
+    result = {}
+    for k in (1, 5, 10):
+        best = np.argsort(-scores, axis=1)[:, :k]
+        hits = [i in text_image[best[i]] for i in range(len(image))]
+        result[f"image_to_text_recall_at_{k}"] = np.mean(hits)
+        best = np.argsort(-scores.T, axis=1)[:, :k]
+        hits = [text_image[j] in best[j] for j in range(len(text))]
+        result[f"text_to_image_recall_at_{k}"] = np.mean(hits)
+    return result
+
+
+@pytest.mark.parametrize("images", [37, 64])
+def test_equals_sorting_the_whole_matrix(mesh, images, monkeypatch):
+    monkeypatch.setattr(retrieval, "BLOCK", 16)  # several blocks, the last one padded
+    rng = np.random.default_rng(0)
+    text_image = np.sort(rng.integers(0, images, 3 * images)).astype(np.int32)
+    text_image[:images] = np.arange(images)  # at least one caption each
+    image = unit(rng, images, 8)
+    text = image[text_image] + 0.6 * unit(rng, 3 * images, 8)
+    text /= np.linalg.norm(text, axis=-1, keepdims=True)
+    found = retrieval.recalls(image, text, text_image=text_image, mesh=mesh)
+    wanted = plain_recalls(image, text, text_image)
+    assert found == pytest.approx(wanted)
+    assert 0.1 < found["image_to_text_recall_at_1"] < 0.95, "the test must be able to fail"
+
+
+def test_a_collapsed_model_gets_nothing(mesh):
+    same = np.tile(unit(np.random.default_rng(0), 1, 8), (40, 1))
+    found = retrieval.recalls(same, same, text_image=np.arange(40), mesh=mesh)
+    assert set(found.values()) == {0.0}
+
+
+def test_a_perfect_model_gets_all(mesh):
+    image = unit(np.random.default_rng(0), 40, 16)
+    found = retrieval.recalls(image, image, text_image=np.arange(40), mesh=mesh)
+    assert set(found.values()) == {1.0}
+
+
+def test_ranks(mesh):
+    candidates = np.eye(4, dtype=np.float32)
+    query = np.array([[0.5, 0.9, 0.7, 0.6]], np.float32)
+    ranks = retrieval.rank(
+        query,
+        query_owner=np.array([0]),
+        candidates=candidates,
+        candidate_owner=np.arange(4),
+        mesh=mesh,
+    )
+    assert ranks.tolist() == [3]
+
+
+def test_loss_equals_a_float64_oracle():
+    rng = np.random.default_rng(1)
+    image, text = unit(rng, 20, 8), unit(rng, 20, 8)
+    total = 0.0
+    for rows in (slice(0, 8), slice(8, 16), slice(16, 20)):
+        logits = 7.0 * image[rows].astype(np.float64) @ text[rows].astype(np.float64).T
+        for matrix in (logits, logits.T):
+            total -= np.sum(np.diag(matrix) - np.log(np.sum(np.exp(matrix), axis=1))) / 2
+    found = loss.contrastive_loss(image, text, logit_scale=7.0, batch_size=8)
+    assert found == pytest.approx(total / 20, rel=1e-5)

@@ -1,0 +1,95 @@
+"""AdamW against optax's own, decay and learning-rate factors, freezing, schedules."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from clipjax.common.exits import ConfigError
+from clipjax.config import defaults
+from clipjax.optim.optimizer import make_optimizer
+from clipjax.optim.schedules import make_schedule
+
+PARAMS = {
+    "vision": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2), "ln": {"scale": jnp.ones(2)}},
+    "text": {"kernel": jnp.full((2, 2), 2.0)},
+    "logit_scale": jnp.float32(2.0),
+}
+
+
+def make(**changes):
+    settings = defaults().optimizer
+    arguments = {
+        "schedule": lambda step: jnp.float32(0.1),
+        "weight_decay": 0.2,
+        "beta1": 0.9,
+        "beta2": 0.98,
+        "epsilon": 1e-6,
+        "decay_factors": settings.decay_factors,
+        "learning_rate_factors": settings.learning_rate_factors,
+        **changes,
+    }
+    return make_optimizer(PARAMS, **arguments)
+
+
+def steps(optimizer, count=3):
+    params, state = PARAMS, optimizer.init(PARAMS)
+    for i in range(count):
+        grads = jax.tree.map(lambda p, i=i: jnp.cos(p * (i + 1)), params)
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+def test_equals_adamw_with_a_mask():
+    mask = {
+        "vision": {"kernel": True, "bias": False, "ln": {"scale": False}},
+        "text": {"kernel": True},
+        "logit_scale": False,
+    }
+    reference = optax.adamw(0.1, b1=0.9, b2=0.98, eps=1e-6, weight_decay=0.2, mask=mask)
+    jax.tree.map(np.testing.assert_allclose, steps(make())[0], steps(reference)[0])
+
+
+def test_frozen_parameters_stay_and_have_no_state():
+    rules = ((r"vision/.*", 0.0), (r".*", 1.0))
+    params, state = steps(make(learning_rate_factors=rules))
+    jax.tree.map(np.testing.assert_array_equal, params["vision"], PARAMS["vision"])
+    assert float(jnp.max(jnp.abs(params["text"]["kernel"] - 2.0))) > 0.05
+    sizes = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim)
+    assert sizes == 2 * PARAMS["text"]["kernel"].size
+
+
+def test_learning_rate_factors_scale_decay_too():
+    rules = ((r"text/.*", 0.5), (r".*", 1.0))
+    one, _ = steps(make(), count=1)
+    half, _ = steps(make(learning_rate_factors=rules), count=1)
+    moved = lambda p: np.asarray(p["text"]["kernel"]) - 2.0  # noqa: E731
+    np.testing.assert_allclose(moved(half), moved(one) / 2, rtol=1e-5)
+
+
+def test_clipping_is_of_the_global_norm():
+    # Adam ignores the scale of all gradients together: with clipping or without, one step is equal.
+    clipped, _ = steps(make(clip_norm=1e-3, epsilon=1e-12), count=1)
+    free, _ = steps(make(epsilon=1e-12), count=1)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), clipped, free)
+
+
+def test_every_parameter_must_be_covered():
+    with pytest.raises(ConfigError, match=r'no rule matches parameter "logit_scale"'):
+        make(decay_factors=((r".*/.*", 1.0),))
+
+
+def test_cosine_warms_up_and_ends_at_zero():
+    schedule = make_schedule("cosine", peak=4e-4, total_steps=100, warmup_steps=10)
+    assert float(schedule(0)) == pytest.approx(4e-5)
+    assert float(schedule(9)) == pytest.approx(4e-4)
+    assert float(schedule(10)) == pytest.approx(4e-4)
+    assert float(schedule(55)) == pytest.approx(2e-4)
+    assert float(schedule(100)) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_constant_stays():
+    schedule = make_schedule("constant", peak=1.0, total_steps=100, warmup_steps=0)
+    assert [float(schedule(s)) for s in (0, 50, 100)] == [1.0, 1.0, 1.0]

@@ -1,0 +1,118 @@
+"""Mistakes end with one line and the right code, before anything is compiled."""
+
+import subprocess
+import sys
+
+import processes
+import pytest
+import tiny
+
+from clipjax.common import exits
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "clipjax.main", *arguments],
+        cwd=processes.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), "--config is missing"),
+        (("--config=configs/none.py",), "--config=configs/none.py: no such file"),
+        (("--config=configs/vitl14.py", "--config.batchsize=3"), 'did you mean "batch_size"'),
+        (
+            ("--config=configs/vitl14.py", "--config.model.vision.layer=3"),
+            'did you mean "model.vision.layers"',
+        ),
+        (("--config=configs/vitl14.py", "--config.batch_size=many"), "batch_size=many"),
+        (("--config=configs/vitl14.py", "--wrkdir=x"), "wrkdir"),
+        (("--config=configs/vitl14.py", "train"), '"train" is no flag'),
+        (
+            ("--config=configs/quickstart.py", "--config.model.vision.image_size=65"),
+            "model.vision.image_size is 65, not a multiple of model.vision.patch_size",
+        ),
+        (
+            ("--config=configs/vitl14.py", "--config.model.vision.layers=2"),
+            "contradicts model.name=ViT-L/14",
+        ),
+        (
+            ("--config=configs/quickstart.py", "--config.schedule.warmup=90000 steps"),
+            "longer than the whole run",
+        ),
+        (
+            ("--config=configs/quickstart.py", "--workdir=/nowhere/run"),
+            "its parent /nowhere does not exist",
+        ),
+        (("--config=configs/quickstart.py", "--config.loss.name=softmax"), "config.loss.name"),
+        (("--config=configs/quickstart.py", "--config.total=5 minutes"), "is not a duration"),
+    ],
+)
+def test_one_line_and_exit_64(arguments, told):
+    ended = command(*arguments)
+    assert ended.returncode == exits.BAD_CONFIG, ended.stderr
+    assert told in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in ended.stderr
+
+
+def test_without_data_three_lines_to_copy():
+    ended = command("--config=configs/vitl14.py")
+    assert ended.returncode == exits.BAD_CONFIG
+    lines = [line.strip() for line in ended.stderr.splitlines()[1:]]
+    assert [line.split()[0] for line in lines] == [
+        "--config.data.source=tfds",
+        "--config.data.source=tar",
+        "--config.data.source=scenes",
+    ]
+
+
+def test_config_from_another_folder(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from clipjax import config\n"
+        "def get_config():\n"
+        "    c = config.defaults()\n"
+        "    c.batch_size = -3\n"
+        "    return c\n"
+    )
+    ended = command(f"--config={file}")
+    assert ended.returncode == exits.BAD_CONFIG
+    assert "config.batch_size=-3: must be positive" in ended.stderr
+
+
+def test_broken_config_file_is_told(tmp_path):
+    file = tmp_path / "broken.py"
+    file.write_text("def get_config():\n    return undefined_name\n")
+    ended = command(f"--config={file}")
+    assert ended.returncode == exits.BAD_CONFIG
+    assert "undefined_name" in ended.stderr and "Traceback" not in ended.stderr
+
+
+@pytest.fixture
+def compiled_nothing(monkeypatch):
+    """Fail if the training program would be compiled."""
+    from clipjax import build
+
+    def never(*arguments, **options):
+        raise AssertionError("the program was built before the mistake was found")
+
+    monkeypatch.setattr(build, "program", never)
+
+
+def test_batch_that_does_not_divide(compiled_nothing, tmp_path, capsys):
+    assert tiny.run(tiny.tiny(batch_size=12), tmp_path / "run") == exits.BAD_CONFIG
+    assert "config.batch_size=12: does not divide over 8 devices" in capsys.readouterr().out
+
+
+def test_vocabulary_larger_than_the_captions_support(compiled_nothing, tmp_path, capsys):
+    c = tiny.tiny()
+    c.model.text.vocab_size = 30_000
+    assert tiny.run(c, tmp_path / "run") == exits.BAD_CONFIG
+    assert "use at most" in capsys.readouterr().out

@@ -1,0 +1,105 @@
+"""The configs: the paper's tables, what may change within a run, and the settings' checks."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+from clipjax import build, config, config_check
+from clipjax.common.exits import ConfigError
+from clipjax.models import zoo
+
+CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+def load(name):
+    path = next(path for path in CONFIGS if path.stem == name)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+@pytest.mark.parametrize("name", [path.stem for path in CONFIGS])
+def test_every_config_is_complete_and_right(name):
+    c = load(name)
+    if c.data.source == "tfds" and not c.data.name:
+        c.data.name = "some_set"
+    config_check.check(c)
+
+
+# Radford et al. 2021, tables 18, 19 and 20.
+PAPER = {
+    "vitb32": ("ViT-B/32", 5e-4, 512, 224, 12, 768, 12, 512, 8),
+    "vitb16": ("ViT-B/16", 5e-4, 512, 224, 12, 768, 12, 512, 8),
+    "vitl14": ("ViT-L/14", 4e-4, 768, 224, 24, 1024, 16, 768, 12),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_recipe(name):
+    c = load(name)
+    model, rate, embed, size, layers, width, heads, text_width, text_heads = PAPER[name]
+    assert c.model.name == model
+    assert c.optimizer.learning_rate == rate
+    vision, text = c.model.vision, c.model.text
+    assert (c.model.embed_dim, vision.image_size, vision.layers) == (embed, size, layers)
+    assert (vision.width, vision.width // vision.head_width) == (width, heads)
+    assert (text.width, text.heads, text.layers) == (text_width, text_heads, 12)
+    assert (text.vocab_size, text.context_length) == (49_408, 77)
+    assert c.batch_size == 32_768
+    assert (c.optimizer.beta1, c.optimizer.beta2, c.optimizer.epsilon) == (0.9, 0.98, 1e-6)
+    assert c.optimizer.weight_decay == 0.2
+    horizon = build.horizon(c, epoch_examples=400_000_000)
+    assert horizon.total == 390_625 and horizon.warmup == 2000  # 32 epochs of 400M pairs
+    assert c.total == "12.8G examples"
+    assert c.schedule.name == "cosine"
+    assert c.loss.name == "softmax_gather"
+
+
+def test_every_setting_is_named_operational_or_defines_the_run():
+    flat = config.flatten(config.defaults())
+    operational = {key for key in flat if config.is_operational(key)}
+    for name in config.OPERATIONAL:
+        assert any(key == name or key.startswith(f"{name}.") for key in operational | {"evals"})
+    defining = set(flat) - operational
+    for key in ("seed", "batch_size", "total", "loss.name", "data.split", "optimizer.beta1"):
+        assert key in defining
+    for key in ("log_every", "mesh.fsdp", "data.num_workers", "model.vision.remat"):
+        assert key in operational
+
+
+def test_changes_compare_lists_and_tuples_alike():
+    c = config.defaults()
+    old = config.flatten({**c.to_dict(), "sharding_rules": []})
+    assert config.changed(old, config.flatten(c)) == {}
+    c.seed = 5
+    c.log_every = "7 steps"
+    assert config.changed(old, config.flatten(c)) == {"seed": (0, 5)}
+
+
+def failing(**changes):
+    c = config.defaults()
+    c.data.source = "scenes"
+    with c.unlocked():
+        for key, value in changes.items():
+            c.update_from_flattened_dict({key.replace("__", "."): value})
+    with pytest.raises(ConfigError) as raised:
+        config_check.check(c)
+    return str(raised.value)
+
+
+def test_checks_name_the_key_and_the_remedy():
+    assert "config.mesh" in failing(mesh__data=-1)
+    assert 'did you mean "cosine"' in failing(schedule__name="cosin")
+    assert "config.model.dtype" in failing(model__dtype="float8")
+    assert "config.data.source" in failing(data__source="tfd")
+    assert "config.checkpoint.keep_best.metric" in failing(
+        checkpoint__keep_best__metric="eval/none/loss"
+    )
+    assert "config.model.vision.remat" in failing(model__vision__remat="all")
+    assert "config.log_every" in failing(log_every="0 steps")
+
+
+def test_zoo_names_are_the_released_ones():
+    assert set(zoo.MODELS) >= {"ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px"}

@@ -1,0 +1,72 @@
+"""The same run on other numbers of devices and processes: same records, equal losses."""
+
+import processes
+import pytest
+import tiny
+
+from clipjax.common import exits
+
+STEPS = 50
+ARGUMENTS = (
+    "--config=tests/tiny.py",
+    f"--config.total={STEPS} steps",
+    "--config.checkpoint.every=1000 steps",
+)
+
+
+def run(workdir, *, count: int, devices: int) -> dict[int, dict]:
+    """The lines of a run on `count` processes of `devices` each."""
+    started = processes.start_joined(
+        *ARGUMENTS, f"--workdir={workdir}", count=count, devices=devices
+    )
+    codes = [processes.finish(process) for process in started]
+    assert codes == [exits.DONE] * count, "\n".join(map(processes.output, started))
+    return tiny.values(workdir)
+
+
+def compare(found, wanted):
+    """Records are equal; losses to 1e-5 over 10 steps and 1e-3 over 50."""
+    worst = {10: 0.0, STEPS: 0.0}
+    for step in range(1, STEPS + 1):
+        assert found[step]["data/records_hash"] == wanted[step]["data/records_hash"]
+        a, b = (values[step]["train/loss"] for values in (found, wanted))
+        for limit in worst:
+            if step <= limit:
+                worst[limit] = max(worst[limit], abs(a - b) / abs(b))
+    print(f"largest relative difference of the loss: {worst}")
+    assert worst[10] <= 1e-5
+    assert worst[STEPS] <= 1e-3
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("runs") / "one", count=1, devices=1)
+
+
+@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow), 8])
+def test_more_devices(one_device, tmp_path, devices):
+    compare(run(tmp_path / "run", count=1, devices=devices), one_device)
+
+
+@pytest.mark.multihost
+def test_two_processes(one_device, tmp_path):
+    compare(run(tmp_path / "run", count=2, devices=1), one_device)
+
+
+@pytest.mark.multihost
+def test_two_processes_of_two_devices_resume_on_one(one_device, tmp_path):
+    """A checkpoint of 2 × 2 devices continues on 1 × 1 with the same records."""
+    workdir = tmp_path / "run"
+    process_group = processes.start_joined(
+        *ARGUMENTS, "--config.checkpoint.every=20 steps", f"--workdir={workdir}", count=2, devices=2
+    )
+    assert [processes.finish(p) for p in process_group] == [exits.DONE] * 2
+    import shutil
+
+    for step in (50, 40):
+        shutil.rmtree(workdir / "checkpoints" / str(step))
+    lines = (workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (workdir / "metrics.jsonl").write_text("".join(lines[:20]))
+    again = processes.start(*ARGUMENTS, f"--workdir={workdir}")
+    assert processes.finish(again) == exits.DONE, processes.output(again)
+    compare(tiny.values(workdir), one_device)

@@ -1,0 +1,130 @@
+"""Checkpoints: onto other meshes, what is kept, what is refused."""
+
+import hashlib
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from clipjax import build
+from clipjax.common.exits import CheckpointError, ConfigError
+from clipjax.parallel import mesh as meshes
+from clipjax.training.checkpoint import Checkpoints, restore_params
+
+
+def program(sizes, devices=8, **changes):
+    mesh = meshes.make_mesh(sizes, devices=jax.devices()[:devices])
+    return build.program(tiny.tiny(**changes), mesh=mesh, total_steps=10, warmup_steps=1)
+
+
+def digest(state):
+    joined = hashlib.sha256()
+    for leaf in jax.tree.leaves(state):
+        joined.update(np.asarray(leaf).tobytes())
+    return joined.hexdigest()
+
+
+FSDP = {"data": 1, "fsdp": -1, "tensor": 1}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    made = program(FSDP)
+    shardings = made.out_shardings[0]
+    state = jax.jit(made.init, out_shardings=shardings)(jax.random.key(3))
+    checkpoints = Checkpoints(str(folder))
+    checkpoints.save(7, state, run={"step": 7, "note": "hello"})
+    checkpoints.close()
+    return folder, digest(state)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "devices"),
+    [(FSDP, 8), (FSDP, 4), ({"data": 2, "fsdp": 2, "tensor": 2}, 8), (FSDP, 1)],
+)
+def test_restores_bit_equal_onto_other_meshes(saved, sizes, devices):
+    folder, wanted = saved
+    checkpoints = Checkpoints(str(folder))
+    assert checkpoints.latest() == 7
+    assert checkpoints.read_run(7)["note"] == "hello"
+    restored = checkpoints.restore(7, program(sizes, devices).abstract_state)
+    assert digest(restored) == wanted
+    kernel = restored.params["vision"]["projection"]["kernel"]
+    assert len(kernel.sharding.device_set) == devices
+    checkpoints.close()
+
+
+def test_another_shape_or_dtype_is_refused_by_name(saved):
+    folder, _ = saved
+    checkpoints = Checkpoints(str(folder))
+    wider = program(FSDP).abstract_state
+    text = {
+        **wider.params["text"],
+        "position_embedding": jax.ShapeDtypeStruct((9, 32), jnp.float32),
+    }
+    with pytest.raises(ConfigError, match=r"text/position_embedding is float32\[24, 32\] there"):
+        checkpoints.restore(7, wider.replace(params={**wider.params, "text": text}))
+    half = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), wider)
+    with pytest.raises(ConfigError, match="there, but the config makes bfloat16"):
+        checkpoints.restore(7, half)
+    fewer = {k: v for k, v in wider.params.items() if k != "logit_scale"}
+    with pytest.raises(ConfigError, match=r"params/logit_scale is float32\[\] there.* absent"):
+        checkpoints.restore(7, wider.replace(params=fewer))
+    checkpoints.close()
+
+
+def test_parameters_alone_from_run_folder_or_step(saved):
+    folder, _ = saved
+    for path in (folder, folder / "checkpoints", folder / "checkpoints" / "7"):
+        params, run = restore_params(str(path))
+        assert run["step"] == 7
+        assert isinstance(params["logit_scale"], np.ndarray)
+    with pytest.raises(ConfigError, match="has no step 8; it has 7"):
+        restore_params(str(folder), step=8)
+
+
+def test_a_folder_without_checkpoints_says_so(tmp_path):
+    with pytest.raises(ConfigError, match="holds no clipjax checkpoint"):
+        restore_params(str(tmp_path))
+
+
+def state_of(value):
+    return {"x": jnp.full((4,), value, jnp.float32)}
+
+
+def test_policy_decides_what_stays(tmp_path):
+    checkpoints = Checkpoints(
+        str(tmp_path), keep_last=2, keep_every=10, best_metric="eval/a/r", best_mode="max"
+    )
+    scores = {1: 0.3, 3: 0.9, 5: float("nan"), 8: 0.5}
+    for step in range(1, 14):
+        metrics = {"eval/a/r": scores[step]} if step in scores else {}
+        checkpoints.save(step, state_of(step), run={"step": step}, metrics=metrics)
+    checkpoints.wait()
+    kept = {int(name) for name in os.listdir(tmp_path / "checkpoints") if name.isdigit()}
+    assert kept == {3, 10, 12, 13}
+    checkpoints.close()
+
+
+def test_an_existing_step_is_left_alone(tmp_path):
+    checkpoints = Checkpoints(str(tmp_path))
+    assert checkpoints.save(1, state_of(1), run={})
+    assert not checkpoints.save(1, state_of(2), run={})
+    checkpoints.close()
+
+
+def test_a_missing_file_is_told_with_step_and_folder(tmp_path):
+    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints.save(1, state_of(1), run={})
+    checkpoints.close()
+    (tmp_path / "checkpoints" / "1" / "state" / "manifest.ocdbt").unlink()
+    with pytest.raises(CheckpointError, match=r"reading step 1 in .*checkpoints"):
+        again = Checkpoints(str(tmp_path))
+        sharded = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_of(0)
+        )
+        again.restore(1, sharded)

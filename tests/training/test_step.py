@@ -1,0 +1,124 @@
+"""The step function on meshes of 8 devices against a plain one-device step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from clipjax import build
+from clipjax.models import clip
+from clipjax.parallel import mesh as meshes
+from clipjax.parallel import sharding
+from clipjax.training.step import records_hash
+
+MESHES = (
+    {"data": 1, "fsdp": 8, "tensor": 1},
+    {"data": 2, "fsdp": 4, "tensor": 1},
+    {"data": 8, "fsdp": 1, "tensor": 1},
+    {"data": 2, "fsdp": 2, "tensor": 2},
+)
+
+
+def make_batch(config):
+    rng = np.random.default_rng(0)
+    size, rows = config.model.vision.image_size, config.batch_size
+    vocab = config.model.text.vocab_size
+    text = rng.integers(1, vocab - 2, (rows, config.model.text.context_length), np.int32)
+    text[:, -1] = vocab - 1
+    return {
+        "image": rng.integers(0, 256, (rows, size, size, 3), np.uint8),
+        "text": text,
+        "record_id": rng.integers(0, 2**32, rows, np.uint32),
+    }
+
+
+def plain_loss_and_gradients(config, params, batch):
+    """One device, the loss written down from the paper's figure 3, float32 at highest precision."""
+    module = clip.from_dict(config.model.to_dict())
+
+    def loss(params):
+        outputs = module.apply({"params": params}, batch["image"], batch["text"])
+        logits = outputs["logit_scale"] * jnp.matmul(
+            outputs["image_embed"], outputs["text_embed"].T, precision="highest"
+        )
+        rows = jax.nn.log_softmax(logits, axis=1)
+        columns = jax.nn.log_softmax(logits, axis=0)
+        return -(jnp.diag(rows).mean() + jnp.diag(columns).mean()) / 2
+
+    return jax.value_and_grad(loss)(params)
+
+
+def error(found, wanted):
+    """Largest difference, each leaf relative to its largest value (tiny leaves to 1e-4 of
+    the tree's largest)."""
+    top = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(wanted))
+    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True)
+    return max(
+        float(np.max(np.abs(np.asarray(a) - np.asarray(b))))
+        / max(float(np.max(np.abs(np.asarray(b)))), 1e-4 * top)
+        for a, b in pairs
+    )
+
+
+@pytest.mark.parametrize("sizes", MESHES, ids=lambda s: "x".join(map(str, s.values())))
+def test_sharded_step_equals_the_plain_one(sizes):
+    config = tiny.tiny()
+    mesh = meshes.make_mesh(sizes)
+    program = build.program(config, mesh=mesh, total_steps=10, warmup_steps=1)
+    state = jax.jit(program.init, out_shardings=program.out_shardings[0])(jax.random.key(1))
+    batch = make_batch(config)
+    wanted_loss, wanted = plain_loss_and_gradients(config, jax.device_get(state.params), batch)
+    placed = sharding.to_device(batch, mesh=mesh, batch_size=config.batch_size)
+    new, metrics = jax.jit(program.step, out_shardings=program.out_shardings)(state, placed)
+    assert float(metrics["train/loss"]) == pytest.approx(float(wanted_loss), rel=1e-5)
+    # Adam's first moment after one step is (1 - beta1) times the gradient.
+    moments = new.opt_state[1].mu
+    found = jax.tree.map(lambda m: np.asarray(m) / (1 - config.optimizer.beta1), moments)
+    # Key biases have no gradient, softmax does not see what all keys share: rounding is left.
+    for tower in ("vision", "text"):
+        for tree in (found, wanted):
+            bias = tree[tower]["blocks"]["attention"]["key"].pop("bias")
+            assert np.max(np.abs(bias)) < 1e-6
+    assert error(found, wanted) < 1e-5
+    norm = np.sqrt(sum(float(jnp.sum(g * g)) for g in jax.tree.leaves(wanted)))
+    assert float(metrics["train/grad_norm"]) == pytest.approx(norm, rel=1e-5)
+    assert int(new.step) == 1
+
+
+def test_parameters_are_split_over_fsdp_and_batch_over_both():
+    config = tiny.tiny()
+    config.model.vision.width, config.model.vision.head_width = 128, 32
+    mesh = meshes.make_mesh({"data": 2, "fsdp": 4, "tensor": 1})
+    program = build.program(config, mesh=mesh, total_steps=10, warmup_steps=1)
+    kernel = program.abstract_state.params["vision"]["blocks"]["mlp"]["up"]["kernel"]
+    assert kernel.sharding.spec == jax.sharding.PartitionSpec(None, None, "fsdp")
+    mu = program.abstract_state.opt_state[1].mu["vision"]["blocks"]["mlp"]["up"]["kernel"]
+    assert mu.sharding == kernel.sharding
+    image = program.abstract_batch["image"]
+    assert image.sharding.shard_shape(image.shape)[0] == config.batch_size // 8
+
+
+def test_logit_scale_is_clamped_at_100():
+    config = tiny.tiny(total="3 steps")
+    config.optimizer.learning_rate = 10.0
+    mesh = meshes.make_mesh({"data": 1, "fsdp": 8, "tensor": 1})
+    program = build.program(config, mesh=mesh, total_steps=3, warmup_steps=0)
+    state = jax.jit(program.init)(jax.random.key(1))
+    batch = sharding.to_device(make_batch(config), mesh=mesh, batch_size=config.batch_size)
+    step = jax.jit(program.step)
+    scales = []
+    for _ in range(3):
+        state, metrics = step(state, batch)
+        scales.append(float(metrics["train/logit_scale"]))
+    assert float(jnp.exp(state.params["logit_scale"])) <= 100.001
+    assert max(scales) <= 100.001
+    assert scales[0] == pytest.approx(1 / 0.07, rel=1e-5)
+
+
+def test_records_hash_sees_order_and_content():
+    ids = jnp.arange(64, dtype=jnp.uint32)
+    first = int(records_hash(ids))
+    assert first == int(jax.jit(records_hash)(ids))
+    assert first != int(records_hash(ids[::-1]))
+    assert first != int(records_hash(ids.at[3].set(99)))
