@@ -20,8 +20,8 @@ from clipjax.config import Config
 from clipjax.models import clip, flops
 from clipjax.optim import optimizer as optimizers
 from clipjax.optim import schedules
-from clipjax.parallel import mesh as meshes
 from clipjax.parallel import accelerators, sharding
+from clipjax.parallel import mesh as meshes
 from clipjax.training import objectives
 from clipjax.training.checkpoint import restore_params
 from clipjax.training.initial_weights import initialise_from
@@ -64,6 +64,12 @@ def mesh(config: Config) -> Mesh:
     """The device mesh; ConfigError if it or the batch does not fit the devices."""
     made = meshes.make_mesh(config.mesh, num_slices=config.num_slices)
     meshes.check_batch(config.batch_size, mesh=made, where="config.batch_size")
+    parts = meshes.batch_shards(made) * config.micro_batches
+    if config.batch_size % parts:
+        raise ConfigError(
+            f"config.micro_batches={config.micro_batches}: config.batch_size={config.batch_size}"
+            f" does not divide into so many parts on {meshes.batch_shards(made)} devices"
+        )
     for name, settings in config.evals.items():
         if settings.batch_size:
             meshes.check_batch(
@@ -126,11 +132,13 @@ def program(config: Config, *, mesh: Mesh, total_steps: int, warmup_steps: int) 
         config.loss.name, embed_dtype=config.loss.embed_dtype, **blocked
     )
     step = make_train_step(
-        lambda params, image, text: module.apply({"params": params}, image, text),
+        lambda params, image, text: module.apply({"params": params}, image, text, method="embed"),
+        lambda params: module.apply({"params": params}, method="scalars"),
         objective=objective,
         optimizer=transformation,
         schedule=schedule,
         mesh=mesh,
+        micro_batches=config.micro_batches,
     )
     init = make_init(init_params, optimizer=transformation)
     shapes = jax.eval_shape(init, jax.random.key(0))

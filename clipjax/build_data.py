@@ -136,7 +136,9 @@ def evaluators(config: Config, *, mesh: Mesh, tokenizer: Any) -> dict[str, Any]:
 def _own_settings(settings: Config, *, name: str) -> dict[str, Any]:
     """The settings that only evaluators of this kind have, and where they stand, for errors."""
     keys = evals.SETTINGS.get(settings.kind, ())
-    return {key: settings[key] for key in keys} | ({"where": f"config.evals.{name}"} if keys else {})
+    return {key: settings[key] for key in keys} | (
+        {"where": f"config.evals.{name}"} if keys else {}
+    )
 
 
 def _eval_batch(batch_size: int, *, mesh: Mesh) -> int:

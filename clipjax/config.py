@@ -16,6 +16,7 @@ Config = Any  # an ml_collections.ConfigDict, whose settings no type checker can
 # Free to change between restarts of one run: they alter where, how fast and how often, not what.
 OPERATIONAL = (
     "log_every",
+    "micro_batches",
     "mesh",
     "num_slices",
     "wandb",
@@ -49,6 +50,7 @@ def model(name: str, **changes: Any) -> Config:
     c.name = name  # a zoo name, checked against the shape below; "custom" for any other shape
     c.embed_dim = shape["embed_dim"]  # E, the joint embedding
     c.activation = shape["activation"]  # "quick_gelu" (as released) or "gelu"
+    c.logit_bias = False  # add a bias to the logits; the sigmoid loss needs it
     c.vision = ConfigDict(shape["vision"])  # image_size, patch_size, width, layers, head_width, …
     c.vision.remat = "none"  # what the backward pass recomputes: "none", "block", "dots"
     c.text = ConfigDict(shape["text"])  # context_length, vocab_size, width, heads, layers, …
@@ -65,6 +67,7 @@ def defaults() -> Config:
     c: Config = ConfigDict()
     c.seed = 0  # of initialisation, data order and augmentation
     c.batch_size = 32_768  # global, in image-text pairs
+    c.micro_batches = 1  # parts in which the towers take the batch; the loss sees it whole
     c.total = "12.8G examples"  # length of the run; the schedule ends here
     c.log_every = "50 steps"  # metrics stay on the device between log steps
     c.wandb = ""  # Weights & Biases project; "" is off

@@ -72,6 +72,8 @@ def _check_against_zoo(model: Config) -> None:
 
 def _check_names(config: Config) -> None:
     check_name(config.loss.name, names=losses.LOSSES, kind="config.loss.name")
+    if config.loss.name.startswith("sigmoid") and not config.model.logit_bias:
+        _fail("loss.name", config.loss.name, "needs a bias; add --config.model.logit_bias=True")
     check_name(config.loss.embed_dtype, names=DTYPES, kind="config.loss.embed_dtype")
     check_name(config.optimizer.name, names=optim.OPTIMIZERS, kind="config.optimizer.name")
     check_name(config.schedule.name, names=optim.SCHEDULES, kind="config.schedule.name")
@@ -82,7 +84,9 @@ def _check_names(config: Config) -> None:
         if settings.source:
             check_name(settings.source, names=sources.SOURCES, kind=f"config.evals.{name}.source")
             if settings.source not in sources.OWN and not (settings.name or settings.path):
-                _fail(f"evals.{name}.source", settings.source, f"set evals.{name}.path or .name too")
+                _fail(
+                    f"evals.{name}.source", settings.source, f"set evals.{name}.path or .name too"
+                )
     for tower in config.init.towers:
         check_name(tower, names=("vision", "text"), kind="config.init.towers")
 
@@ -91,6 +95,7 @@ def _check_positive(config: Config) -> None:
     for key, value in {
         "batch_size": config.batch_size,
         "num_slices": config.num_slices,
+        "micro_batches": config.micro_batches,
         "loss.block_size": config.loss.block_size,
         "checkpoint.keep_last": config.checkpoint.keep_last,
         "optimizer.learning_rate": config.optimizer.learning_rate,

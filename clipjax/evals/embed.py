@@ -22,18 +22,19 @@ class Evaluator:
     """evaluator(params, poll=...) → {metric: value}, a measurement on one set.
 
     Attributes:
-      measure: (params, poll=...) → ({metric: value}, details).
+      measure: (params, poll=...) → ({metric: value}, details); values are floats, and texts that
+        say what was measured.
       n: images measured on.
       chance: what guessing gives, by metric.
       details: of the newest measurement, for pictures: a kind's own record, or None.
     """
 
-    measure: Callable[..., tuple[dict[str, float], Any]]
+    measure: Callable[..., tuple[dict[str, Any], Any]]
     n: int
     chance: dict[str, float]
     details: Any = None
 
-    def __call__(self, params: Any, *, poll: Poll) -> dict[str, float]:
+    def __call__(self, params: Any, *, poll: Poll) -> dict[str, Any]:
         metrics, self.details = self.measure(params, poll=poll)
         return metrics
 

@@ -55,10 +55,10 @@ class Prompts:
         return texts, np.array(owners, np.int32), np.array(singles, np.int32)
 
     @property
-    def hash(self) -> int:
-        """32 bits that change with any key, name or template."""
+    def hash(self) -> str:
+        """Eight hex digits that change with any key, name or template."""
         content = json.dumps([self.keys, self.names, self.templates])
-        return int.from_bytes(hashlib.sha256(content.encode()).digest()[:4], "big")
+        return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 
 def make(

@@ -61,8 +61,8 @@ def make_evaluator(
 
     Returns:
       An evaluator of metrics top1_accuracy, top5_accuracy (with more than five classes),
-      mean_per_class_accuracy, single_prompt_top1_accuracy (the first template and name alone),
-      n (images), chance (of top 1) and prompts_hash; its `details` are the Result of all prompts.
+      mean_per_class_accuracy, single_prompt_top1_accuracy (the first template and name alone), and
+      prompts_hash, a text; its `details` are the Result of all prompts together.
 
     Raises:
       ConfigError: the table of names does not fit the data, or a prompt the model's context.
@@ -80,12 +80,12 @@ def make_evaluator(
     check_fit(texts, tokenizer=tokenizer, where=where)
     embedder = embed.Embedder(model, mesh=mesh, batch_size=batch_size)
     shown = tuple(names[0] for names in chosen.names)
-    chance = {"top1_accuracy": 1 / len(keys), "mean_per_class_accuracy": 1 / len(keys)}
-    chance["single_prompt_top1_accuracy"] = 1 / len(keys)
+    alike = ("top1_accuracy", "mean_per_class_accuracy", "single_prompt_top1_accuracy")
+    chance = {metric: 1 / len(keys) for metric in alike}
     if len(keys) > 5:
         chance["top5_accuracy"] = 5 / len(keys)
 
-    def measure(params: Any, *, poll: embed.Poll) -> tuple[dict[str, float], Result]:
+    def measure(params: Any, *, poll: embed.Poll) -> tuple[dict[str, Any], Result]:
         image_embed = embedder.images(params, source, image_size=image_size, poll=poll)
         text_embed = embedder.texts(params, texts, tokenizer=tokenizer, poll=poll)
         ensemble, single = (
@@ -95,8 +95,6 @@ def make_evaluator(
         return {
             **accuracies(ensemble),
             "single_prompt_top1_accuracy": accuracies(single)["top1_accuracy"],
-            "n": len(labels),
-            "chance": 1 / len(keys),
             "prompts_hash": chosen.hash,
         }, ensemble
 

@@ -23,6 +23,8 @@ from clipjax.models.vit import VisionTransformer
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # paper section 2.5; the parameter is a logarithm
+# With a sigmoid loss: nearly all pairs are negative, and start so (SigLIP, Zhai et al. 2023).
+SIGMOID_LOGIT_SCALE, SIGMOID_LOGIT_BIAS = math.log(10), -10.0
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -54,12 +56,13 @@ class TextConfig:
 @dataclasses.dataclass(frozen=True)
 class ClipConfig:
     """Shape of both towers, and how they compute: `dtype` for matrix products and activations,
-    `param_dtype` for parameters, `scan` for one compiled block per tower."""
+    `param_dtype` for parameters, `logit_bias` for the sigmoid loss, `scan` for one compiled block per tower."""
 
     embed_dim: int
     vision: VisionConfig
     text: TextConfig
     activation: str = "quick_gelu"
+    logit_bias: bool = False
     scan: bool = True
     dtype: str = "float32"
     param_dtype: str = "float32"
@@ -98,9 +101,12 @@ class CLIP(nn.Module):
         }
         self.vision = VisionTransformer(**vars(self.config.vision), **shared)
         self.text = TextTransformer(**vars(self.config.text), **shared)
-        self.logit_scale = self.param(
-            "logit_scale", nn.initializers.constant(INITIAL_LOGIT_SCALE), (), jnp.float32
-        )
+        biased = self.config.logit_bias
+        scale = SIGMOID_LOGIT_SCALE if biased else INITIAL_LOGIT_SCALE
+        constant = nn.initializers.constant
+        self.logit_scale = self.param("logit_scale", constant(scale), (), jnp.float32)
+        if biased:
+            self.bias = self.param("logit_bias", constant(SIGMOID_LOGIT_BIAS), (), jnp.float32)
 
     def encode_image(self, image: jax.Array) -> jax.Array:
         """uint8 [B, H, W, 3] → float32 [B, E], L2-normalised."""
@@ -110,13 +116,19 @@ class CLIP(nn.Module):
         """Token ids int32 [B, T], T = context length → float32 [B, E], L2-normalised."""
         return l2_normalize(self.text(text))
 
+    def embed(self, image: jax.Array, text: jax.Array) -> dict[str, jax.Array]:
+        """Both embeddings, `image_embed` and `text_embed`, float32 [B, E]."""
+        return {"image_embed": self.encode_image(image), "text_embed": self.encode_text(text)}
+
+    def scalars(self) -> dict[str, jax.Array]:
+        """What turns cosines into logits, float32 []: `logit_scale`, the multiplier, and with
+        `logit_bias` what is added."""
+        scale = {"logit_scale": jnp.exp(self.logit_scale)}
+        return scale | ({"logit_bias": self.bias} if self.config.logit_bias else {})
+
     def __call__(self, image: jax.Array, text: jax.Array) -> dict[str, jax.Array]:
-        """Both embeddings, and `logit_scale`, the float32 multiplier of their cosines."""
-        return {
-            "image_embed": self.encode_image(image),
-            "text_embed": self.encode_text(text),
-            "logit_scale": jnp.exp(self.logit_scale),
-        }
+        """`embed` and `scalars` together."""
+        return self.embed(image, text) | self.scalars()
 
 
 def from_dict(model: Mapping[str, Any], *, constrain: Constrain = identity) -> CLIP:

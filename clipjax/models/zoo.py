@@ -97,7 +97,10 @@ def get(name: str) -> dict[str, Any]:
 
 _VISION_SIZES = ("image_size", "patch_size", "width", "layers", "head_width")
 _TEXT_SIZES = ("context_length", "vocab_size", "width", "heads", "layers")
-_KEYS = ("name", "embed_dim", "activation", "vision", "text", "scan", "dtype", "param_dtype")
+_KEYS = (
+    *("name", "embed_dim", "activation", "logit_bias", "vision", "text"),
+    *("scan", "dtype", "param_dtype"),
+)
 
 
 def check(model: Mapping[str, Any]) -> None:

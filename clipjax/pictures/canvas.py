@@ -121,9 +121,14 @@ def write_lines(
 
 
 def tile_side(images: Sequence[np.ndarray]) -> int:
-    """The side at which images [H, W, 3] are shown: a whole multiple of theirs where they are small."""
+    """The side at which images [H, W, 3] are shown, in pixels.
+
+    Small ones are enlarged a whole number of times, so that all their pixels stay equal; large
+    ones are shrunk.
+    """
     side = max(max(image.shape[:2]) for image in images)
-    return min(side * math.ceil(TILE / side), LARGEST_TILE)
+    times = min(math.ceil(TILE / side), max(LARGEST_TILE // side, 1))
+    return min(side * times, LARGEST_TILE)
 
 
 def tile(image: np.ndarray, *, side: int) -> Image.Image:
@@ -179,4 +184,4 @@ def png(picture: Image.Image, *, title: str, description: str, attribution: str 
 def png_texts(content: bytes) -> dict[str, str]:
     """The texts that `png` put into the bytes: {"Title": …, "Description": …}."""
     with Image.open(io.BytesIO(content)) as picture:
-        return {key: str(value) for key, value in picture.info.items()}
+        return {str(key): str(value) for key, value in picture.info.items()}

@@ -1,16 +1,16 @@
-"""Which classes a zero-shot classifier takes for which: a matrix of shares, a row per true class."""
+"""Which classes a zero-shot classifier takes for which: shares, a row for each true class."""
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from clipjax.pictures import canvas
-from clipjax.pictures.curves import STYLE, rendered
 
 MOST = 40  # classes shown; with more, those most often taken for one another
 NUMBERS = 12  # classes up to which each cell has its number
+NAME_WIDTH = 170  # pixels; longer names are cut
+SHADES = ((0.0, 246, 249, 252), (0.5, 107, 174, 214), (1.0, 8, 48, 107))  # share, R, G, B
 
 
 def draw(
@@ -23,64 +23,102 @@ def draw(
       names: C display names; they need not be unique.
       title: what was measured; accuracy and chance are added.
       attribution: a line below; "" leaves it out.
-
-    Raises:
-      ImportError: matplotlib is not installed.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     counts = np.asarray(counts)
-    images, classes = int(counts.sum()), len(counts)
-    hits = int(np.trace(counts))
+    images, classes, hits = int(counts.sum()), len(counts), int(np.trace(counts))
     chosen = most_confused(counts, most=MOST)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    columns = [shares[chosen][:, chosen]]
-    across = [canvas.wrap(names[i], size=10, width=110, lines=1)[0] for i in chosen]
+    shown = shares(counts, chosen=chosen)
+    few = len(chosen) <= NUMBERS
+    cell, size = (46, 13) if few else (24, 12)
+    across = [canvas.wrap(str(names[i]), size=size, width=NAME_WIDTH, lines=1)[0] for i in chosen]
     down = list(across)
+    told = [
+        f"accuracy {hits / max(images, 1):.1%} ({hits:,} of {images:,}); guessing among"
+        f" {classes:,} classes: {1 / classes:.2%}"
+    ]
     if len(chosen) < classes:
-        rest = np.setdiff1d(np.arange(classes), chosen)
-        columns.append(shares[chosen][:, rest].sum(axis=1, keepdims=True))
         across.append("all others")
-    shown = np.concatenate(columns, axis=1)
+        told.append(f"shown: the {len(chosen)} classes most often taken for one another")
 
-    cell = 0.46 if len(chosen) <= NUMBERS else 0.24  # inches
-    matrix = max(cell * shown.shape[1], 3.6), max(cell * shown.shape[0], 3.6)
-    left, right, bottom, top = 1.5, 1.1, 1.75, 1.0
-    width, height = left + matrix[0] + right, bottom + matrix[1] + top
-    with warnings.catch_warnings(), mpl.rc_context(STYLE):
-        warnings.simplefilter("ignore")  # of letters that the font lacks
-        figure = Figure(figsize=(width, height), dpi=100, facecolor=canvas.PAPER)
-        place = (left / width, bottom / height, matrix[0] / width, matrix[1] / height)
-        axis = figure.add_axes(place)
-        drawn = axis.imshow(shown, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        size = 8 if len(chosen) > NUMBERS else 9
-        axis.set_xticks(range(len(across)), across, rotation=90, fontsize=size)
-        axis.set_yticks(range(len(down)), down, fontsize=size)
-        axis.tick_params(length=0)
-        axis.set_xlabel("taken for", labelpad=6)
-        axis.set_ylabel("true class", labelpad=6)
-        if len(chosen) <= NUMBERS:
-            for row, column in np.argwhere(shown > 0):
-                share = shown[row, column]
-                color = canvas.PAPER if share > 0.6 else canvas.INK
-                text = f"{100 * share:.0f}"
-                axis.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
-        bar = figure.add_axes(((left + matrix[0] + 0.2) / width, place[1], 0.14 / width, place[3]))
-        figure.colorbar(drawn, cax=bar, format=lambda value, _: f"{100 * value:.0f} %")
-        bar.tick_params(length=0)
-        bar.spines[:].set_visible(False)
-        figure.text(0.2 / width, 1 - 0.2 / height, title, fontsize=13, fontweight="bold", va="top")
-        told = (
-            f"accuracy {hits / max(images, 1):.1%} ({hits:,} of {images:,});"
-            f" guessing among {classes:,} classes {1 / classes:.2%}"
-        )
-        if len(chosen) < classes:
-            told += f"\nshown: the {len(chosen)} classes most often confused"
-        figure.text(0.2 / width, 1 - 0.5 / height, told, color=canvas.MUTED, va="top")
-        lines = canvas.wrap(attribution, size=10, width=round(width * 100) - 40, lines=3)
-        figure.text(0.2 / width, 0.1 / height, "\n".join(lines), fontsize=7, color=canvas.MUTED)
-        return rendered(figure)
+    longest = round(max(canvas.font(size).getlength(name) for name in across))
+    wide, high = cell * shown.shape[1], cell * shown.shape[0]
+    left = canvas.MARGIN + 26 + longest + 8
+    width = max(left + wide + 90 + canvas.MARGIN, 660)
+    inner = width - 2 * canvas.MARGIN
+    heading = canvas.wrap(title, size=20, width=inner, lines=2, bold=True)
+    footer = canvas.wrap(attribution, size=11, width=inner, lines=3) if attribution else []
+    top = canvas.MARGIN + len(heading) * canvas.line_height(20) + len(told) * 18 + 16
+    below = top + high + longest + 44
+    height = below + len(footer) * canvas.line_height(11) + canvas.MARGIN - 8
+
+    sheet = Image.new("RGB", (width, height), canvas.PAPER)
+    pen = ImageDraw.Draw(sheet)
+    y = canvas.write_lines(pen, (canvas.MARGIN, canvas.MARGIN - 6), heading, size=20, bold=True)
+    canvas.write_lines(pen, (canvas.MARGIN, y + 2), told, size=13, color=canvas.MUTED)
+    colors = Image.fromarray(_shade(shown), "RGB")
+    sheet.paste(colors.resize((wide, high), Image.Resampling.NEAREST), (left, top))
+    pen.rectangle((left - 1, top - 1, left + wide, top + high), outline=canvas.HAIRLINE)
+    typeface = canvas.font(size)
+    for k, name in enumerate(down):
+        at = left - 8, top + k * cell + cell // 2
+        pen.text(at, name, fill=canvas.INK, font=typeface, anchor="rm")
+    for k, name in enumerate(across):
+        at = left + k * cell + cell // 2, top + high + 8
+        _upright(sheet, at, name, size=size, color=canvas.INK)
+    if few:
+        for row, column in np.argwhere(shown >= 0.005):
+            at = left + column * cell + cell // 2, top + row * cell + cell // 2
+            color = canvas.PAPER if shown[row, column] > 0.55 else canvas.INK
+            text = f"{100 * shown[row, column]:.0f}"
+            pen.text(at, text, fill=color, font=canvas.font(13), anchor="mm")
+    at = left + wide // 2, below - 22
+    pen.text(at, "taken for", fill=canvas.MUTED, font=canvas.font(13), anchor="mm")
+    half = round(canvas.font(13).getlength("true class")) // 2
+    at = canvas.MARGIN + 8, top + high // 2 - half
+    _upright(sheet, at, "true class", size=13, color=canvas.MUTED)
+    _scale(sheet, pen, (left + wide + 24, top), height=high)
+    canvas.write_lines(pen, (canvas.MARGIN, below), footer, size=11, color=canvas.MUTED)
+    return sheet
+
+
+def shares(counts: np.ndarray, *, chosen: np.ndarray) -> np.ndarray:
+    """Of each chosen true class, float [K, K], or [K, K + 1] with one column for all others."""
+    rows = counts[chosen] / np.maximum(counts[chosen].sum(axis=1, keepdims=True), 1)
+    inside = rows[:, chosen]
+    if len(chosen) == len(counts):
+        return inside
+    rest = np.setdiff1d(np.arange(len(counts)), chosen)
+    return np.concatenate([inside, rows[:, rest].sum(axis=1, keepdims=True)], axis=1)
+
+
+def _shade(shares: np.ndarray) -> np.ndarray:
+    """uint8 [..., 3], from nearly white to dark blue."""
+    at, *channels = zip(*SHADES, strict=True)
+    return np.stack([np.interp(shares, at, c) for c in channels], axis=-1).astype(np.uint8)
+
+
+def _upright(sheet: Image.Image, at: tuple[int, int], text: str, *, size: int, color: str) -> None:
+    """Write upwards, ending at `at`: the middle of the line across, its last letter on top."""
+    typeface = canvas.font(size)
+    wide, high = round(typeface.getlength(text)) + 2, canvas.line_height(size)
+    line = Image.new("L", (wide, high), 0)
+    ImageDraw.Draw(line).text((wide - 1, high // 2), text, fill=255, font=typeface, anchor="rm")
+    mask = line.transpose(Image.Transpose.ROTATE_90)
+    sheet.paste(color, (at[0] - high // 2, at[1]), mask)
+
+
+def _scale(
+    sheet: Image.Image, pen: ImageDraw.ImageDraw, at: tuple[int, int], *, height: int
+) -> None:
+    """The meaning of the colours, from 100 % at the top to 0."""
+    x, y = at
+    column = Image.fromarray(_shade(np.linspace(1, 0, height)[:, None]), "RGB")
+    sheet.paste(column.resize((14, height)), at)
+    for share in (1.0, 0.5, 0.0):
+        place = x + 20, y + round((1 - share) * (height - 1))
+        anchor = {1.0: "lt", 0.5: "lm", 0.0: "lb"}[share]
+        text = f"{share:.0%}"
+        pen.text(place, text, fill=canvas.MUTED, font=canvas.font(12), anchor=anchor)
 
 
 def most_confused(counts: np.ndarray, *, most: int) -> np.ndarray:

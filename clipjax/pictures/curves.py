@@ -15,7 +15,8 @@ SIZE = (13.2, 7.0)  # inches
 DPI = 100
 MOST = 6  # curves in one panel
 FEW = 25  # points that are marked one by one
-STYLE = {
+DARK_ORANGE = "#8f6200"  # for text, which needs more contrast than an area
+STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 9,
     "text.parse_math": False,  # a class or evaluator may be called "$100"
@@ -29,7 +30,8 @@ STYLE = {
     "axes.spines.right": False,
     "xtick.color": canvas.MUTED,
     "ytick.color": canvas.MUTED,
-    "legend.frameon": False,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.8,
     "legend.fontsize": 8,
     "text.usetex": False,
 }
@@ -71,7 +73,7 @@ def draw(
         _panel(axes[1, 0], history, ["train/logit_scale"], title="logit scale")
         _panel(axes[1, 1], history, ["train/learning_rate"], title="learning rate")
         axes[1, 1].set_ylim(bottom=0)
-        axes[1, 1].ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+        axes[1, 1].yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
         speed = "perf/examples_per_second"
         _panel(axes[1, 2], history, [speed], title="examples per second")
         axes[1, 2].set_ylim(bottom=0)
@@ -80,8 +82,11 @@ def draw(
         for axis in axes.flat:
             _steps_axis(axis, last=last)
         for axis in axes[1]:
-            axis.set_xlabel("step", loc="right", labelpad=1)
-        return rendered(figure)
+            place = {"xy": (1, 0), "xytext": (0, -26), "xycoords": "axes fraction"}
+            axis.annotate(
+                "step", **place, textcoords="offset points", ha="right", color=canvas.MUTED
+            )
+        return _rendered(figure)
 
 
 def headline_metrics(history: History) -> list[str]:
@@ -108,7 +113,7 @@ def _panel(
     chance: Mapping[str, float] | None = None,
     share: bool = False,
 ) -> None:
-    axis.set_title(title, pad=8)
+    axis.set_title(title, pad=8, y=1.0)  # a given y saves measuring all texts around
     axis.grid(True, color=canvas.HAIRLINE, linewidth=0.6)
     axis.set_axisbelow(True)
     axis.tick_params(length=0)
@@ -121,10 +126,11 @@ def _panel(
         if guess is not None and not any(math.isclose(guess, known) for known in chances):
             chances[guess] = name
     alone = len(chances) == 1  # then the line belongs to all curves and takes no curve's colour
-    for number, (guess, name) in enumerate(chances.items()):
+    for guess, name in chances.items():
         color = canvas.MUTED if alone else colors[name]
-        text = "guessing" if number == 0 else None
-        axis.axhline(guess, color=color, linestyle=":", linewidth=1.3, label=text)
+        axis.axhline(guess, color=color, linestyle=":", linewidth=1.3)
+    if chances:
+        axis.plot([], [], color=canvas.MUTED, linestyle=":", linewidth=1.3, label="guessing")
     if not names:
         axis.text(
             0.5, 0.5, "no values yet", transform=axis.transAxes, ha="center", color=canvas.MUTED
@@ -169,17 +175,23 @@ def _data_wait(axis: Any, series: Series | None) -> None:
     twin.plot(steps, values, color=canvas.ORANGE, linewidth=1)
     twin.fill_between(steps, values, color=canvas.ORANGE, alpha=0.25, linewidth=0)
     twin.set_ylim(0, 1)
-    twin.set_yticks([0, 0.5, 1])
+    twin.set_yticks([0.5, 1])
     _percent(twin)
-    twin.tick_params(length=0, colors=canvas.ORANGE)
+    twin.tick_params(length=0, colors=DARK_ORANGE)
     twin.spines[:].set_visible(False)
     twin.set_title(
-        "waiting for data", loc="right", fontsize=9, color="#a87400", pad=8, fontweight="normal"
+        "waiting for data",
+        loc="right",
+        fontsize=9,
+        color=DARK_ORANGE,
+        pad=8,
+        y=1.0,
+        fontweight="normal",
     )
 
 
 def _percent(axis: Any) -> None:
-    axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+    axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
 
 
 def _steps_axis(axis: Any, *, last: int) -> None:
@@ -187,7 +199,8 @@ def _steps_axis(axis: Any, *, last: int) -> None:
 
     axis.set_xlim(0, last * 1.02)
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axis.xaxis.set_major_formatter(lambda value, _: short_number(value))
+    short = short_number if last >= 10_000 else "{:,.0f}".format
+    axis.xaxis.set_major_formatter(lambda value, _: short(value))
 
 
 def short_number(value: float) -> str:
@@ -198,8 +211,7 @@ def short_number(value: float) -> str:
     return f"{value:g}"
 
 
-def rendered(figure: Any) -> Image.Image:
-    """A matplotlib figure as RGB pixels, drawn by Agg without touching pyplot's state."""
+def _rendered(figure: Any) -> Image.Image:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     agg = FigureCanvasAgg(figure)

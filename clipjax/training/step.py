@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from clipjax.optim.schedules import Schedule
 from clipjax.parallel.mesh import BATCH_AXES
+from clipjax.training.accumulate import make_gradient
 from clipjax.training.objectives import Objective
 from clipjax.training.state import TrainState
 
@@ -21,21 +22,25 @@ Metrics = dict[str, jax.Array]
 
 
 def make_train_step(
-    apply: Callable[..., Any],
+    embed: Callable[..., Any],
+    scalars: Callable[..., Any],
     *,
     objective: Objective,
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
     mesh: Mesh,
+    micro_batches: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """A pure function (state, batch) → (state, metrics), to be jitted with explicit shardings.
 
     Args:
-      apply: apply(params, image, text) → outputs, see `training/objectives.py`.
+      embed: embed(params, image, text) → {"image_embed", "text_embed"} float32 [B, E].
+      scalars: scalars(params) → {"logit_scale", perhaps "logit_bias"}, multiplier and bias.
       objective: what to minimise.
       optimizer: the transformation whose state `TrainState` holds.
       schedule: the same that the optimizer uses, for the log.
       mesh: the batch is split over its `data` and `fsdp` axes.
+      micro_batches: parts in which the towers take the batch, see `training/accumulate.py`.
 
     Returns:
       A step on batches {"image": uint8 [B, H, W, 3], "text": int32 [B, T], "record_id": uint32
@@ -44,20 +49,23 @@ def make_train_step(
       global batch's record ids.
     """
 
-    def loss_function(params: Any, batch: Batch) -> tuple[jax.Array, Metrics]:
-        outputs = apply(params, batch["image"], batch["text"])
-        return objective(outputs, batch, mesh=mesh, batch_axes=BATCH_AXES)
+    gradient = make_gradient(
+        embed,
+        scalars,
+        objective=objective,
+        micro_batches=micro_batches,
+        mesh=mesh,
+        batch_axes=BATCH_AXES,
+    )
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        (loss, metrics), grads = jax.value_and_grad(loss_function, has_aux=True)(
-            state.params, batch
-        )
+        (loss, metrics), grads = gradient(state.params, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, updates)
         params = {**params, "logit_scale": jnp.minimum(params["logit_scale"], MAX_LOG_SCALE)}
         logged = {
             "train/loss": loss,
-            "train/logit_scale": jnp.exp(state.params["logit_scale"]),
+            **{f"train/{name}": value for name, value in scalars(state.params).items()},
             "train/grad_norm": optax.tree.norm(grads),
             "train/learning_rate": schedule(state.step),
             **{f"train/{name}": value for name, value in metrics.items()},

@@ -125,12 +125,14 @@ class StepLog:
                 refresh=False,
             )
 
-    def evaluation(self, step: int, metrics: dict[str, float]) -> None:
-        """A line with the evaluations of a step."""
+    def evaluation(self, step: int, metrics: dict[str, Any]) -> None:
+        """A line with the evaluations of a step; texts among them go to the file only."""
         if self.writer is not None:
             self.writer.write(step, {"examples_seen": step * self.batch_size, **metrics})
             told = ", ".join(
-                f"{name.removeprefix('eval/')} {value:.4g}" for name, value in metrics.items()
+                f"{name.removeprefix('eval/')} {value:.4g}"
+                for name, value in metrics.items()
+                if not isinstance(value, str)
             )
             self.say(f"step {step:,}: {told}")
 

@@ -122,3 +122,26 @@ def test_records_hash_sees_order_and_content():
     assert first == int(jax.jit(records_hash)(ids))
     assert first != int(records_hash(ids[::-1]))
     assert first != int(records_hash(ids.at[3].set(99)))
+
+
+@pytest.mark.parametrize("name", ["softmax_gather", "softmax_ring", "sigmoid_ring"])
+def test_micro_batches_change_nothing(name):
+    """One loss over the whole batch: the gradients, of scale and bias too, are the plain step's."""
+    found = {}
+    mesh = meshes.make_mesh({"data": 2, "fsdp": 4, "tensor": 1})
+    for count in (1, 4):
+        config = tiny.tiny(batch_size=64, micro_batches=count)
+        config.loss.name = name
+        config.model.logit_bias = name == "sigmoid_ring"
+        program = build.program(config, mesh=mesh, total_steps=10, warmup_steps=1)
+        state = jax.jit(program.init, out_shardings=program.out_shardings[0])(jax.random.key(1))
+        batch = sharding.to_device(make_batch(config), mesh=mesh, batch_size=64)
+        new, metrics = jax.jit(program.step, out_shardings=program.out_shardings)(state, batch)
+        found[count] = new.opt_state[1].mu, jax.device_get(metrics)
+    for name, value in found[1][1].items():
+        assert found[4][1][name] == pytest.approx(value, rel=1e-5), name
+    for tower in ("vision", "text"):
+        for moments, _ in found.values():
+            moments[tower]["blocks"]["attention"]["key"].pop("bias")
+    assert error(found[4][0], found[1][0]) < 1e-5
+    assert float(np.abs(found[1][0]["logit_scale"])) > 1e-6

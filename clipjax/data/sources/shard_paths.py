@@ -1,0 +1,101 @@
+"""From what `config.data.path` says to a list of files. Used by sources that read shards.
+
+`DATA/{00000..00999}.tar`, `DATA/*.tar`, `DATA` (all its files with the source's ending), or
+several of these joined by `::`.
+"""
+
+import glob
+import itertools
+import os
+import re
+from collections.abc import Iterator
+
+from clipjax.common.exits import ConfigError, DataError
+
+MAX_SHARDS = 1_000_000  # a longer range is a slip, and would fill the memory with names
+INNER_BRACES = re.compile(r"\{(\d+\.\.\d+|[^{}]*,[^{}]*)\}")
+
+
+def expand(path: str | os.PathLike[str], *, ending: str) -> list[str]:
+    """The files that `path` names, in order: ranges count up, patterns and folders are sorted.
+
+    Args:
+      path: as in the module's docstring; "~" is the home folder.
+      ending: of the files that a folder stands for, ".tar".
+
+    Raises:
+      ConfigError: nothing is named or found, something is named twice, or a remote path.
+      DataError: some files of a range or list exist and some are missing.
+    """
+    path = os.fspath(path)
+    if not path:
+        raise ConfigError(
+            f"config.data.path: not set; name shards, DATA/{{00000..00999}}{ending}, or a folder"
+        )
+    found: list[str] = []
+    for part in path.split("::"):
+        if "://" in part:
+            raise ConfigError(
+                f"config.data.path: {part} is remote, which this source cannot read yet; copy the"
+                " shards to a local or mounted disk and name them there"
+            )
+        named = list(itertools.islice(braces(os.path.expanduser(part)), MAX_SHARDS + 1))
+        if len(named) > MAX_SHARDS:
+            raise ConfigError(f"config.data.path: {part} names more than {MAX_SHARDS:,} files")
+        found += find(named, part=part, ending=ending)
+    twice = len(found) - len(set(map(os.path.abspath, found)))
+    if twice:
+        raise ConfigError(f"config.data.path: {path} names {twice:,} files more than once")
+    return found
+
+
+def braces(pattern: str) -> Iterator[str]:
+    """As a shell expands them: "{08..10}" gives 08, 09, 10 and "{a,b}" gives a, b."""
+    match = INNER_BRACES.search(pattern)
+    if not match:
+        yield pattern
+        return
+    for choice in choices(match[1]):
+        yield from braces(pattern[: match.start()] + choice + pattern[match.end() :])
+
+
+def choices(inside: str) -> Iterator[str]:
+    """What one pair of braces stands for."""
+    if ".." not in inside or "," in inside:
+        yield from inside.split(",")
+        return
+    first, last = inside.split("..")
+    padded = any(end.startswith("0") and end != "0" for end in (first, last))
+    width = max(len(first), len(last)) if padded else 0
+    step = 1 if int(first) <= int(last) else -1
+    for number in range(int(first), int(last) + step, step):
+        yield f"{number:0{width}d}"
+
+
+def find(named: list[str], *, part: str, ending: str) -> list[str]:
+    """The files behind names without braces; see `expand`."""
+    found: list[str] = []
+    missing: list[str] = []
+    for name in named:
+        if os.path.isdir(name):
+            inside = sorted(glob.glob(os.path.join(glob.escape(name), f"*{ending}")))
+            if not inside:
+                raise ConfigError(f"config.data.path: folder {name} holds no *{ending} files")
+            found += inside
+        elif os.path.exists(name):
+            found.append(name)
+        else:
+            matches = sorted(glob.glob(name)) if glob.has_magic(name) else []
+            found += matches
+            missing += [] if matches else [name]
+    if not found:
+        raise ConfigError(
+            f"config.data.path: {part} matches no file"
+            + ("" if os.path.isabs(os.path.expanduser(part)) else f" (looked from {os.getcwd()})")
+        )
+    if missing:
+        raise DataError(
+            f"config.data.path: {len(missing):,} of {len(named):,} shards of {part} are missing,"
+            f" first {missing[0]}; copy them or name only those that are there"
+        )
+    return found
