@@ -1,3 +1,16 @@
-"""clipjax: CLIP pre-training on TPU pods. Importing it loads neither jax nor numpy."""
+"""clipjax: CLIP pre-training on TPU pods. Importing it loads neither jax nor numpy.
+
+clipjax.load("runs/quickstart").zero_shot(["cat.jpg"], ["a cat", "a dog"])  # see clipjax/api.py
+"""
+
+from typing import Any
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load":  # loads jax, so only when it is used
+        from clipjax.api import load
+
+        return load
+    raise AttributeError(f"module 'clipjax' has no attribute {name!r}")

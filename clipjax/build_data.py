@@ -115,15 +115,9 @@ def evaluators(config: Config, *, mesh: Mesh, tokenizer: Any) -> dict[str, Any]:
     size = config.model.vision.image_size
     made = {}
     for name, settings in config.evals.items():
-        data = settings.copy_and_resolve_references()
-        if not data.source:
-            data.update({key: config.data[key] for key in SAME_DATA})
-        records = source(data, image_size=size, seed=config.seed, where=f"evals.{name}")
-        if data.max_examples:
-            records = First(records, data.max_examples)
         made[name] = evals.get(settings.kind)(
             module,
-            source=records,
+            source=evaluation_source(config, name),
             tokenizer=tokenizer,
             image_size=size,
             mesh=mesh,
@@ -131,6 +125,16 @@ def evaluators(config: Config, *, mesh: Mesh, tokenizer: Any) -> dict[str, Any]:
             **_own_settings(settings, name=name),
         )
     return made
+
+
+def evaluation_source(config: Config, name: str) -> Any:
+    """The data of the evaluator `name`; errors as `source`."""
+    data = config.evals[name].copy_and_resolve_references()
+    if not data.source:
+        data.update({key: config.data[key] for key in SAME_DATA})
+    size = config.model.vision.image_size
+    records = source(data, image_size=size, seed=config.seed, where=f"evals.{name}")
+    return First(records, data.max_examples) if data.max_examples else records
 
 
 def _own_settings(settings: Config, *, name: str) -> dict[str, Any]:

@@ -4,53 +4,77 @@ The training program calls these with the report that `open_report` gave, or wit
 that draw nothing. None of them can end a run.
 """
 
-import dataclasses
+import math
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from clipjax.data import eval_batches
+from clipjax.config import Config
 from clipjax.data.examples import TrainExamples
-from clipjax.pictures import contact_sheet
+from clipjax.evals import zero_shot
+from clipjax.evals.embed import Evaluator
 from clipjax.pictures.report import Report
 
 SAMPLES = 12
-QUERIES = 6
-BEST = 5
 
 
 def open_report(
     workdir: str,
     *,
-    log: str,
-    chance: Mapping[str, float],
+    log: str | None,
+    evaluators: Mapping[str, Evaluator],
+    config: Config,
     total_steps: int,
     source: Any,
     say: Callable[[str], None] = print,
-) -> Report:
-    """The report of the run in `workdir`, named after it.
+) -> Report | None:
+    """The report of the run in `workdir`, named after it; None where there is no log.
 
     Args:
       workdir: local or remote.
-      log: path of the local, flushed `metrics.jsonl`.
-      chance: metric → what guessing scores; see `clipjax.pictures.chance`.
+      log: path of the local, flushed `metrics.jsonl`; None on processes that draw nothing.
+      evaluators: by name.
+      config: of the run.
       total_steps: of the whole run.
-      source: whose pictures it shows; its module may have an ATTRIBUTION.
+      source: whose images it shows; its module may have an ATTRIBUTION.
       say: prints a line, past the progress bar.
     """
-    import sys
-
+    if log is None:
+        return None
     return Report(
         f"{workdir.rstrip('/')}/report",
         title=os.path.basename(workdir.rstrip("/")),
         log=log,
-        chance=chance,
+        chance=chance_levels(evaluators, batch_size=config.batch_size, loss=config.loss.name),
         total_steps=total_steps,
         attribution=getattr(sys.modules[type(source).__module__], "ATTRIBUTION", ""),
         say=say,
     )
+
+
+def chance_levels(
+    evaluators: Mapping[str, Evaluator], *, batch_size: int, loss: str
+) -> dict[str, float]:
+    """Metric → what guessing scores, in training and in each evaluator.
+
+    Args:
+      evaluators: by name.
+      batch_size: global, the pairs that compete in training.
+      loss: its name; what guessing gives is known for softmax ones only.
+    """
+    levels = {
+        f"eval/{name}/{metric}": level
+        for name, evaluator in evaluators.items()
+        for metric, level in evaluator.chance.items()
+    }
+    for direction in ("image_to_text", "text_to_image"):
+        levels[f"train/{direction}_accuracy"] = 1 / batch_size
+    if loss.startswith("softmax"):
+        levels["train/loss"] = math.log(batch_size)
+    return levels
 
 
 def show_samples(report: Report | None, examples: TrainExamples, *, start: int) -> None:
@@ -66,10 +90,8 @@ class _Remembering:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
+        self.context_length: int = tokenizer.context_length
         self.text = ""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.tokenizer, name)
 
     def encode(self, texts: Sequence[str]) -> Any:
         self.text = texts[0]
@@ -111,57 +133,34 @@ def decoded_tokens(ids: np.ndarray, *, tokenizer: Any) -> list[str]:
     return [tokenizer.decode([token]) for token in kept if token != start_id]
 
 
-@dataclasses.dataclass(frozen=True)
-class Retrieved:
-    """What a retrieval evaluation leaves behind for its sheet."""
+def show_evaluation(report: Report | None, step: int, *, details: Mapping[str, Any]) -> None:
+    """Draw what the evaluators of a step left behind, then the curves and the page.
 
-    source: Any  # N records
-    image_size: int
-    texts: Sequence[str]  # M
-    text_image: np.ndarray  # int [M], the image that each text belongs to
-    image_embed: np.ndarray  # float32 [N, E]
-    text_embed: np.ndarray  # float32 [M, E]
-
-
-def retrieval_sheet(found: Retrieved, *, queries: int = QUERIES) -> dict[str, Any]:
-    """The arguments of `contact_sheet.draw`: evenly spaced texts, the same at each evaluation."""
-    total = len(found.texts)
-    asked = np.unique(np.linspace(0, total - 1, min(queries, total)).astype(int))
-    best, scores = contact_sheet.best(found.text_embed[asked], found.image_embed, count=BEST)
-    own = found.text_image[asked]
-    cosines = found.text_embed[asked] @ found.image_embed.T  # [Q, N]
-    # a tie counts against the model, as in the recall
-    ranks = np.sum(cosines >= np.take_along_axis(cosines, own[:, None], axis=1), axis=1)
-    return {
-        "queries": [found.texts[i] for i in asked],
-        "images": [[_image(found, int(i)) for i in row] for row in best],
-        "scores": scores,
-        "right": best == own[:, None],
-        "notes": [f"its image is at rank {rank:,} of {cosines.shape[1]:,}" for rank in ranks],
-    }
-
-
-def _image(found: Retrieved, index: int) -> np.ndarray:
-    loaded = eval_batches.load_eval_image(index, source=found.source, size=found.image_size)
-    return loaded["image"]
-
-
-def show_evaluation(
-    report: Report | None,
-    step: int,
-    *,
-    retrieved: Mapping[str, Retrieved] | None = None,
-    confusions: Mapping[str, Mapping[str, Any]] | None = None,
-) -> None:
-    """Draw what the evaluators of a step found, by their names, then curves and page.
-
-    `confusions` holds {"counts": int [C, C], "names": C texts} for each.
+    Args:
+      details: evaluator's name → its `details`: a zero-shot Result becomes a confusion matrix, a
+        dict the arguments of a contact sheet (`pictures.retrieved`), and None nothing.
     """
     if report is None:
         return
-    sheets = {}
-    for name, found in (retrieved or {}).items():
-        sheet = report.attempt(lambda found=found: retrieval_sheet(found), what=f"sheet of {name}")
-        if sheet is not None:
-            sheets[name] = sheet
-    report.evaluation(step, sheets=sheets, confusions=confusions)
+    report.evaluation(
+        step,
+        sheets={name: found for name, found in details.items() if isinstance(found, dict)},
+        confusions={
+            name: {"counts": found.confusion, "names": found.classes}
+            for name, found in details.items()
+            if isinstance(found, zero_shot.Result)
+        },
+    )
+
+
+def show_progress(report: Report | None, step: int) -> None:
+    """Draw the curves anew, at most once a minute."""
+    if report is not None:
+        report.progress(step)
+
+
+def show_end(report: Report | None, step: int, *, complete: bool) -> None:
+    """Draw for the last time, and print the table against guessing and the page's path."""
+    if report is not None:
+        report.finish(step, complete=complete)
+        print(f"\n{report.table()}\n\n{report.index}", flush=True)

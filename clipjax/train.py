@@ -9,6 +9,7 @@ import jax
 
 import clipjax
 from clipjax import build, build_data, run_folder, summary
+from clipjax import report as reports
 from clipjax.common import exits
 from clipjax.common.exits import ConfigError
 from clipjax.config import Config
@@ -92,6 +93,15 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
             ),
             flush=True,
         )
+    report = reports.open_report(
+        workdir,
+        log=writer.local if writer is not None else None,
+        evaluators=evaluators,
+        config=config,
+        total_steps=horizon.total,
+        source=source,
+    )
+    reports.show_samples(report, examples, start=start * config.batch_size)
     batches = loader.train_batches(  # starts to fill while the program compiles
         examples,
         start=start * config.batch_size,
@@ -163,6 +173,11 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
                         log.evaluation(step, named)
                         log.resume()
                         metrics |= named
+                if metrics:
+                    log.pause()
+                    details = {name: e.details for name, e in evaluators.items()}
+                    reports.show_evaluation(report, step, details=details)
+                    log.resume()
             except Preempted:
                 continue  # the next poll says so too
             minutes = (time.monotonic() - last_save) / 60
@@ -182,12 +197,14 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
             )
             step += 1
             log.step(step, step_metrics, counts=bad_records.count(info))
+            reports.show_progress(report, step)
 
     # The end
     log.close()
     checkpoints.close()
     if writer is not None:
         writer.close()
+        reports.show_end(report, step, complete=exit_code == exits.DONE)
         ended = "complete" if exit_code == exits.DONE else f"saved, leaving with {exit_code}"
         print(f"{workdir}: step {step:,} of {horizon.total:,}, {ended}", flush=True)
     return exit_code

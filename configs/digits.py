@@ -17,8 +17,8 @@ def get_config():
     c.log_every = "10 steps"
 
     c.model = config.model("custom", activation="gelu", embed_dim=64, scan=False, dtype="float32")
-    c.model.vision.update(image_size=32, patch_size=8, width=96, layers=3, head_width=32)
-    c.model.text.update(context_length=24, vocab_size=384, width=64, heads=2, layers=2)
+    c.model.vision.update(image_size=32, patch_size=8, width=64, layers=4, head_width=32)
+    c.model.text.update(context_length=16, vocab_size=384, width=64, heads=2, layers=1)
     c.loss.embed_dtype = "float32"
 
     c.optimizer.learning_rate = 2e-3
@@ -31,8 +31,8 @@ def get_config():
     c.checkpoint.every = "250 steps"
     for name, changes in {
         "ensemble": {},
-        "unseen_template": {"templates": ("a drawing of the numeral {}",)},
+        "unseen_template": {"templates": ("a drawing of a {}",)},
         "permuted_names": {"permute_names": True},
     }.items():
-        c.evals[name] = config.evaluator("zero_shot", every="100 steps", batch_size=364, **changes)
+        c.evals[name] = config.evaluator("zero_shot", every="250 steps", **changes)
     return c

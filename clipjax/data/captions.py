@@ -58,8 +58,14 @@ def choose(text: str | bytes | Sequence[str], *, rng: np.random.Generator) -> st
 
 
 def sample(source: HasCaptions, *, limit: int) -> Iterator[str]:
-    """All usable captions of at most `limit` records, spread evenly over the source."""
+    """All usable captions of at most `limit` records, spread evenly over the source.
+
+    Records that cannot be read are left out: the training stream counts them, not this.
+    """
     length = len(source)
     count = min(limit, length)
     for step in range(count):
-        yield from usable(source.caption(step * length // count))
+        try:
+            yield from usable(source.caption(step * length // count))
+        except (ValueError, OSError):
+            continue

@@ -65,7 +65,11 @@ def decode_eval(data: bytes, *, size: int) -> np.ndarray:
 
     Args and errors as for `decode_train`; returns uint8 [size, size, 3].
     """
-    image = _open(data)
+    return prepare_eval(_open(data), size=size)
+
+
+def prepare_eval(image: Image.Image, *, size: int) -> np.ndarray:
+    """As `decode_eval`, from an image already decoded: uint8 [size, size, 3]."""
     image = image if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK") else _rgb(image)
     if image.size != (size, size):
         image = image.resize(_resized(*image.size, size=size), Image.Resampling.BICUBIC)

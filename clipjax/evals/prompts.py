@@ -8,7 +8,6 @@ need not be unique; a class may have several (aliases).
 
 import dataclasses
 import hashlib
-import importlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -19,11 +18,6 @@ from clipjax.common.exits import ConfigError
 from clipjax.common.registry import closest
 
 GENERIC = ("a photo of a {}.",)  # the paper's one template for anything (section 3.1.4)
-TABLES = {  # name → "module:function" giving a Table
-    "objects": "clipjax.evals.prompts:_objects",
-    "digits": "clipjax.evals.prompts:_digits",
-}
-TABLE_OF_SOURCE = {"objects": "objects", "objects_noto": "objects", "digits": "digits"}
 SHOWN = 5  # keys named in an error
 
 
@@ -131,8 +125,7 @@ def table(name: str, *, source: Any, keys: Sequence[str], where: str) -> Table:
     if not name:
         return Table({key: (key.replace("_", " "),) for key in keys})
     if name in TABLES:
-        module, function = TABLES[name].split(":")
-        return getattr(importlib.import_module(module), function)()
+        return TABLES[name]()
     if not name.endswith(".json"):
         raise ConfigError(
             f'{where}.classes: "{name}" is unknown{closest(name, TABLES)}; known:'
@@ -176,7 +169,7 @@ def _objects() -> Table:
     from clipjax.data.sources.sprites import with_article
 
     places = tuple(f"{{}} on {with_article(color)} background" for color in BACKGROUNDS)
-    return Table({kind.name: (kind.phrase,) for kind in OBJECTS}, ("{}", *places))
+    return Table({kind.name: (kind.phrase,) for kind in OBJECTS}, places)
 
 
 def _digits() -> Table:
@@ -184,3 +177,7 @@ def _digits() -> Table:
     from clipjax.data.sources.digits import CAPTIONS, LABELS, NAMES
 
     return Table({key: (name,) for key, name in zip(LABELS, NAMES, strict=True)}, CAPTIONS)
+
+
+TABLES = {"objects": _objects, "digits": _digits}  # made on demand: their data need packages
+TABLE_OF_SOURCE = {"objects": "objects", "objects_noto": "objects", "digits": "digits"}

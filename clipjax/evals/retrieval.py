@@ -18,6 +18,7 @@ from clipjax.evals import embed
 from clipjax.models.clip import CLIP
 from clipjax.parallel import sharding
 from clipjax.parallel.mesh import batch_shards
+from clipjax.pictures import retrieved
 
 RECALL_AT = (1, 5, 10)
 BLOCK = 4096  # candidates at once
@@ -31,14 +32,19 @@ def make_evaluator(
     texts, text_image = eval_batches.eval_caption_list(source)
     embedder = embed.Embedder(model, mesh=mesh, batch_size=batch_size)
 
-    def measure(params: Any, *, poll: embed.Poll) -> tuple[dict[str, float], None]:
-        metrics = recalls(
-            embedder.images(params, source, image_size=image_size, poll=poll),
-            embedder.texts(params, texts, tokenizer=tokenizer, poll=poll),
+    load = partial(eval_batches.load_eval_image, source=source, size=image_size)
+
+    def measure(params: Any, *, poll: embed.Poll) -> tuple[dict[str, float], dict[str, Any]]:
+        image_embed = embedder.images(params, source, image_size=image_size, poll=poll)
+        text_embed = embedder.texts(params, texts, tokenizer=tokenizer, poll=poll)
+        sheet = retrieved.sheet_arguments(
+            texts,
             text_image=text_image,
-            mesh=mesh,
+            image_embed=image_embed,
+            text_embed=text_embed,
+            load=lambda index: load(index)["image"],
         )
-        return metrics, None
+        return recalls(image_embed, text_embed, text_image=text_image, mesh=mesh), sheet
 
     return embed.Evaluator(measure, n=len(source), chance=chance(text_image))
 

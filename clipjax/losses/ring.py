@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from clipjax.losses import blocks
+from clipjax.losses import blocks, route
 from clipjax.losses.vjp import Layout
 
 
@@ -97,14 +97,14 @@ def _travel(
     a device sends is what it finished in the round before, and the neighbour, which holds that
     chunk now, adds its own.
     """
-    devices = math.prod(layout.mesh.shape[axis] for axis in layout.axes)
+    pairs = route.neighbours(layout.mesh, layout.axes)
+    devices = len(pairs)
     chunks = y["index"].shape[0]
 
     def to_neighbour(tree):
         if devices == 1:
             return tree
-        neighbours = [(i, (i + 1) % devices) for i in range(devices)]
-        return jax.lax.ppermute(tree, layout.axes, neighbours)
+        return jax.lax.ppermute(tree, layout.axes, pairs)
 
     def turn(t, state):
         held, notes, carry = state
@@ -118,10 +118,10 @@ def _travel(
     return carry, to_neighbour(notes)
 
 
-def _chunk(side: dict, block_size: int) -> dict:
+def _chunk(side: dict, block_size: int | None) -> dict:
     """Leaves [b, ...] as [chunks, rows, ...] with rows <= block_size; `real` is 0 for padding."""
     total = side["index"].shape[0]
-    chunks = math.ceil(total / block_size)
+    chunks = math.ceil(total / (block_size or total))
     rows = math.ceil(total / chunks)
     padding = chunks * rows - total
     if padding:

@@ -38,7 +38,7 @@ class Method:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How the batch lies on the devices and in chunks, and which pairs match."""
+    """How the batch lies on the devices and in chunks (None: one), and which pairs match."""
 
     mesh: Mesh
     axes: tuple[str, ...]
@@ -52,7 +52,7 @@ def apply(
     text_embed: jax.Array,
     *,
     logit_scale: jax.Array,
-    logit_bias: jax.Array,
+    logit_bias: jax.Array | float,
     mesh: Mesh,
     batch_axes: str | tuple[str, ...],
     positives: Positives | None,
@@ -86,19 +86,21 @@ def _forward(method, layout, image_embed, text_embed, scalars, ids):
 
 
 def _backward(method, layout, residuals, cotangents):
-    per_pair = cotangents[0] / residuals[0].shape[0]  # metrics carry no gradient
+    image_embed, text_embed, scalars, ids, saved = residuals
+    per_pair = cotangents[0] / image_embed.shape[0]  # metrics carry no gradient
 
     def on_device(image_embed, text_embed, scalars, ids, saved, per_pair):
         image = blocks.side(image_embed, ids | saved[0], axes=layout.axes)
         text = blocks.side(text_embed, ids | saved[1], axes=layout.axes)
-        d_image, d_scalars = method.gradient(image, text, scalars, layout)
-        d_text, _ = method.gradient(text, image, scalars, layout)
         factor = per_pair * scalars["scale"]
-        return (
-            (factor * d_image).astype(image_embed.dtype),
-            (factor * d_text).astype(text_embed.dtype),
-            jax.tree.map(lambda part: per_pair * jax.lax.psum(part, layout.axes), d_scalars),
-        )
+        d_image, d_scalars = method.gradient(image, text, scalars, layout)
+        d_image = (factor * d_image).astype(image_embed.dtype)
+        # One side after the other: both sums at once, in float32, would double the memory.
+        d_image, image, text = jax.lax.optimization_barrier((d_image, image, text))
+        d_text, _ = method.gradient(text, image, scalars, layout)
+        d_text = (factor * d_text).astype(text_embed.dtype)
+        d_scalars = jax.tree.map(lambda part: per_pair * jax.lax.psum(part, layout.axes), d_scalars)
+        return d_image, d_text, d_scalars
 
     sharded, whole = PartitionSpec(layout.axes), PartitionSpec()
     gradients = jax.shard_map(
@@ -106,7 +108,7 @@ def _backward(method, layout, residuals, cotangents):
         mesh=layout.mesh,
         in_specs=(sharded, sharded, whole, sharded, sharded, whole),
         out_specs=(sharded, sharded, whole),
-    )(*residuals, per_pair)
+    )(image_embed, text_embed, scalars, ids, saved, per_pair)
     return *gradients, None  # ids have no gradient
 
 

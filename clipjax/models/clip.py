@@ -56,7 +56,8 @@ class TextConfig:
 @dataclasses.dataclass(frozen=True)
 class ClipConfig:
     """Shape of both towers, and how they compute: `dtype` for matrix products and activations,
-    `param_dtype` for parameters, `logit_bias` for the sigmoid loss, `scan` for one compiled block per tower."""
+    `param_dtype` for parameters, `scan` for one compiled block per tower. `logit_bias` adds the
+    bias that the sigmoid loss needs."""
 
     embed_dim: int
     vision: VisionConfig

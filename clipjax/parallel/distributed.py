@@ -14,12 +14,17 @@ VARIABLES = ("CLIPJAX_COORDINATOR", "CLIPJAX_NUM_PROCESSES", "CLIPJAX_PROCESS_ID
 HEARTBEAT_SECONDS = 60  # a peer silent for so long is taken for dead
 
 
-def initialize(*, timeout_seconds: int = 300) -> None:
+def initialize(*, timeout_seconds: int = 300, alone: bool = True) -> None:
     """Join this run's processes; call before anything asks jax for devices.
 
     `CLIPJAX_COORDINATOR` (host:port), `CLIPJAX_NUM_PROCESSES` and `CLIPJAX_PROCESS_ID` win; else
     the cluster is detected (TPU VM, GKE, SLURM); else this is the only process. One joins too:
     without it jax does not turn SIGTERM into a preemption notice.
+
+    Args:
+      timeout_seconds: how long to wait for the others.
+      alone: join also as the only process. Programs that do not poll for preemption pass False:
+        their SIGTERM keeps its usual meaning.
 
     Raises:
       ConfigError: some but not all of the variables are set, or they are not numbers.
@@ -42,7 +47,7 @@ def initialize(*, timeout_seconds: int = 300) -> None:
         jax.distributed.initialize(
             initialization_timeout=timeout_seconds, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
         )
-    else:
+    elif alone:
         _join(f"127.0.0.1:{_free_port()}", 1, 0, timeout_seconds)
 
 

@@ -28,7 +28,7 @@ RULES = (
     (r".*/mlp/down/kernel", "shard(-2, tensor) + fsdp"),
     (r".*", "fsdp"),
 )
-SMALL = 2**14  # elements; below this a split costs more than it saves
+SMALL = 2**14  # elements, of one layer; below this a split costs more than it saves
 
 
 def spec(name: str, *, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[tuple[str, str]]) -> P:
@@ -61,7 +61,7 @@ def spec(name: str, *, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[tuple
 def _shard_largest(axes: list[str | None], *, name: str, shape: tuple[int, ...], size: int) -> None:
     first = 1 if "/blocks/" in f"/{name}" and len(shape) > 1 else 0
     free = [d for d in range(first, len(shape)) if axes[d] is None and shape[d] % size == 0]
-    if size > 1 and free and np.prod(shape) >= SMALL:
+    if size > 1 and free and np.prod(shape[first:]) >= SMALL:
         axes[max(free, key=lambda d: shape[d])] = "fsdp"
 
 

@@ -133,7 +133,7 @@ def tile_side(images: Sequence[np.ndarray]) -> int:
 
 def tile(image: np.ndarray, *, side: int) -> Image.Image:
     """uint8 [H, W, 3] inside side × side pixels: enlarged pixel by pixel, or shrunk smoothly."""
-    picture = Image.fromarray(np.ascontiguousarray(image, np.uint8), "RGB")
+    picture = Image.fromarray(np.ascontiguousarray(image, np.uint8))
     scale = side / max(picture.size)
     shape = max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)
     if shape != picture.size:

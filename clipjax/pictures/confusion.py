@@ -55,7 +55,7 @@ def draw(
     pen = ImageDraw.Draw(sheet)
     y = canvas.write_lines(pen, (canvas.MARGIN, canvas.MARGIN - 6), heading, size=20, bold=True)
     canvas.write_lines(pen, (canvas.MARGIN, y + 2), told, size=13, color=canvas.MUTED)
-    colors = Image.fromarray(_shade(shown), "RGB")
+    colors = Image.fromarray(_shade(shown))
     sheet.paste(colors.resize((wide, high), Image.Resampling.NEAREST), (left, top))
     pen.rectangle((left - 1, top - 1, left + wide, top + high), outline=canvas.HAIRLINE)
     typeface = canvas.font(size)
@@ -112,7 +112,7 @@ def _scale(
 ) -> None:
     """The meaning of the colours, from 100 % at the top to 0."""
     x, y = at
-    column = Image.fromarray(_shade(np.linspace(1, 0, height)[:, None]), "RGB")
+    column = Image.fromarray(_shade(np.linspace(1, 0, height)[:, None]))
     sheet.paste(column.resize((14, height)), at)
     for share in (1.0, 0.5, 0.0):
         place = x + 20, y + round((1 - share) * (height - 1))

@@ -48,7 +48,7 @@ def draw(
     Args:
       history: as `history.read` gives it; a metric that is missing leaves its panel empty.
       title: the line above.
-      chance: metric → what guessing scores, as `chance` gives it; dotted lines.
+      chance: metric → what guessing scores; dotted lines.
 
     Raises:
       ImportError: matplotlib is not installed.

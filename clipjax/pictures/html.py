@@ -25,8 +25,9 @@ section { background: #fff; border: 1px solid #d8dee4; border-radius: 10px;
 .bar i { display: block; height: 100%; background: #0072b2; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th { text-align: right; font-weight: normal; color: #5a656f; font-size: 14px; }
-td { text-align: right; padding: 5px 0 5px 18px; border-top: 1px solid #e7ebee; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
+td { text-align: right; padding: 5px 0 5px 18px; border-top: 1px solid #e7ebee;
+  white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal; }
 td.now { font-weight: 600; }
 td.share { width: 26%; }
 .track { position: relative; background: #eef1f4; border-radius: 3px; height: 10px; }
@@ -35,6 +36,10 @@ td.share { width: 26%; }
 figure { margin: 0; } figcaption { font-size: 14px; margin-top: 12px; }
 img { max-width: 100%; height: auto; display: block; margin: 0 auto; }
 footer { font-size: 13px; margin-top: 24px; }
+@media (max-width: 760px) {
+  main { padding: 16px 8px 32px; } section { padding: 14px 12px; }
+  td { padding-left: 10px; font-size: 14px; }
+  th:nth-child(2), td.share, th:nth-child(5), td:nth-child(5) { display: none; } }
 """
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from clipjax.pictures import canvas, confusion, contact_sheet, curves, history, html, samples, table
+from clipjax.pictures import canvas, confusion, contact_sheet, curves, history, html, samples
+from clipjax.pictures import table as tables
 
 NO_MATPLOTLIB = (
     'report: no matplotlib, so the report goes without curves; pip install "clipjax[quickstart]"'
@@ -40,7 +41,7 @@ class Report:
       folder: WORKDIR/report, local or remote; made at the first picture.
       title: the run's name.
       log: path of `metrics.jsonl`, flushed; the local copy where the run is remote.
-      chance: metric → what guessing scores; see `pictures.chance`.
+      chance: metric → what guessing scores.
       total_steps: of the whole run.
       attribution: of the artwork in its images, shown with each picture that has some.
       say: prints a line, past the progress bar.
@@ -154,10 +155,10 @@ class Report:
     def table(self) -> str:
         """The latest measurements against guessing, lines for a terminal; "" where none are."""
         rows = self.attempt(lambda: self._rows(history.read(self.log)), what="table")
-        return table.text(rows or [])
+        return tables.text(rows or [])
 
-    def _rows(self, known: history.History) -> list[table.Row]:
-        return table.rows(known, chance=self.chance)
+    def _rows(self, known: history.History) -> list[tables.Row]:
+        return tables.rows(known, chance=self.chance)
 
     @_never_fatal
     def _read_old(self) -> None:
@@ -204,7 +205,7 @@ class Report:
             "Dotted lines are what guessing would give. Throughput does not count the time spent on"
             " evaluations and checkpoints."
         )
-        self._keep("curves.png", drawn, title="Curves", description=description, artwork=False)
+        self._keep("curves.png", drawn, title=title, description=description, artwork=False)
 
     def _keep(
         self,

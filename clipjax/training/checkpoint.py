@@ -5,13 +5,15 @@ fingerprint, tokenizer files, evaluations), so that one folder is usable alone. 
 decides when to save; this module decides what stays.
 """
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as managers
 
@@ -20,6 +22,7 @@ from clipjax.common.exits import CheckpointError, ConfigError
 from clipjax.parallel import distributed
 
 FOLDER = "checkpoints"
+RANKS_NOTHING = "Requested `tracked_metric`; did not provide metrics."  # of each save unevaluated
 
 
 class Checkpoints:
@@ -31,6 +34,8 @@ class Checkpoints:
       keep_every: steps that are multiples of it are kept for good; 0 is off.
       best_metric: the checkpoint best by this metric is kept; "" is off.
       best_mode: "max" or "min".
+      read_only: write and delete nothing. Anyone but the training program needs it: opening for
+        writing removes unfinished saves, which may be another process's at work.
     """
 
     def __init__(
@@ -41,6 +46,7 @@ class Checkpoints:
         keep_every: int = 0,
         best_metric: str = "",
         best_mode: str = "max",
+        read_only: bool = False,
     ) -> None:
         self.best_metric = best_metric
         keep: list[Any] = [managers.LatestN(keep_last)]
@@ -59,6 +65,7 @@ class Checkpoints:
                     keep_checkpoints_without_metrics=False,
                 )
             )
+        logging.get_absl_logger().addFilter(lambda record: record.msg != RANKS_NOTHING)
         self.directory = epath.Path(workdir) / FOLDER
         self.manager = ocp.CheckpointManager(
             self.directory,
@@ -69,7 +76,9 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 save_decision_policy=managers.FixedIntervalPolicy(1),  # the loop decides
                 preservation_policy=managers.AnyPreservationPolicy(keep),
-                cleanup_tmp_directories=True,
+                read_only=read_only,
+                create=not read_only,
+                cleanup_tmp_directories=not read_only,
                 enable_async_checkpointing=True,
                 **best,
             ),
@@ -195,7 +204,8 @@ def restore_params(path: str, *, step: int | None = None) -> tuple[Any, dict[str
     step = steps[-1] if step is None else step
     if step not in steps:
         raise ConfigError(f"{path}: has no step {step}; it has {', '.join(map(str, steps))}")
-    reader = Checkpoints(str(folder.parent), keep_last=2**30)
+    with _quiet():  # orbax warns at length that it will not write
+        reader = Checkpoints(str(folder.parent), read_only=True)
     run = reader.read_run(step)
     saved = reader._metadata(step)
     item = {
@@ -208,6 +218,16 @@ def restore_params(path: str, *, step: int | None = None) -> tuple[Any, dict[str
         return reader.manager.restore(step, args=args)["state"]["params"], run
     except (OSError, ValueError) as error:
         raise CheckpointError(_failed("reading", step, folder, error)) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _check_same(saved: list[Any], wanted: list[Any], *, step: int) -> None:

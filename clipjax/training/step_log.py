@@ -5,6 +5,7 @@ ahead. A line holds its own step's values; only `perf/…` are means since the l
 """
 
 import collections
+import sys
 import time
 from typing import Any
 
@@ -53,7 +54,7 @@ class StepLog:
             unit="step",
             disable=writer is None,
             dynamic_ncols=True,
-            mininterval=0.5,
+            mininterval=0.5 if sys.stderr.isatty() else 30.0,  # a log file gets a line now and then
             smoothing=0.05,
         )
         self._begin_window()

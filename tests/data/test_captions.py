@@ -52,3 +52,17 @@ def test_sample_is_spread_over_the_source_and_capped():
     expected = [caption for i in range(10, 100, 10) for caption in source.caption(i)]
     assert sampled == expected
     assert len(list(captions.sample(source, limit=10**9))) == 2 * 99
+
+
+def test_sample_leaves_out_records_that_cannot_be_read():
+    class Source:
+        def __len__(self):
+            return 6
+
+        def caption(self, index):
+            if index == 2:
+                raise ValueError("over-long")
+            return f"caption {index}"
+
+    found = list(captions.sample(Source(), limit=10))
+    assert found == [f"caption {index}" for index in (0, 1, 3, 4, 5)]

@@ -6,13 +6,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracle
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from clipjax import losses
 from clipjax.common.exits import ConfigError
 from clipjax.losses.positives import Positives
-from losses import oracle
 
 NAMES = tuple(losses.LOSSES)
 RINGS = ("softmax_ring", "sigmoid_ring")
@@ -126,8 +126,7 @@ def test_any_block_size(name, count, block_size):
 
 
 def test_padding_on_one_device():
-    for name in RINGS:
-        check(name, *embeddings(33), mesh="1", block_size=10)
+    check("softmax_ring", *embeddings(33), mesh="1", block_size=10)
 
 
 @pytest.mark.parametrize("mode", ["positive", "mask"])
@@ -243,7 +242,7 @@ def test_metrics_carry_no_gradient(name):
 @pytest.mark.parametrize("mesh", ["2x4", "8"])
 @pytest.mark.parametrize("name", NAMES)
 def test_gradient_reaches_sharded_encoders(name, mesh):
-    """Through jit(grad) from outside, down to weights sharded as fully sharded training has them."""
+    """Through jit(grad) from outside, down to weights sharded as FSDP shards them."""
     mesh, batch_axes = make_mesh(mesh)
     rng = np.random.default_rng(2)
     inputs = {key: rng.normal(size=(64, 24)).astype(np.float32) for key in ("image", "text")}
@@ -290,24 +289,8 @@ def test_gradient_reaches_sharded_encoders(name, mesh):
     assert gradients["image"].sharding.spec == PartitionSpec(last)
 
 
-def test_outside_jit():
-    image, text = embeddings(16)
-    mesh, batch_axes = make_mesh("8")
-    loss, _ = losses.get("softmax_gather")(
-        image, text, logit_scale=SCALARS["logit_scale"], mesh=mesh, batch_axes=batch_axes
-    )
-    assert float(loss) == pytest.approx(run("softmax_gather", image, text)[0], rel=1e-5)
-
-
-def test_softmax_ignores_a_bias():
-    image, text = embeddings(16)
-    _, metrics, gradients = run("softmax_gather", image, text)
-    assert float(gradients[3]) == 0
-    assert metrics == run("softmax_gather", image, text)[1]
-
-
 def test_unknown_names():
     with pytest.raises(ConfigError, match='did you mean "softmax_ring"'):
         losses.get("softmax_rin")
-    with pytest.raises(ConfigError, match='positives.mode: "maks" is unknown'):
+    with pytest.raises(ConfigError, match='"maks" is unknown'):
         Positives(np.zeros(2, np.uint32), np.zeros(2, np.uint32), mode="maks")

@@ -18,6 +18,7 @@ SOURCES = {
     "objects": "clipjax.data.sources.scenes:Objects",
     "objects_noto": "clipjax.data.sources.noto:NotoObjects",
     "scenes": "clipjax.data.sources.scenes:Scenes",
+    "tar": "clipjax.data.sources.tar:TarSource",
     "tfds": "clipjax.data.sources.tfds:TfdsSource",
 }
 OWN = ("digits", "objects", "objects_noto", "scenes")  # need no path: packages hold the data

@@ -189,6 +189,11 @@ class TarSource:
         if not any(lengths):
             raise self._choice.no_pairs(self.name, samples=samples, seen=list(seen))
         self.skipped = dict(skipped)
+        if samples > sum(lengths):
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items())
+            log.warning(
+                "%s: %d of %d samples are usable; %s", self.name, sum(lengths), samples, reasons
+            )
         return lengths, sizes
 
     def _try_table(self, path: str) -> Table | DataError:

@@ -86,8 +86,8 @@ def load(path: str, *, cache_dir: str = "") -> Index:
     file = OpenTar(path)
     places = cache_files(path, cache_dir=cache_dir)
     for place in places:
-        found = read(place, owner=os.stat(path).st_uid)
-        if found is not None and (found.version, found.identity) == (FORMAT, file.identity):
+        found = read(place, identity=file.identity, owner=os.stat(path).st_uid)
+        if found is not None:
             return found
     index = build(file)
     for place in places:
@@ -154,11 +154,12 @@ def cache_files(path: str, *, cache_dir: str = "") -> list[str]:
     return [folder] if cache_dir else [f"{full}.index.npz", folder]
 
 
-def read(place: str, *, owner: int) -> Index | None:
-    """A kept index, or None if there is none, it is damaged, or strangers could have written it.
+def read(place: str, *, identity: tuple[int, int], owner: int) -> Index | None:
+    """A kept index, or None: there is none, or it is old, damaged, or strangers could write it.
 
     Args:
       place: the .npz file.
+      identity: the shard's bytes and mtime in ns.
       owner: user id of the shard's owner, trusted like this user and root.
     """
     try:
@@ -168,12 +169,12 @@ def read(place: str, *, owner: int) -> Index | None:
             return None
         with zipfile.ZipFile(place) as archive:  # which compares checksums, as np.load would not
             stored = {name: archive.read(f"{name}.npy") for name in COLUMNS}
-        return Index(
-            **{
-                name: np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-                for name, data in stored.items()
-            }
-        )
+        arrays = {
+            name: np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+            for name, data in stored.items()
+        }
+        index = Index(**arrays)
+        return index if (index.version, index.identity) == (FORMAT, identity) else None
     except Exception as error:  # damage shows in more ways than can be listed; the remedy is one
         if not isinstance(error, FileNotFoundError):
             log.warning("index %s is damaged (%s); making it again", place, error)

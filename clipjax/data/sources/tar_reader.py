@@ -86,10 +86,12 @@ def members(file: OpenTar) -> Iterator[tuple[bytes, int, int]]:
     own: dict[bytes, bytes] = {}  # PAX records and the long name of the next member
     offset = 0
     while (header := file.read(BLOCK, offset=offset)) != ZEROS:
+        if offset == 0 and (len(header) < BLOCK or not has_valid_sum(header)):
+            raise not_a_tar(file, header)
         if len(header) < BLOCK:
-            raise fail(offset, "ends without an end marker, so it is cut short,")
+            raise fail(offset, "no end marker, so it is cut short,")
         if not has_valid_sum(header):
-            raise not_a_tar(file, header) if offset == 0 else fail(offset, "damaged header")
+            raise fail(offset, "damaged header")
         size = octal_or_binary(header[124:136])
         kind = header[156:157]
         offset += BLOCK
@@ -136,7 +138,8 @@ def not_a_tar(file: OpenTar, header: bytes) -> DataError:
         if header.startswith(magic):
             why = f"compressed, so records cannot be read by index; uncompress it ({command})"
             return DataError(f"tar shard {file.path}: {why}")
-    return DataError(f"tar shard {file.path}: not a tar file; {REMEDY}")
+    why = "not a tar file" if len(header) == BLOCK else f"empty or cut short, {len(header)} bytes"
+    return DataError(f"tar shard {file.path}: {why}; {REMEDY}")
 
 
 def has_valid_sum(header: bytes) -> bool:

@@ -1,0 +1,172 @@
+"""`clipjax.load(path)`: a trained model for use as a library, from a checkpoint alone.
+
+model = clipjax.load("runs/quickstart")            # or .../checkpoints/1000
+model.encode_image(["cat.jpg"]), model.encode_text(["a cat"])
+model.zero_shot(["cat.jpg"], ["a cat", "a dog"])   # probabilities
+"""
+
+import base64
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from PIL import Image
+
+from clipjax import build
+from clipjax.config import Config
+from clipjax.data import images as image_files
+from clipjax.data import tokenizers
+from clipjax.evals import embed, prompts, zero_shot
+from clipjax.parallel import mesh as meshes
+from clipjax.parallel import sharding
+from clipjax.training.checkpoint import restore_params
+
+AnyImage = Image.Image | np.ndarray | str | os.PathLike[str]
+LARGEST_BATCH = 64  # images or texts a device at once
+
+
+def load(path: str | os.PathLike[str], *, step: int | None = None) -> "Model":
+    """The model of a run's work directory, or of one step's folder, on all devices.
+
+    Args:
+      path: `WORKDIR` or `WORKDIR/checkpoints/STEP`, local or gs://.
+      step: which checkpoint; default the newest.
+
+    Raises:
+      ConfigError: there is no such checkpoint.
+      CheckpointError: it cannot be read.
+    """
+    params, run = restore_params(os.fspath(path), step=step)
+    return Model(params, run=run, mesh=meshes.make_mesh({"data": 1, "fsdp": -1, "tensor": 1}))
+
+
+class Model:
+    """A trained model; `load` makes it.
+
+    Attributes:
+      config: of the run, as it was when the checkpoint was saved.
+      tokenizer: the run's own, out of the checkpoint.
+      params: on the devices of `mesh`.
+      step: optimizer steps trained.
+      logit_scale: multiplier of cosines.
+    """
+
+    def __init__(self, params: Any, *, run: dict[str, Any], mesh: Mesh) -> None:
+        self.run = run
+        self.mesh = mesh
+        self.config: Config = ConfigDict(run["config"])
+        self.step = int(run["step"])
+        self.logit_scale = float(np.exp(np.asarray(params["logit_scale"])))
+        self.tokenizer = tokenizers.from_files(
+            {name: base64.b64decode(content) for name, content in run["tokenizer"].items()},
+            context_length=self.config.model.text.context_length,
+        )
+        self.image_size = self.config.model.vision.image_size
+        self.module = build.model(self.config, mesh=mesh)
+        placements = sharding.shardings(params, mesh=mesh)
+        self.params = jax.tree.map(
+            lambda x, placed: jax.make_array_from_callback(x.shape, placed, lambda i: x[i]),
+            jax.tree.map(np.asarray, params),
+            placements,
+        )
+        self._embedders: dict[int, embed.Embedder] = {}
+
+    def encode_image(self, images: Sequence[AnyImage]) -> np.ndarray:
+        """Embeddings float32 [N, E], L2-normalised.
+
+        Args:
+          images: PIL images, paths of JPEG, PNG or WebP files, or uint8 arrays [H, W, 3] or
+            [H, W]; prepared as released (shorter side to the model's size, centre square).
+
+        Raises:
+          ValueError: one is no image, or damaged; names it.
+          OSError: a file cannot be read.
+        """
+        if isinstance(images, str | os.PathLike | Image.Image):
+            images = [images]
+        if not len(images):
+            return np.zeros((0, self.config.model.embed_dim), np.float32)
+        return self.embedder(len(images)).pixels(
+            self.params,
+            lambda index: {"image": prepare(images[index], size=self.image_size)},
+            length=len(images),
+            poll=_never,
+        )
+
+    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeddings float32 [N, E], L2-normalised; texts longer than the context are cut."""
+        texts = [texts] if isinstance(texts, str) else texts
+        if not len(texts):
+            return np.zeros((0, self.config.model.embed_dim), np.float32)
+        return self.embedder(len(texts)).texts(
+            self.params, texts, tokenizer=self.tokenizer, poll=_never
+        )
+
+    def zero_shot(
+        self,
+        images: Sequence[AnyImage],
+        labels: Sequence[str],
+        *,
+        templates: Sequence[str] = prompts.GENERIC,
+    ) -> np.ndarray:
+        """Probabilities float32 [N, C] of each label for each image; rows add up to 1.
+
+        Args:
+          images: as `encode_image` takes them.
+          labels: C names.
+          templates: texts with one {} for the name, averaged in embedding space; ("{}",) uses the
+            labels as they are.
+
+        Raises:
+          ConfigError: a template is none, or a prompt is longer than the model's context.
+        """
+        templates = prompts.check_templates(templates, where="templates")
+        asked = prompts.Prompts(tuple(labels), tuple((name,) for name in labels), templates)
+        texts, owners, _ = asked.texts()
+        zero_shot.check_fit(texts, tokenizer=self.tokenizer, where="labels")
+        weights = zero_shot.class_weights(self.encode_text(texts), owners=owners)
+        logits = self.logit_scale * (self.encode_image(images) @ weights.T).astype(np.float64)
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+
+    def embedder(self, rows: int) -> embed.Embedder:
+        """An encoder for about so many rows at once; few sizes exist, so few are compiled."""
+        shards = meshes.batch_shards(self.mesh)
+        each = min(1 << (-(-rows // shards) - 1).bit_length(), LARGEST_BATCH)
+        if each not in self._embedders:
+            self._embedders[each] = embed.Embedder(
+                self.module, mesh=self.mesh, batch_size=each * shards
+            )
+        return self._embedders[each]
+
+
+def prepare(image: AnyImage, *, size: int) -> np.ndarray:
+    """uint8 [size, size, 3] of any kind of image, as the release prepares it.
+
+    Raises:
+      ValueError: it is no image, or damaged; names the file.
+      OSError: a file cannot be read.
+    """
+    if isinstance(image, str | os.PathLike):
+        with open(os.path.expanduser(image), "rb") as file:
+            data = file.read()
+        try:
+            return image_files.decode_eval(data, size=size)
+        except image_files.BadImage as error:
+            raise ValueError(f"{os.fspath(image)}: {error}") from error
+    if not isinstance(image, Image.Image):
+        array = np.asarray(image)
+        if array.dtype != np.uint8 or array.ndim not in (2, 3):
+            raise ValueError(
+                f"an image array is uint8 [H, W, 3] or [H, W], not {array.dtype}{list(array.shape)}"
+            )
+        image = Image.fromarray(array)
+    return image_files.prepare_eval(image, size=size)
+
+
+def _never() -> bool:
+    return False

@@ -1,0 +1,23 @@
+"""ViT-B/16 with the sigmoid loss: every pair judged by itself, so no softmax over the batch.
+
+python -m clipjax.main --config=configs/siglip_b16.py --workdir=gs://BUCKET/siglip_b16 \
+    --config.data.name=NAME --config.data.path=gs://BUCKET/tensorflow_datasets
+
+The loss, its bias and scale, batch, decay and beta2 of SigLIP (Zhai et al. 2023, section 4) on
+CLIP's own towers.
+"""
+
+from clipjax import config
+
+
+def get_config():
+    c = config.defaults()
+    c.model = config.model("ViT-B/16", logit_bias=True)
+    c.loss.name = "sigmoid_ring"
+    c.total = "9G examples"
+    c.optimizer.learning_rate = 1e-3
+    c.optimizer.weight_decay = 1e-4
+    c.optimizer.beta2 = 0.95
+    c.optimizer.clip_norm = 1.0
+    c.schedule.warmup = "6500 steps"
+    return c

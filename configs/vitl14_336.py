@@ -1,0 +1,19 @@
+"""ViT-L/14@336px as the paper makes it: one more epoch of a trained ViT-L/14 at 336 pixels.
+
+python -m clipjax.main --config=configs/vitl14_336.py --workdir=gs://BUCKET/vitl14_336 \
+    --config.init.weights=gs://BUCKET/vitl14 --config.tokenizer.path=gs://BUCKET/vitl14/tokenizer \
+    --config.data.name=NAME --config.data.path=gs://BUCKET/tensorflow_datasets
+
+Learning rate 2e-5 (table 20), FixRes-like (section 2.5). The position table is interpolated from
+16 × 16 to 24 × 24. The paper names no warm-up for this epoch; 2,000 steps are kept.
+"""
+
+from clipjax import config
+
+
+def get_config():
+    c = config.defaults()
+    c.model = config.model("ViT-L/14@336px")
+    c.total = "400M examples"
+    c.optimizer.learning_rate = 2e-5
+    return c
