@@ -6,7 +6,7 @@ plain arguments.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from clipjax import losses
 from clipjax.common import durations
 from clipjax.common.exits import ConfigError
 from clipjax.config import Config
@@ -22,6 +23,7 @@ from clipjax.optim import optimizer as optimizers
 from clipjax.optim import schedules
 from clipjax.parallel import accelerators, sharding
 from clipjax.parallel import mesh as meshes
+from clipjax.parallel.mesh import BATCH_AXES
 from clipjax.training import objectives
 from clipjax.training.checkpoint import restore_params
 from clipjax.training.initial_weights import initialise_from
@@ -60,9 +62,9 @@ class Program:
     out_shardings: Any
 
 
-def mesh(config: Config) -> Mesh:
-    """The device mesh; ConfigError if it or the batch does not fit the devices."""
-    made = meshes.make_mesh(config.mesh, num_slices=config.num_slices)
+def mesh(config: Config, *, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh of all devices, or of those given; ConfigError if it or the batch does not fit."""
+    made = meshes.make_mesh(config.mesh, num_slices=config.num_slices, devices=devices)
     meshes.check_batch(config.batch_size, mesh=made, where="config.batch_size")
     parts = meshes.batch_shards(made) * config.micro_batches
     if config.batch_size % parts:
@@ -127,9 +129,8 @@ def program(config: Config, *, mesh: Mesh, total_steps: int, warmup_steps: int) 
         warmup_steps=warmup_steps,
     )
     transformation = optimizer(config, params=abstract_params, schedule=schedule)
-    blocked = {} if config.loss.name == "softmax_gather" else {"block_size": config.loss.block_size}
     objective = objectives.contrastive(
-        config.loss.name, embed_dtype=config.loss.embed_dtype, **blocked
+        config.loss.name, embed_dtype=config.loss.embed_dtype, **_loss_options(config)
     )
     step = make_train_step(
         lambda params, image, text: module.apply({"params": params}, image, text, method="embed"),
@@ -150,6 +151,38 @@ def program(config: Config, *, mesh: Mesh, total_steps: int, warmup_steps: int) 
         abstract_batch=abstract_batch(config, mesh=mesh),
         out_shardings=(state_shardings, sharding.replicated(mesh)),
     )
+
+
+def lower_step(program: Program) -> jax.stages.Lowered:
+    """The step as training compiles it: state donated, shardings fixed; `.compile()` it."""
+    step = jax.jit(program.step, donate_argnums=0, out_shardings=program.out_shardings)
+    return step.lower(program.abstract_state, program.abstract_batch)
+
+
+def lower_loss(config: Config, *, mesh: Mesh) -> jax.stages.Lowered:
+    """The loss alone, value and gradients, on a batch of embeddings of `config.loss.embed_dtype`.
+
+    No program runs it: it shows what the loss needs of the step's memory.
+    """
+    loss = functools.partial(
+        losses.get(config.loss.name),
+        mesh=mesh,
+        batch_axes=BATCH_AXES,
+        **_loss_options(config),
+    )
+
+    def value(image_embed: jax.Array, text_embed: jax.Array, scalars: dict[str, jax.Array]) -> Any:
+        return loss(image_embed, text_embed, **scalars)
+
+    scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=sharding.replicated(mesh))
+    scalars = {"logit_scale": scalar} | ({"logit_bias": scalar} if config.model.logit_bias else {})
+    embed = jax.ShapeDtypeStruct(
+        (config.batch_size, config.model.embed_dim),
+        config.loss.embed_dtype,
+        sharding=sharding.batch_sharding(mesh),
+    )
+    gradient = jax.value_and_grad(value, argnums=(0, 1, 2), has_aux=True)
+    return jax.jit(gradient).lower(embed, embed, scalars)
 
 
 def optimizer(
@@ -210,6 +243,11 @@ def abstract_batch(config: Config, *, mesh: Mesh) -> dict[str, Any]:
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=split)
         for name, (shape, dtype) in shapes.items()
     }
+
+
+def _loss_options(config: Config) -> dict[str, Any]:
+    blocked = config.loss.name != "softmax_gather"
+    return {"block_size": config.loss.block_size} if blocked else {}
 
 
 def _with_sharding(leaf: Any, placement: Any) -> jax.ShapeDtypeStruct:

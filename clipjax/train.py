@@ -110,11 +110,7 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
         num_workers=config.data.num_workers,
     )
     with contextlib.closing(batches):
-        step_function = (
-            jax.jit(program.step, donate_argnums=0, out_shardings=program.out_shardings)
-            .lower(program.abstract_state, program.abstract_batch)
-            .compile()
-        )
+        step_function = build.lower_step(program).compile()
 
         # The state
         if saved is not None:

@@ -13,12 +13,12 @@ from clipjax import config
 def get_config():
     c = config.defaults()
     c.batch_size = 128
-    c.total = "500 steps"
+    c.total = "600 steps"
     c.log_every = "10 steps"
 
     c.model = config.model("custom", activation="gelu", embed_dim=64, scan=False, dtype="float32")
     c.model.vision.update(image_size=32, patch_size=8, width=64, layers=4, head_width=32)
-    c.model.text.update(context_length=16, vocab_size=384, width=64, heads=2, layers=1)
+    c.model.text.update(context_length=20, vocab_size=384, width=64, heads=2, layers=1)
     c.loss.embed_dtype = "float32"
 
     c.optimizer.learning_rate = 2e-3
@@ -28,11 +28,11 @@ def get_config():
     c.data.source = "digits"
     c.data.num_workers = 0
 
-    c.checkpoint.every = "250 steps"
+    c.checkpoint.every = "300 steps"
     for name, changes in {
         "ensemble": {},
-        "unseen_template": {"templates": ("a drawing of a {}",)},
+        "unseen_template": {"templates": ("a drawing of the numeral {}",)},
         "permuted_names": {"permute_names": True},
     }.items():
-        c.evals[name] = config.evaluator("zero_shot", every="250 steps", **changes)
+        c.evals[name] = config.evaluator("zero_shot", every="300 steps", **changes)
     return c

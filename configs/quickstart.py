@@ -11,19 +11,20 @@ from clipjax import config
 
 def get_config():
     c = config.defaults()
-    c.batch_size = 256
+    c.batch_size = 128
     c.total = "1000 steps"
     c.log_every = "10 steps"
 
-    c.model = config.model("custom", activation="gelu", embed_dim=128, scan=False, dtype="float32")
-    c.model.vision.update(image_size=64, patch_size=16, width=128, layers=4, head_width=32)
-    c.model.text.update(context_length=20, vocab_size=384, width=128, heads=4, layers=2)
+    c.model = config.model("custom", embed_dim=96, scan=False, dtype="float32")
+    c.model.vision.update(image_size=48, patch_size=8, width=96, layers=3, head_width=32)
+    # 17 ids are the longest caption: from 536 ids on, every word of the scenes is one
+    c.model.text.update(context_length=18, vocab_size=560, width=96, heads=3, layers=2)
     c.loss.embed_dtype = "float32"
 
-    c.optimizer.learning_rate = 1e-3
+    c.optimizer.learning_rate = 2e-3
     c.optimizer.weight_decay = 0.1
     c.optimizer.clip_norm = 1.0
-    c.schedule.warmup = "50 steps"
+    c.schedule.warmup = "60 steps"
 
     c.data.source = "scenes"
     c.data.num_workers = 0
@@ -31,5 +32,5 @@ def get_config():
 
     c.checkpoint.every = "100 steps"
     c.checkpoint.keep_best.metric = "eval/held_out/image_to_text_recall_at_1"
-    c.evals.held_out = config.evaluator("retrieval", every="200 steps")
+    c.evals.held_out = config.evaluator("retrieval", every="250 steps")
     return c

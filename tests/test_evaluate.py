@@ -172,12 +172,12 @@ def test_no_run_and_no_evaluators_are_told(trained, tmp_path):
         with pytest.raises(CleanExit) as caught:
             evaluate.run(workdir)
         assert caught.value.code == exits.BAD_CONFIG
-    bare = tmp_path / "bare"
-    assert tiny.run(tiny.tiny(total="2 steps"), bare) == exits.DONE
+    bare = clipjax.load(trained)
+    bare.config.evals = {}
     with pytest.raises(ConfigError, match="has no evaluators"):
-        evaluate.run(str(bare))
+        evaluate.run_evaluators(bare, workdir=str(trained))
     with pytest.raises(ConfigError, match="add --images=FOLDER"):
-        evaluate.run(str(bare), queries=["a"])
+        evaluate.show_best(bare, ["a"], images="", workdir=str(trained))
 
 
 def test_the_program_reads_its_flags(trained):

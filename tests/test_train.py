@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import tiny
@@ -52,26 +53,24 @@ def test_evaluations_are_logged_when_due_and_at_the_end(straight):
     assert found[2]["eval/held_out_loss/loss"] > 0
 
 
-def test_resuming_repeats_the_straight_run_bit_by_bit(straight, tmp_path):
-    c = tiny.tiny()
-    first = tiny.tiny(total="4 steps")
-    # The horizon defines the schedule, so the short run is cut by hand: its files are the
-    # straight run's, back to step 4.
-    del first
-    import shutil
+def test_the_report_holds_samples_sheet_curves_and_a_page(straight):
+    files = set(os.listdir(straight / "report"))
+    assert {"index.html", "samples.png", "curves.png", "held_out_sheet.png"} <= files
+    page = (straight / "report" / "index.html").read_text()
+    assert "data:image/png;base64," in page and "http-equiv" not in page, "a finished page stands"
 
+
+def test_resuming_repeats_the_straight_run_bit_by_bit(straight, tmp_path):
     workdir = tmp_path / "cut"
     shutil.copytree(straight, workdir)
     shutil.rmtree(workdir / "checkpoints" / "6")
-    assert tiny.run(c, workdir) == exits.DONE
+    assert tiny.run(tiny.tiny(), workdir) == exits.DONE
     assert tiny.values(workdir) == tiny.values(straight)
     steps = [line["step"] for line in tiny.lines(workdir) if "train/loss" in line]
     assert steps == [1, 2, 3, 4, 5, 6, 5, 6]
 
 
 def test_a_torn_last_line_is_cut_off(straight, tmp_path):
-    import shutil
-
     workdir = tmp_path / "torn"
     shutil.copytree(straight, workdir)
     shutil.rmtree(workdir / "checkpoints" / "6")
@@ -97,8 +96,6 @@ def test_run_defining_change_is_refused_with_the_difference(straight, capsys):
 
 
 def test_operational_change_is_free_and_allowed_change_is_recorded(straight, tmp_path):
-    import shutil
-
     workdir = tmp_path / "longer"
     shutil.copytree(straight, workdir)
     c = tiny.tiny(total="8 steps", log_every="4 steps")
@@ -109,8 +106,6 @@ def test_operational_change_is_free_and_allowed_change_is_recorded(straight, tmp
 
 
 def test_another_tokenizer_is_refused(straight, tmp_path, capsys):
-    import shutil
-
     from clipjax.data import tokenizers
 
     workdir = tmp_path / "tokenizer"

@@ -132,5 +132,5 @@ def test_wrong_folders_are_named(pets):
     with pytest.raises(DataError, match="empty: holds no images"):
         Folder(str(pets / "empty"))
     Image.new("RGB", (9, 9)).save(pets / "loose.png")
-    with pytest.raises(DataError, match="loose.png does not"):
+    with pytest.raises(DataError, match=r"loose.png does not"):
         Folder(str(pets))

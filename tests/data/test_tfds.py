@@ -124,6 +124,7 @@ def test_a_label_serves_where_there_is_no_caption(data_dir):
     source = TfdsSource("labelled", split="test", data_dir=data_dir)
     assert {source[i]["text"] for i in range(4)} == {"red fox", "owl"}
     assert source[0]["label"] == source[0]["text"]
+    assert source.labels == ("red fox", "owl")
 
 
 def test_slices_keep_keys_and_change_the_fingerprint(data_dir):

@@ -93,9 +93,9 @@ def table(name, source=None, keys=("n1", "n2")):
 def test_sources_that_are_shipped_have_their_tables(source):
     made = prompts.make(source.labels, table=table("", source), where=WHERE)
     texts, owners, _ = made.texts()
-    assert len(made.templates) > 1 and np.bincount(owners).tolist() == [
-        len(made.templates)
-    ] * len(source.labels)
+    assert len(made.templates) > 1 and np.bincount(owners).tolist() == [len(made.templates)] * len(
+        source.labels
+    )
     known = {text for i in range(40) for text in _captions(source, i)}
     assert known <= set(texts)  # the prompts speak as the captions do
 
@@ -117,7 +117,9 @@ def test_a_table_from_a_file(tmp_path):
     assert table(str(file)).templates == ("my {}",)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"names": {"n1": []}}', '{"names": {"a": 3}}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"names": {"n1": []}}', '{"names": {"a": 3}}']
+)
 def test_a_file_that_is_no_table_is_told_what_to_hold(tmp_path, content):
     file = tmp_path / "pets.json"
     file.write_text(content)

@@ -81,3 +81,25 @@ def test_loss_equals_a_float64_oracle():
             total -= np.sum(np.diag(matrix) - np.log(np.sum(np.exp(matrix), axis=1))) / 2
     found = loss.contrastive_loss(image, text, logit_scale=7.0, batch_size=8)
     assert found == pytest.approx(total / 20, rel=1e-5)
+
+
+@pytest.mark.parametrize("each", [1, 3])
+def test_chance_is_what_random_scores_give(mesh, each):
+    text_image = np.repeat(np.arange(20, dtype=np.int32), each)
+    rng = np.random.default_rng(0)
+    runs = [
+        retrieval.recalls(
+            unit(rng, 20, 64), unit(rng, 20 * each, 64), text_image=text_image, mesh=mesh
+        )
+        for _ in range(60)
+    ]
+    expected = retrieval.chance(text_image)
+    for metric, level in expected.items():
+        assert np.mean([run[metric] for run in runs]) == pytest.approx(level, abs=0.05), metric
+    assert expected["text_to_image_recall_at_5"] == 5 / 20
+
+
+def test_embeddings_that_are_no_numbers_score_nothing(mesh):
+    image = np.full((24, 8), np.nan, np.float32)
+    found = retrieval.recalls(image, image, text_image=np.arange(24, dtype=np.int32), mesh=mesh)
+    assert set(found.values()) == {0.0}

@@ -42,7 +42,7 @@ LOSSES = {"softmax_gather": softmax, "softmax_ring": softmax, "sigmoid_ring": si
 
 def value_and_grad(function, *arguments):
     """function's value and gradients by all of its arguments, in float64 on one device."""
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
         arguments = jax.tree.map(lambda a: np.asarray(a, np.float64), arguments)
         value, gradients = jax.value_and_grad(function, tuple(range(len(arguments))))(*arguments)
         return float(value), jax.tree.map(np.asarray, gradients)

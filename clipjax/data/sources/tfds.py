@@ -94,6 +94,13 @@ class TfdsSource:
         """The text of one record."""
         return self._texts(self._read(index))
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All classes, those without records too; AttributeError where the text is no class."""
+        if not self._class_names:
+            raise AttributeError("labels")
+        return tuple(name.replace("_", " ") for name in self._class_names)
+
     def __getstate__(self) -> dict[str, Any]:
         return self._arguments
 
