@@ -173,4 +173,6 @@ def _put(tree: Any, i: jax.Array, row: Any) -> Any:
 
 def _varying(tree: Any, axes: tuple[str, ...]) -> Any:
     """Constants as values that differ from device to device, as a loop's carry has to be."""
-    return jax.tree.map(lambda leaf: jax.lax.pcast(leaf, axes, to="varying"), tree)
+    if hasattr(jax.lax, "pcast"):  # jax 0.8.2 and newer
+        return jax.tree.map(lambda leaf: jax.lax.pcast(leaf, axes, to="varying"), tree)
+    return jax.tree.map(lambda leaf: jax.lax.pvary(leaf, axes), tree)
