@@ -178,7 +178,7 @@ def lower_loss(config: Config, *, mesh: Mesh) -> jax.stages.Lowered:
     scalars = {"logit_scale": scalar} | ({"logit_bias": scalar} if config.model.logit_bias else {})
     embed = jax.ShapeDtypeStruct(
         (config.batch_size, config.model.embed_dim),
-        config.loss.embed_dtype,
+        jnp.dtype(config.loss.embed_dtype),
         sharding=sharding.batch_sharding(mesh),
     )
     gradient = jax.value_and_grad(value, argnums=(0, 1, 2), has_aux=True)

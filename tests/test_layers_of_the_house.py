@@ -13,6 +13,7 @@ ORDER = (  # top to bottom; names on one line may import each other
     ("api",),
     ("summary", "report"),
     ("build_data",),
+    ("planning",),
     ("build",),
     ("run_folder",),
     ("config_check",),

@@ -175,4 +175,4 @@ def _varying(tree: Any, axes: tuple[str, ...]) -> Any:
     """Constants as values that differ from device to device, as a loop's carry has to be."""
     if hasattr(jax.lax, "pcast"):  # jax 0.8.2 and newer
         return jax.tree.map(lambda leaf: jax.lax.pcast(leaf, axes, to="varying"), tree)
-    return jax.tree.map(lambda leaf: jax.lax.pvary(leaf, axes), tree)
+    return jax.tree.map(lambda leaf: jax.lax.pvary(leaf, axes), tree)  # pyright: ignore

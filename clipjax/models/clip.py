@@ -158,6 +158,6 @@ def initialise(model: CLIP) -> Callable[[jax.Array], dict[str, Any]]:
         size = model.config.vision.image_size
         image = jnp.zeros((1, size, size, 3), jnp.uint8)
         text = jnp.zeros((1, model.config.text.context_length), jnp.int32)
-        return model.init(key, image, text)["params"]
+        return dict(model.init(key, image, text)["params"])
 
     return from_key

@@ -84,7 +84,7 @@ def apply_blocks(
         lambda module, x, mask: (module(x, mask), None),
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=nn.broadcast,
+        in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType] - flax's own sentinel
         length=layers,
     )
     x, _ = scanned(block_class(layers=layers, name="blocks", **block), x, mask)

@@ -16,6 +16,8 @@ from clipjax.parallel.collectives import Collective
 from clipjax.parallel.hlo_loops import trip_count
 from clipjax.parallel.kernels import Kernel
 
+TRIFLE = 0.1  # below this share of an operation's time its traffic to memory does not matter
+
 
 @dataclasses.dataclass
 class Cost:
@@ -199,7 +201,9 @@ def _run_called(
 
 
 def _is_memory_bound(instruction: hlo.Instruction, reader: _Reader, *, computation: str) -> bool:
-    """Whether bytes over bandwidth exceed FLOPs over peak; work within the chip does not."""
+    """Whether bytes over bandwidth exceed FLOPs over peak, and are no trifle beside the estimate."""
     place = {"module": reader.module, "computation": computation}
     moved = op_costs.hbm_bytes(instruction, **place) / reader.accelerator.hbm_bytes_per_second
-    return moved > op_costs.matrix_flops(instruction, **place) / reader.accelerator.peak_flops
+    estimate = (instruction.cycles or 0) / reader.accelerator.clock_hz
+    product = op_costs.matrix_flops(instruction, **place) / reader.accelerator.peak_flops
+    return moved > max(product, TRIFLE * estimate)

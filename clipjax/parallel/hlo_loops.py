@@ -45,7 +45,7 @@ def _comparison(module: Module, condition: str) -> tuple[str, str, str] | None:
     """(direction, left operand, right operand) as names in the condition's own computation."""
     root = module.root(condition)
     if root is not None and root.opcode == "compare":
-        return root.attribute("direction"), *root.operands[:2]
+        return root.attribute("direction"), root.operands[0], root.operands[1]
     if root is not None and root.opcode == "fusion" and root.called:
         inner = module.root(root.called[0])
         if inner is not None and inner.opcode == "compare":

@@ -43,7 +43,7 @@ def hbm_bytes(instruction: Instruction, *, module: Module, computation: str) -> 
     for position, name in enumerate(instruction.operands):
         source = module.find(computation, name)
         if source is None or len(source.arrays) != 1 or not source.arrays[0].in_hbm:
-            continue
+            continue  # on the chip, or a tuple, which is only passed on
         whole = source.arrays[0].padded_bytes
         if instruction.opcode == "fusion":
             whole = min(whole, _read_by_fusion(instruction, position, module=module))

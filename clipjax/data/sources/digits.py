@@ -33,7 +33,8 @@ CAPTIONS = (
 )
 HELD_OUT_EVERY = 5
 SPLITS = ("train", "test")
-SIDE = 32  # pixels of a record's image; the originals have 8
+SIDE = 32  # pixels of a digit; the originals have 8
+MARGIN = 3  # pixels left and right, so that the random square of training moves the digit
 
 _VERSION = 1  # raise it when a record changes
 
@@ -55,7 +56,7 @@ def _digits() -> tuple[Any, Any]:
 class Digits:
     """Source of one split: 1,433 records in "train", 364 in "test".
 
-    A record is {'image': PNG of 32 × 32 pixels, light on dark, 'text': list of captions, 'key',
+    A record is {'image': PNG of 38 × 32 pixels, light on dark, 'text': list of captions, 'key',
     'label': "0" … "9"}.
 
     Raises ConfigError for an unknown split or without scikit-learn; IndexError outside the split.
@@ -81,7 +82,7 @@ class Digits:
     def fingerprint(self) -> str:
         pictures, digits = _digits()
         content = hashlib.sha256(pictures.astype("uint8").tobytes() + digits.tobytes())
-        content.update(repr((_VERSION, SIDE, CAPTIONS, self._places)).encode())
+        content.update(repr((_VERSION, SIDE, MARGIN, CAPTIONS, self._places)).encode())
         return content.hexdigest()[:16]
 
     def _place(self, index: int) -> int:
@@ -123,5 +124,7 @@ def _png(place: int) -> bytes:
     levels = _digits()[0][place]
     small = Image.fromarray((levels * (255 / 16)).round().astype("uint8"))
     encoded = io.BytesIO()
-    small.resize((SIDE, SIDE), Image.Resampling.BICUBIC).convert("RGB").save(encoded, "PNG")
+    picture = Image.new("L", (SIDE + 2 * MARGIN, SIDE))
+    picture.paste(small.resize((SIDE, SIDE), Image.Resampling.BICUBIC), (MARGIN, 0))
+    picture.convert("RGB").save(encoded, "PNG")
     return encoded.getvalue()
