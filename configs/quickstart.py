@@ -12,7 +12,7 @@ from clipjax import config
 def get_config():
     c = config.defaults()
     c.batch_size = 128
-    c.total = "1000 steps"
+    c.total = "1200 steps"
     c.log_every = "10 steps"
 
     c.model = config.model("custom", embed_dim=96, scan=False, dtype="float32")
@@ -32,5 +32,8 @@ def get_config():
 
     c.checkpoint.every = "100 steps"
     c.checkpoint.keep_best.metric = "eval/held_out/image_to_text_recall_at_1"
-    c.evals.held_out = config.evaluator("retrieval", every="250 steps")
+    c.evals.held_out = config.evaluator("retrieval", every="300 steps")
+    c.evals.objects = config.evaluator("zero_shot", every="300 steps", source="objects")
+    # The same objects by another designer, in black outlines: a hard row, near chance.
+    c.evals.noto_mono = config.evaluator("zero_shot", every="600 steps", source="objects_noto")
     return c

@@ -275,13 +275,10 @@ worker_follow() {
 }
 
 worker_stop() { # save|yes (kill)
-  local second
+  local deadline=$((SECONDS + SAVE_SECONDS))
   if alive && [[ $1 == save ]]; then
     kill -INT "$(cat "$state/python")"
-    for ((second = 0; second < SAVE_SECONDS; second++)); do
-      alive || break
-      sleep 1
-    done
+    while alive && ((SECONDS < deadline)); do sleep 0.2; done
     ! alive || fail "$(hostname): still saving after $SAVE_SECONDS s; wait, or stop --kill" 75
   elif alive; then
     kill -KILL -- "-$(cat "$state/supervisor")"

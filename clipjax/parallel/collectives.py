@@ -26,6 +26,7 @@ REDUCTIONS = ("all-reduce", "reduce-scatter")
 STARTS = {f"{kind}-start": kind for kind in KINDS}
 # Between slices the compiler hands arrays to the host's network runtime with a `send`.
 BETWEEN_SLICES = {"ONE_TO_ONE": "collective-permute"}  # others are the kind in capitals
+PARAMETER_USES = ("convert_element_type", "squeeze", "dynamic_slice")
 SCALAR_BYTES = 16 * 1024  # a handful of numbers, padded to tiles
 
 
@@ -123,7 +124,9 @@ def seconds(collective: Collective, *, accelerator: Accelerator, num_slices: int
 def carries(kind: str, *, op_name: str, moved: list[Array]) -> str:
     """What a transfer moves, by its kind and the jax operation it comes from.
 
-    The losses are the only `shard_map` of the step, and alone permute.
+    The losses are the only `shard_map` of the step, and alone permute. Shards that do not fill a
+    tile are gathered by an all-reduce over zeros: one that comes from the use of a parameter, its
+    cast or its slice out of the stacked layers, moves parameters.
     """
     in_loss = kind == "collective-permute" or "shard_map" in op_name
     tables = any(len(array.dims) > 1 and array.dtype in ("bf16", "f32") for array in moved)
@@ -132,6 +135,8 @@ def carries(kind: str, *, op_name: str, moved: list[Array]) -> str:
             return "scalars"
         if in_loss and not tables:
             return "log-sum-exps"
+        if op_name.rpartition("/")[2] in PARAMETER_USES:
+            return "parameters"
         return "gradients" if in_loss or "transpose(" in op_name or not op_name else "activations"
     if in_loss:
         return "embeddings" if tables else "log-sum-exps"

@@ -201,7 +201,7 @@ def _run_called(
 
 
 def _is_memory_bound(instruction: hlo.Instruction, reader: _Reader, *, computation: str) -> bool:
-    """Whether bytes over bandwidth exceed FLOPs over peak, and are no trifle beside the estimate."""
+    """Whether bytes over bandwidth exceed FLOPs over peak, and are no trifle beside the cycles."""
     place = {"module": reader.module, "computation": computation}
     moved = op_costs.hbm_bytes(instruction, **place) / reader.accelerator.hbm_bytes_per_second
     estimate = (instruction.cycles or 0) / reader.accelerator.clock_hz
