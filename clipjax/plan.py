@@ -68,7 +68,7 @@ def run(
             result |= planning.measure(config, **place)
             print(describe(result))
         else:
-            groups = planning.variants(config, **ranges)
+            groups = planning.variants(config, devices=len(devices), **ranges)
             _say(f"{where}; at most {sum(map(len, groups))} variants, minutes each if large …")
             result["rows"] = sweep(groups, place=place)
             print(describe_sweep(result["rows"], version=version))
@@ -132,14 +132,24 @@ def describe(plan: dict[str, Any]) -> str:
             f" {available:.2f} GiB on each device, {plan['hbm_overflow_bytes'] / GIB:.2f} too many;"
             " try --sweep"
         )
-    lines.append(f"            the loss alone: {plan['loss_temp_bytes'] / 2**20:,.1f} MiB")
-    if plan["fits"]:
+    lines.append(_loss_line(plan))
+    if plan["estimated_cycles"]:
         lines += _time_lines(plan) + _kernel_lines(plan) + _transfer_lines(plan)
+    elif plan["fits"]:
+        lines.append(f"step        no times: {plan['no_times']}")
     lines += [
         f"limited by  {plan['limited_by']}",
         f"compiled    in {plan['compile_seconds']:.0f} s",
     ]
     return "\n".join(lines)
+
+
+def _loss_line(plan: dict[str, Any]) -> str:
+    line = f"            the loss alone: temporaries of {plan['loss_temp_bytes'] / 2**20:,.1f} MiB"
+    if plan["loss_estimated_cycles"] and plan["estimated_cycles"]:
+        share = plan["loss_estimated_cycles"] / plan["estimated_cycles"]
+        line += f", {plan['loss_estimated_cycles'] / 1e6:,.1f} M cycles, {share:.1%} of the step"
+    return line
 
 
 def _time_lines(plan: dict[str, Any]) -> list[str]:
@@ -206,6 +216,8 @@ def _outcome(row: dict[str, Any]) -> str:
     needed = f"{row['hbm_peak_bytes'] / GIB:6.2f} of {row['hbm_available_bytes'] / GIB:.2f} GiB"
     if not row["fits"]:
         return f"{tried}{needed}: does not fit"
+    if not row["estimated_cycles"]:
+        return f"{tried}{needed}  no times: {row['no_times']}"
     return (
         f"{tried}{needed}  {row['estimated_step_seconds']:.4f} s"
         f"  MFU {row['estimated_mfu']:.1%}  limited by {row['limited_by']}"
@@ -225,7 +237,7 @@ def _ranges(sweeping: dict[str, list[str]]) -> dict[str, Any]:
     return {
         "remats": sweeping["remats"] or list(models.REMAT_POLICIES),
         "micro_batches": [int(count) for count in counts],
-        "meshes": sweeping["meshes"] or [""],
+        "meshes": sweeping["meshes"],
     }
 
 
@@ -247,7 +259,9 @@ def _define_flags() -> Any:
     flags.DEFINE_list("sweep_remats", [], "Remat policies to try; default all.")
     flags.DEFINE_list("sweep_micro_batches", ["1", "2", "4", "8"], "Micro-batches to try.")
     flags.DEFINE_list(
-        "sweep_meshes", [], "Meshes to try, DATAxFSDPxTENSOR, 1x256x1; default config.mesh."
+        "sweep_meshes",
+        [],
+        "Meshes to try, DATAxFSDPxTENSOR; default config.mesh, and fsdp=16 and 1.",
     )
     return cli.define_config_flag()
 

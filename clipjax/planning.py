@@ -5,6 +5,7 @@
 
 import collections
 import math
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -19,10 +20,16 @@ from clipjax.models import flops
 from clipjax.parallel import compile_memory, compiled, kernel_schedules
 from clipjax.parallel.accelerators import ACCELERATORS, Accelerator
 from clipjax.parallel.compiled import Cost
-from clipjax.parallel.mesh import AXES, batch_shards
+from clipjax.parallel.mesh import AXES, axis_sizes, batch_shards
 from clipjax.parallel.topologies import Topology
 
 NOTE = "Times, cycles and memory are the TPU compiler's estimates, not measurements."
+
+TIMES = (  # what the text of a compiled step gives; None where there is none
+    *("estimated_cycles", "cycles", "estimated_step_seconds", "estimated_mfu"),
+    *("estimated_mfu_low", "estimated_mfu_high", "examples_per_second", "chip_hours"),
+    *("custom_kernels", "collectives", "collective_contents", "loops_of_unknown_length"),
+)
 
 
 def measure(
@@ -39,7 +46,7 @@ def measure(
       config: of the run; `config.num_slices` slices of `topology`. Its data are not looked at.
       topology, devices: as `topologies.find` and `topologies.devices` give them.
       dump_folder: where the compiler writes kernels' programs, see `kernel_schedules.py`; emptied.
-      loss_alone: also compile the loss by itself, for `loss_temp_bytes`.
+      loss_alone: also compile the loss by itself, for `loss_temp_bytes` and its cycles.
 
     Returns:
       The figures by name, ready for JSON. Bytes are on one device; None where a step that does not
@@ -88,24 +95,16 @@ def measure(
         step = None
     figures["compile_seconds"] = time.monotonic() - began
     if step is not None:
-        text = step.as_text() or ""
-        cost = compiled.read(
-            text,
-            accelerator=accelerator,
-            devices=mesh.size,
-            num_slices=config.num_slices,
-            schedules=kernel_schedules.read_dump(dump_folder, names=compiled.kernel_names(text)),
-        )
         figures |= {
             "fits": True,
             "hbm_peak_bytes": compile_memory.peak_bytes(step.memory_analysis()),
             "hbm_overflow_bytes": 0,
-            **_speed(cost, accelerator=accelerator, chips=chips, figures=figures),
-            **_counted(cost),
+            **_times(step, accelerator=accelerator, figures=figures, dump_folder=dump_folder),
         }
         speed = figures["examples_per_second"]
         figures["chip_hours"] = examples / speed / 3600 * chips if examples and speed else None
-    figures["loss_temp_bytes"] = _loss_bytes(config, mesh=mesh) if loss_alone else None
+    if loss_alone:
+        figures |= _loss(config, mesh=mesh, accelerator=accelerator, figures=figures)
     return figures
 
 
@@ -121,9 +120,26 @@ def _run_length(config: Config) -> tuple[int, int, int | None]:
     return total, warmup, total * config.batch_size
 
 
-def _speed(
-    cost: Cost, *, accelerator: Accelerator, chips: int, figures: dict[str, Any]
+def _times(
+    step: Any, *, accelerator: Accelerator, figures: dict[str, Any], dump_folder: str
 ) -> dict[str, Any]:
+    """All that is read from the program's text; nothing but the reason where there is no text."""
+    try:
+        text = step.as_text() or ""
+    except jax.errors.JaxRuntimeError as error:
+        reason = f"jax cannot show this program: {' '.join(str(error).split())[:200]}"
+        return dict.fromkeys(TIMES) | {"no_times": reason, "limited_by": "unknown"}
+    cost = compiled.read(
+        text,
+        accelerator=accelerator,
+        devices=figures["devices"],
+        num_slices=figures["num_slices"],
+        schedules=kernel_schedules.read_dump(dump_folder, names=compiled.kernel_names(text)),
+    )
+    return _speed(cost, accelerator=accelerator, figures=figures) | _counted(cost)
+
+
+def _speed(cost: Cost, *, accelerator: Accelerator, figures: dict[str, Any]) -> dict[str, Any]:
     """Times and utilisation; low and high count the custom kernels at double and at half."""
     clock, peak = accelerator.clock_hz, accelerator.peak_flops * accelerator.per_chip
     floor = figures["model_flops_per_chip"] / peak
@@ -177,17 +193,11 @@ def _counted(cost: Cost) -> dict[str, Any]:
 
 
 def _does_not_fit(needed: int, available: int) -> dict[str, Any]:
-    without = (
-        *("estimated_cycles", "cycles", "estimated_step_seconds", "estimated_mfu"),
-        *("estimated_mfu_low", "estimated_mfu_high", "examples_per_second", "chip_hours"),
-        *("custom_kernels", "collectives"),
-    )
-    return {
+    return dict.fromkeys(TIMES) | {
         "fits": False,
         "hbm_peak_bytes": needed,
         "hbm_overflow_bytes": needed - available,
         "limited_by": "does not fit",
-        **dict.fromkeys(without),
     }
 
 
@@ -200,42 +210,66 @@ def _overflow(error: Exception) -> tuple[int, int]:
     return found
 
 
-def _loss_bytes(config: Config, *, mesh: Any) -> int:
-    """Temporaries of the loss alone; those it would need if it does not fit."""
+def _loss(
+    config: Config, *, mesh: Any, accelerator: Accelerator, figures: dict[str, Any]
+) -> dict[str, Any]:
+    """Temporaries and cycles of the loss alone; the bytes it would need if it does not fit."""
     try:
         loss = build.lower_loss(config, mesh=mesh).compile()
     except jax.errors.JaxRuntimeError as error:
-        return _overflow(error)[0]
-    return int(getattr(loss.memory_analysis(), "temp_size_in_bytes", 0))
+        return {"loss_temp_bytes": _overflow(error)[0], "loss_estimated_cycles": None}
+    times = _times(loss, accelerator=accelerator, figures=figures, dump_folder="")
+    return {
+        "loss_temp_bytes": int(getattr(loss.memory_analysis(), "temp_size_in_bytes", 0)),
+        "loss_estimated_cycles": times["estimated_cycles"],
+    }
 
 
 def variants(
-    config: Config, *, remats: Sequence[str], micro_batches: Sequence[int], meshes: Sequence[str]
+    config: Config,
+    *,
+    devices: int,
+    remats: Sequence[str],
+    micro_batches: Sequence[int],
+    meshes: Sequence[str],
 ) -> list[list[Config]]:
     """Configs to try, a list for each mesh and remat policy, by rising micro-batches.
 
     Args:
       config: the one to vary.
+      devices: how many there are.
       remats: policies for both towers.
       micro_batches: counts.
-      meshes: "DATAxFSDPxTENSOR", such as "1x256x1"; one side may be -1; "" is the config's.
+      meshes: "DATAxFSDPxTENSOR", such as "1x256x1", one side may be -1; none are the config's and
+        two that split the parameters over fewer devices.
 
     Raises:
       ConfigError: a mesh cannot be read.
     """
     groups = []
-    for mesh in meshes:
-        sides = mesh.split("x") if mesh else []
-        if mesh and (len(sides) != 3 or not all(s.lstrip("-").isdigit() for s in sides)):
-            raise ConfigError(f"--sweep_meshes: {mesh} is no mesh; write DATAxFSDPxTENSOR, 1x-1x1")
+    for sizes in _meshes(meshes, devices=devices, usual=config.mesh):
         for remat in remats:
             group = []
             for count in sorted(micro_batches):
                 varied = config.copy_and_resolve_references()
                 varied.model.vision.remat = varied.model.text.remat = remat
                 varied.micro_batches = count
-                for axis, side in zip(AXES, sides, strict=False):
-                    varied.mesh[axis] = int(side)
+                varied.mesh.update(sizes)
                 group.append(varied)
             groups.append(group)
     return groups
+
+
+def _meshes(texts: Sequence[str], *, devices: int, usual: Config) -> list[dict[str, int]]:
+    """Mesh sizes to try, each once."""
+    if not texts:
+        own = axis_sizes(usual, devices=devices)
+        fewer = [{"data": devices // n, "fsdp": n, "tensor": 1} for n in (16, 1) if n < devices]
+        return [own, *(sizes for sizes in fewer if sizes != own)]
+    found = []
+    for text in texts:
+        sides = text.split("x")
+        if len(sides) != len(AXES) or not all(re.fullmatch(r"-1|[1-9]\d*", s) for s in sides):
+            raise ConfigError(f"--sweep_meshes: {text} is no mesh; write DATAxFSDPxTENSOR, 1x-1x1")
+        found.append(dict(zip(AXES, map(int, sides), strict=True)))
+    return found

@@ -125,8 +125,8 @@ setup() {
     folder=$(mktemp -d)
     # shellcheck disable=SC2064 # its value now
     trap "rm -rf $(printf %q "$folder")" EXIT
-    mkdir -m 700 "$folder/clipjax-upload"
   fi
+  call mkdir -m 700 "$folder/clipjax-upload"
   call cp "$root/launch/tpu_vm.sh" "$folder/clipjax-upload/"
   [[ -z $env_file ]] || call install -m 600 "$env_file" "$folder/clipjax-upload/env"
   if [[ -z $repo ]]; then

@@ -109,7 +109,7 @@ def cost(**changes) -> Cost:
 
 def speed(found: Cost) -> dict:
     figures = {"model_flops_per_chip": 0.05 * ACCELERATORS["v5e"].peak_flops, "batch_size": 64}
-    return planning._speed(found, accelerator=ACCELERATORS["v5e"], chips=4, figures=figures)
+    return planning._speed(found, accelerator=ACCELERATORS["v5e"], figures=figures)
 
 
 def test_times_and_utilisation():
@@ -155,7 +155,8 @@ def figures(**changes) -> dict:
         **{"device_kind": "TPU v5 lite", "mesh": {"data": 1, "fsdp": 4, "tensor": 1}},
         **{"model": "custom", "loss": "softmax_gather", "parameter_count": 64449},
         **{"remat": {"vision": "none", "text": "none"}, "batch_size": 64, "micro_batches": 1},
-        **{"per_chip_batch": 16.0, "hbm_available_bytes": 16 * 2**30, "loss_temp_bytes": 2**20},
+        **{"per_chip_batch": 16.0, "hbm_available_bytes": 16 * 2**30},
+        **{"loss_temp_bytes": 2**20, "loss_estimated_cycles": 3e6},
         **{"fits": True, "hbm_peak_bytes": 2**30, "hbm_overflow_bytes": 0, "chip_hours": 8.0},
         "compile_seconds": 3.0,
         "model_flops_per_chip": 0.05 * ACCELERATORS[topologies.find("v5e-4").kind].peak_flops,
@@ -174,6 +175,7 @@ def test_the_table_says_what_its_figures_are():
     assert "640 examples a second; 2.0 hours, 8 chip-hours in all" in text
     assert "attention.1: 2 × 10.000 M cycles, charged its compiled schedule" in text
     assert "all-reduce of gradients BETWEEN SLICES: 1 times, 1.00 MiB" in text
+    assert "temporaries of 1.0 MiB, 3.0 M cycles, 2.0% of the step" in text
     assert "limited by  compute" in text
 
 
@@ -184,20 +186,35 @@ def test_the_table_of_what_does_not_fit():
     assert "MFU" not in text and "limited by  does not fit" in text
 
 
+def test_a_program_that_jax_cannot_show():
+    class Step:
+        def as_text(self):
+            raise planning.jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK\nfailure")
+
+    times = planning._times(Step(), accelerator=ACCELERATORS["tpu7x"], figures={}, dump_folder="")
+    text = plan.describe(figures(**times))
+    assert "no times: jax cannot show this program: INTERNAL: RET_CHECK failure" in text
+    assert "fits: 1.00 of 16.00 GiB" in text and "MFU" not in text
+
+
 def test_variants():
     config = tiny.tiny()
     groups = planning.variants(
-        config, remats=["none", "block"], micro_batches=[2, 1], meshes=["", "2x-1x1"]
+        config, devices=32, remats=["none", "block"], micro_batches=[2, 1], meshes=[]
     )
-    assert [[c.micro_batches for c in group] for group in groups] == [[1, 2]] * 4
-    assert [group[0].model.vision.remat for group in groups] == ["none", "block"] * 2
-    assert [dict(group[0].mesh) for group in groups[1:3]] == [
-        {"data": 1, "fsdp": -1, "tensor": 1},
-        {"data": 2, "fsdp": -1, "tensor": 1},
+    assert [[c.micro_batches for c in group] for group in groups] == [[1, 2]] * 6
+    assert [group[0].model.vision.remat for group in groups] == ["none", "block"] * 3
+    assert [tuple(group[0].mesh.values()) for group in groups[::2]] == [
+        (1, 32, 1),
+        (2, 16, 1),
+        (32, 1, 1),
     ]
     assert config.model.text.remat == "none"
+    asked = {"devices": 4, "remats": ["none"], "micro_batches": [1]}
+    ((varied,),) = planning.variants(config, **asked, meshes=["2x-1x1"])
+    assert dict(varied.mesh) == {"data": 2, "fsdp": -1, "tensor": 1}
     with pytest.raises(ConfigError, match="--sweep_meshes: 4 is no mesh"):
-        planning.variants(config, remats=["none"], micro_batches=[1], meshes=["4"])
+        planning.variants(config, **asked, meshes=["4"])
 
 
 def test_a_sweep_stops_where_it_fits_and_keeps_failures(monkeypatch, capsys):
@@ -213,7 +230,11 @@ def test_a_sweep_stops_where_it_fits_and_keeps_failures(monkeypatch, capsys):
 
     monkeypatch.setattr(planning, "measure", measure)
     groups = planning.variants(
-        tiny.tiny(), remats=["none", "block", "dots"], micro_batches=[1, 2, 4], meshes=[""]
+        tiny.tiny(),
+        devices=4,
+        remats=["none", "block", "dots"],
+        micro_batches=[1, 2, 4],
+        meshes=["1x4x1"],
     )
     rows = plan.sweep(groups, place={})
     tried = [(row["remat"]["text"], row["micro_batches"], row["fits"]) for row in rows]
@@ -245,7 +266,7 @@ def absent(monkeypatch):
     """Environment for libtpu in this process; restored afterwards."""
     for name in (
         *("TPU_SKIP_MDS_QUERY", "TPU_ACCELERATOR_TYPE", "TPU_WORKER_HOSTNAMES"),
-        *("ALLOW_MULTIPLE_LIBTPU_LOAD", "JAX_PLATFORMS"),
+        *("ALLOW_MULTIPLE_LIBTPU_LOAD", "JAX_PLATFORMS", "JAX_ENABLE_COMPILATION_CACHE"),
     ):
         monkeypatch.setenv(name, os.environ.get(name, ""))
     topologies.prepare_environment()

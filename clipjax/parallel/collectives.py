@@ -26,7 +26,8 @@ REDUCTIONS = ("all-reduce", "reduce-scatter")
 STARTS = {f"{kind}-start": kind for kind in KINDS}
 # Between slices the compiler hands arrays to the host's network runtime with a `send`.
 BETWEEN_SLICES = {"ONE_TO_ONE": "collective-permute"}  # others are the kind in capitals
-PARAMETER_USES = ("convert_element_type", "squeeze", "dynamic_slice")
+PARAMETER_USE = re.compile(r"/(convert_element_type|squeeze|dynamic_(update_)?slice)$|\bparams\b")
+TOWER_END = re.compile(r"encode_(image|text)/[^/]*$")  # nothing but the normalisation is there
 SCALAR_BYTES = 16 * 1024  # a handful of numbers, padded to tiles
 
 
@@ -124,23 +125,26 @@ def seconds(collective: Collective, *, accelerator: Accelerator, num_slices: int
 def carries(kind: str, *, op_name: str, moved: list[Array]) -> str:
     """What a transfer moves, by its kind and the jax operation it comes from.
 
-    The losses are the only `shard_map` of the step, and alone permute. Shards that do not fill a
-    tile are gathered by an all-reduce over zeros: one that comes from the use of a parameter, its
-    cast or its slice out of the stacked layers, moves parameters.
+    The losses alone transfer inside a `shard_map`, and alone permute. A parameter is gathered
+    where it is used: at its cast or its slice out of the stacked layers. Shards that do not fill a
+    tile are gathered by an all-reduce over zeros.
     """
     in_loss = kind == "collective-permute" or "shard_map" in op_name
     tables = any(len(array.dims) > 1 and array.dtype in ("bf16", "f32") for array in moved)
-    if kind in REDUCTIONS:
-        if sum(array.bytes for array in moved) <= SCALAR_BYTES:
-            return "scalars"
-        if in_loss and not tables:
-            return "log-sum-exps"
-        if op_name.rpartition("/")[2] in PARAMETER_USES:
-            return "parameters"
-        return "gradients" if in_loss or "transpose(" in op_name or not op_name else "activations"
+    if kind in REDUCTIONS and sum(array.bytes for array in moved) <= SCALAR_BYTES:
+        return "scalars"
+    if in_loss and kind in REDUCTIONS:
+        return "gradients" if tables else "log-sum-exps"  # the former, joined with the loss's own
     if in_loss:
         return "embeddings" if tables else "log-sum-exps"
-    return "parameters" if kind == "all-gather" else "activations"
+    if PARAMETER_USE.search(op_name):
+        return "parameters"
+    if "transpose(" in op_name or (kind in REDUCTIONS and not op_name):
+        return "gradients"
+    if TOWER_END.search(op_name):
+        return "embeddings"
+    product = op_name.endswith("dot_general")
+    return "activations" if kind in REDUCTIONS or product else "parameters"
 
 
 def origin(instruction: Instruction, module: Module, computation: str) -> str:

@@ -130,6 +130,7 @@ def prepare_environment(dump_folder: str = "") -> None:
     os.environ["TPU_ACCELERATOR_TYPE"] = "v5litepod-16"
     os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # what is not compiled leaves no dump
     if dump_folder:
         given = os.environ.get("LIBTPU_INIT_ARGS", "")
         os.environ["LIBTPU_INIT_ARGS"] = (

@@ -211,6 +211,13 @@ def test_a_life_on_two_workers(cloud):
     attached = tpu_vm(cloud, "attach", *where)
     assert "state=ended code=65\n" in attached.stdout, "the step of the run before is forgotten"
 
+    tpu_vm(cloud, "run", *where, "--", "--x=1")
+    done = tpu_vm(cloud, "stop", *where, "--kill")
+    assert done.stdout.count("state=ended code=137") == 2, done.stderr
+    for home in homes:
+        leader = (home / "clipjax-run" / "supervisor").read_text().strip()
+        wait(lambda leader=leader: not members(leader), "an orphan is left")
+
 
 def log_of(home):
     return (home / "clipjax-run" / "log").read_text()

@@ -6,7 +6,7 @@ import pytest
 
 from clipjax.parallel import compile_memory, compiled, hlo, hlo_loops, kernel_schedules, op_costs
 from clipjax.parallel.accelerators import Accelerator
-from clipjax.parallel.collectives import Collective, seconds
+from clipjax.parallel.collectives import Collective, carries, seconds
 from clipjax.parallel.device_groups import device_groups
 
 # One cycle a second, a FLOP or a byte a cycle, links of 2 bytes a cycle in all.
@@ -254,6 +254,43 @@ def test_the_compilers_sends_between_slices():
     (found,) = cost.collective_counts
     assert found == Collective("collective-permute", 2048, 1, True, "embeddings")
     assert cost.exposed == 2048 / 0.25 - 1000
+
+
+STEP = "jit(train_step)/"
+
+
+@pytest.mark.parametrize(
+    ("kind", "op_name", "shape", "carried"),
+    [
+        (
+            "all-gather",
+            "jvp(CLIP)/blocks/mlp/up/convert_element_type",
+            "bf16[768,768]",
+            "parameters",
+        ),
+        (
+            "all-reduce",
+            "jvp(CLIP)/blocks/mlp/up/convert_element_type",
+            "bf16[768,768]",
+            "parameters",
+        ),
+        ("all-gather", "transpose(jvp(CLIP))/while/body/squeeze", "bf16[768,768]", "parameters"),
+        ("all-gather", "jvp(CLIP)/patch_embedding/reshape", "bf16[768,768]", "parameters"),
+        ("reduce-scatter", "transpose(jvp(CLIP))/mlp/dot_general", "bf16[768,768]", "gradients"),
+        ("all-gather", "transpose(jvp(CLIP))/mlp/dot_general", "bf16[768,768]", "gradients"),
+        ("all-reduce", "", "bf16[768,768]", "gradients"),
+        ("all-reduce", "jvp(CLIP)/mlp/down/dot_general", "bf16[16,50,768]", "activations"),
+        ("all-gather", "jvp()/shard_map/all_gather", "bf16[32768,512]", "embeddings"),
+        ("all-gather", "jvp(CLIP)/CLIP.encode_text/mul", "f32[64,16]", "embeddings"),
+        ("collective-permute", "jvp()/shard_map/while/body/squeeze", "bf16[64,16]", "embeddings"),
+        ("collective-permute", "jvp()/shard_map/while/body/squeeze", "u32[5,128]", "log-sum-exps"),
+        ("all-reduce", "jvp()/shard_map/all_gather", "f32[32768]", "log-sum-exps"),
+        ("all-reduce", "reduce_sum", "u32[]", "scalars"),
+    ],
+)
+def test_what_a_transfer_carries(kind, op_name, shape, carried):
+    found = carries(kind, op_name=op_name and STEP + op_name, moved=hlo.arrays(shape))
+    assert found == carried
 
 
 def test_an_all_reduce_moves_everything_twice():

@@ -75,7 +75,7 @@ def test_without_libtpu_the_extra_is_named(monkeypatch):
 def test_the_environment_keeps_the_users_compiler_flags(monkeypatch):
     for name in (
         *("JAX_PLATFORMS", "TPU_SKIP_MDS_QUERY", "TPU_ACCELERATOR_TYPE", "TPU_WORKER_HOSTNAMES"),
-        *("ALLOW_MULTIPLE_LIBTPU_LOAD",),
+        *("ALLOW_MULTIPLE_LIBTPU_LOAD", "JAX_ENABLE_COMPILATION_CACHE"),
     ):
         monkeypatch.setenv(name, "before")  # restored after the test
     monkeypatch.setenv("LIBTPU_INIT_ARGS", "--own_flag=1")
