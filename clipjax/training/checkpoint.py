@@ -7,6 +7,7 @@ decides when to save; this module decides what stays.
 
 import contextlib
 import math
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -66,7 +67,9 @@ class Checkpoints:
                 )
             )
         logging.get_absl_logger().addFilter(lambda record: record.msg != RANKS_NOTHING)
-        self.directory = epath.Path(workdir) / FOLDER
+        # orbax takes no relative path, and says so only when a save has failed in the background.
+        absolute = workdir if "://" in workdir else os.path.abspath(workdir)
+        self.directory = epath.Path(absolute) / FOLDER
         self.manager = ocp.CheckpointManager(
             self.directory,
             item_handlers={

@@ -110,6 +110,19 @@ def test_policy_decides_what_stays(tmp_path):
     checkpoints.close()
 
 
+def test_a_relative_folder_will_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoints = Checkpoints("run")
+    checkpoints.save(1, state_of(1), run={"step": 1})
+    checkpoints.close()
+    assert restore_params_of("run")["step"] == 1
+    assert (tmp_path / "run" / "checkpoints" / "1").is_dir()
+
+
+def restore_params_of(workdir):
+    return Checkpoints(workdir, read_only=True).read_run(1)
+
+
 def test_an_existing_step_is_left_alone(tmp_path):
     checkpoints = Checkpoints(str(tmp_path))
     assert checkpoints.save(1, state_of(1), run={})
