@@ -2,8 +2,9 @@
 
 JAX_PLATFORMS=cpu python -m clipjax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
-Learns what forty objects look like, eight backgrounds, and left, right, above and below; evaluated
-on scenes whose two objects never occurred together in training.
+Learns what forty objects and eight backgrounds look like; evaluated on scenes whose two objects
+never occurred together in training. It learns little of left, right, above and below, without which
+recall at 1 ends near 74 %.
 """
 
 from clipjax import config
