@@ -9,20 +9,24 @@ from jax.sharding import Mesh
 from clipjax import build, evals
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.config import Config
-from clipjax.data import captions, sources, tokenizers
+from clipjax.data import captions, mixture, order, sources, tokenizers
+from clipjax.data.examples import TrainExamples
+from clipjax.data.sources import shard_survey
 from clipjax.data.sources.first import First
+from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.parallel import distributed
 from clipjax.parallel import mesh as meshes
 
 SAME_DATA = ("source", "path", "name", "image_key", "text_key")  # an evaluator's, unless it says
 EVAL_BATCH = 1024
+DEFAULT_GIGABYTES = 100.0  # of an evaluator's own remote shards
 
 
 def source(data: Config, *, image_size: int, seed: int, where: str = "data") -> Any:
-    """The source that `config.data` or an evaluator's settings name.
+    """The source that `config.data`, one part of its mixture or an evaluator's settings name.
 
     Args:
-      data: settings `source`, `path`, `name`, `split`, `image_key`, `text_key`.
+      data: settings of `config.records`, or of an evaluator; a `mixture` among them comes first.
       image_size: of sources that draw their images, in pixels.
       seed: of sources that make their records.
       where: the config key of `data`, for errors.
@@ -31,6 +35,17 @@ def source(data: Config, *, image_size: int, seed: int, where: str = "data") -> 
       ConfigError: no data are named.
       DataError: they cannot be read, or hold no records.
     """
+    if data.get("mixture"):
+        parts = {
+            name: source(
+                _with_cache(part, data),
+                image_size=image_size,
+                seed=seed,
+                where=f"{where}.mixture.{name}",
+            )
+            for name, part in data.mixture.items()
+        }
+        return mixture.Joined(parts)
     make = sources.get(data.source)
     if data.source == "scenes":
         made = make(split=data.split, image_size=image_size, seed=seed)
@@ -40,8 +55,15 @@ def source(data: Config, *, image_size: int, seed: int, where: str = "data") -> 
         made = make(split=data.split)
     elif data.source == "folder":
         made = make(data.path)
-    elif data.source == "tar":
-        made = make(data.path, image_key=data.image_key, text_key=data.text_key)
+    elif data.source in sources.SHARDED:
+        index = data.get("index")
+        made = make(
+            data.path,
+            image_key=data.image_key,
+            text_key=data.text_key,
+            files=shard_files(data),
+            survey=shard_survey.read(index) if index else None,
+        )
     else:
         made = make(
             data.name,
@@ -53,6 +75,50 @@ def source(data: Config, *, image_size: int, seed: int, where: str = "data") -> 
     if len(made) == 0:
         raise DataError(f"config.{where}: {made.name} split {data.split} holds no records")
     return made
+
+
+def shard_files(data: Config) -> ShardFiles:
+    """Where shards and their indexes are kept on this host."""
+    return ShardFiles(
+        cache_dir=data.get("cache_dir") or "",
+        cache_bytes=round(data.get("cache_gigabytes", DEFAULT_GIGABYTES) * 1e9),
+        index=data.get("index") or "",
+    )
+
+
+def _with_cache(part: Config, data: Config) -> Config:
+    part = part.copy_and_resolve_references()
+    part.update({key: data[key] for key in ("cache_dir", "cache_gigabytes")})
+    return part
+
+
+def examples(config: Config, *, source: Any, tokenizer: Any) -> TrainExamples:
+    """The training stream of `config.data` from its `source`."""
+    data = config.data
+    weights = {name: tuple(part.text_weights) for name, part in data.mixture.items()}
+    return TrainExamples(
+        source,
+        tokenizer=tokenizer,
+        image_size=config.model.vision.image_size,
+        seed=config.seed,
+        order=_order(data, source=source, seed=config.seed),
+        text_weights=weights or tuple(data.text_weights),
+    )
+
+
+def _order(data: Config, *, source: Any, seed: int) -> order.Order:
+    if data.get("mixture"):
+        return mixture.MixtureOrder(
+            {
+                name: (_order(part, source=source.parts[name], seed=seed), part.weight, length)
+                for (name, part), length in zip(
+                    data.mixture.items(), map(len, source.parts.values()), strict=True
+                )
+            }
+        )
+    if data.order == "window":
+        return order.WindowOrder(source.lengths, window=data.window, seed=seed)
+    return order.GlobalOrder(len(source), seed=seed)
 
 
 def tokenizer(config: Config, *, source: Any, workdir: str) -> Any:
@@ -131,6 +197,11 @@ def evaluation_source(config: Config, name: str) -> Any:
     """The data of the evaluator `name`; errors as `source`."""
     data = config.evals[name].copy_and_resolve_references()
     if not data.source:
+        if config.data.mixture:
+            raise ConfigError(
+                f"config.evals.{name}.source: not set, and the training data are a mixture; name"
+                " the evaluation's own"
+            )
         data.update({key: config.data[key] for key in SAME_DATA})
     size = config.model.vision.image_size
     records = source(data, image_size=size, seed=config.seed, where=f"evals.{name}")

@@ -5,6 +5,7 @@ within a work directory, operational ones may change at every restart. Durations
 "2000 steps", "12.8G examples", "32 epochs". Config files are Python and run as code.
 """
 
+import fnmatch
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -30,8 +31,13 @@ OPERATIONAL = (
     "model.text.remat",
     "loss.block_size",
     "data.path",
+    "data.index",
+    "data.cache_dir",
+    "data.cache_gigabytes",
     "data.num_workers",
     "data.max_bad_fraction",
+    "data.mixture.*.path",
+    "data.mixture.*.index",
     "tokenizer.path",
     "tokenizer.max_captions",
 )
@@ -113,13 +119,10 @@ def defaults() -> Config:
     c.schedule.name = "cosine"  # "cosine" to zero, or "constant"
     c.schedule.warmup = "2000 steps"  # linear from zero
 
-    c.data = ConfigDict()
-    c.data.source = "tfds"  # see clipjax/data/sources
-    c.data.path = ""  # tfds: the data_dir; folder: the folder of images
-    c.data.name = ""  # tfds: builder name, "coco_captions", "my_set:1.0.0"
-    c.data.split = "train"
-    c.data.image_key = ""  # feature of the image; "" is found by type
-    c.data.text_key = ""  # feature of the caption, caption list or label; "" is found by type
+    c.data = records()
+    c.data.mixture = ConfigDict()  # name → settings of several sources, see `part`; then no source
+    c.data.cache_dir = ""  # of indexes and copies of remote shards; "" is ~/.cache/clipjax
+    c.data.cache_gigabytes = 100.0  # at most so much of copies; two windows of shards must fit
     c.data.num_workers = 8  # loader processes a host; 0 loads in this process
     c.data.max_bad_fraction = 0.01  # unreadable records before the run stops with exit 65
 
@@ -138,6 +141,36 @@ def defaults() -> Config:
     c.checkpoint.keep_best.mode = "max"  # "max" or "min"
 
     c.evals = ConfigDict()  # name → settings, see `evaluator`
+    return c
+
+
+def records(**changes: Any) -> Config:
+    """Settings of one source of image-text pairs, `config.data`; `changes` from the defaults."""
+    c: Config = ConfigDict()
+    c.source = "tfds"  # see clipjax/data/sources
+    c.path = ""  # shards, a table or a folder, local or remote; tfds: the data_dir
+    c.name = ""  # tfds: builder name, "coco_captions", "my_set:1.0.0"
+    c.split = "train"
+    c.image_key = ""  # member, feature or column of the image; "" is found by type or name
+    c.text_key = ""  # of the caption, caption list or label; several fields: "recaption,txt"
+    c.text_weights = ()  # chances of these fields; () takes the first one that has text
+    c.order = "global"  # all records shuffled; "window" goes through a few shards at a time
+    c.window = 8  # shards read together, order "window"
+    c.index = ""  # what `clipjax.dataset index` wrote, local or remote; "" looks into each shard
+    c.update(changes)
+    return c
+
+
+def part(weight: float, **changes: Any) -> Config:
+    """Settings of one source of a mixture, `config.data.mixture.<name>`.
+
+    Args:
+      weight: its share of the examples, in proportion to the other parts'.
+      **changes: settings to change from those of `records`.
+    """
+    c = records()
+    c.weight = float(weight)
+    c.update(changes)
     return c
 
 
@@ -169,7 +202,10 @@ def evaluator(kind: str, **changes: Any) -> Config:
 
 def is_operational(key: str) -> bool:
     """Whether the flattened key ("data.path") may change between restarts of a run."""
-    return any(key == name or key.startswith(f"{name}.") for name in OPERATIONAL)
+    return any(
+        key == name or key.startswith(f"{name}.") or fnmatch.fnmatchcase(key, name)
+        for name in OPERATIONAL
+    )
 
 
 def flatten(config: Config, prefix: str = "") -> dict[str, Any]:

@@ -78,7 +78,6 @@ def _check_names(config: Config) -> None:
     check_name(config.loss.embed_dtype, names=DTYPES, kind="config.loss.embed_dtype")
     check_name(config.optimizer.name, names=optim.OPTIMIZERS, kind="config.optimizer.name")
     check_name(config.schedule.name, names=optim.SCHEDULES, kind="config.schedule.name")
-    check_name(config.data.source, names=sources.SOURCES, kind="config.data.source")
     check_name(config.tokenizer.kind, names=("sentencepiece",), kind="config.tokenizer.kind")
     for name, settings in config.evals.items():
         check_name(settings.kind, names=evals.KINDS, kind=f"config.evals.{name}.kind")
@@ -105,6 +104,7 @@ def _check_positive(config: Config) -> None:
             _fail(key, value, "must be positive")
     for key, value in {
         "data.num_workers": config.data.num_workers,
+        "data.cache_gigabytes": config.data.cache_gigabytes,
         "optimizer.clip_norm": config.optimizer.clip_norm,
         "optimizer.weight_decay": config.optimizer.weight_decay,
         "checkpoint.every_minutes": config.checkpoint.every_minutes,
@@ -159,5 +159,32 @@ def _check_best(config: Config) -> None:
 
 
 def _check_data(data: Config) -> None:
-    if data.source not in sources.OWN and not (data.name or data.path):
+    for name, part in data.mixture.items():
+        _check_records(part, where=f"data.mixture.{name}")
+        if part.weight <= 0:
+            _fail(f"data.mixture.{name}.weight", part.weight, "must be positive")
+        if part.source not in sources.OWN and not (part.name or part.path):
+            _fail(f"data.mixture.{name}.source", part.source, "set its path or name too")
+    _check_records(data, where="data")
+    if not data.mixture and data.source not in sources.OWN and not (data.name or data.path):
         raise ConfigError(NO_DATA)
+
+
+def _check_records(data: Config, *, where: str) -> None:
+    check_name(data.source, names=sources.SOURCES, kind=f"config.{where}.source")
+    check_name(data.order, names=("global", "window"), kind=f"config.{where}.order")
+    if data.order == "window" and data.source not in sources.SHARDED:
+        _fail(
+            f"{where}.order",
+            data.order,
+            f"needs a source of shards ({', '.join(sources.SHARDED)}), not {data.source}",
+        )
+    if data.window < 1:
+        _fail(f"{where}.window", data.window, "must be at least 1")
+    weights, fields = data.text_weights, data.text_key.split(",")
+    if weights and (len(weights) != len(fields) or min(weights) < 0 or not sum(weights)):
+        _fail(
+            f"{where}.text_weights",
+            tuple(weights),
+            f"needs one chance for each of the {len(fields)} fields of {where}.text_key",
+        )

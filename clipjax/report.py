@@ -4,6 +4,7 @@ The training program calls these with the report that `open_report` gave, or wit
 that draw nothing. None of them can end a run.
 """
 
+import copy
 import math
 import os
 import sys
@@ -103,12 +104,8 @@ def training_samples(
 ) -> dict[str, Any]:
     """The arguments of `Report.samples` for `count` positions, exactly as training sees them."""
     remembering = _Remembering(examples.tokenizer)
-    same = TrainExamples(
-        examples.source,
-        tokenizer=remembering,
-        image_size=examples.image_size,
-        seed=examples.seed,
-    )
+    same = copy.copy(examples)
+    same.tokenizer = remembering
     found: dict[str, Any] = {
         "images": [],
         "captions": [],

@@ -14,7 +14,6 @@ from clipjax.common import exits
 from clipjax.common.exits import ConfigError
 from clipjax.config import Config
 from clipjax.data import loader
-from clipjax.data.examples import TrainExamples
 from clipjax.evals.embed import Preempted
 from clipjax.parallel import compilation_cache, distributed, sharding
 from clipjax.parallel.preemption import Preemption
@@ -40,12 +39,13 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
     mesh = build.mesh(config)
 
     # Data
-    image_size = config.model.vision.image_size
-    source = build_data.source(config.data, image_size=image_size, seed=config.seed)
+    source = build_data.source(
+        config.data, image_size=config.model.vision.image_size, seed=config.seed
+    )
     horizon = build.horizon(config, epoch_examples=len(source))
     run_folder.open_for_training(workdir, config, allow_config_change=allow_config_change)
     tokenizer = build_data.tokenizer(config, source=source, workdir=workdir)
-    examples = TrainExamples(source, tokenizer=tokenizer, image_size=image_size, seed=config.seed)
+    examples = build_data.examples(config, source=source, tokenizer=tokenizer)
     evaluators = build_data.evaluators(config, mesh=mesh, tokenizer=tokenizer)
 
     # Where the run stands
@@ -129,6 +129,7 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
             batch_size=config.batch_size,
             log_every=horizon.log_every,
             peak_share=build.peak_share(config, mesh=mesh),
+            progress=examples.progress,
         )
         bad_records = BadRecords(max_fraction=config.data.max_bad_fraction)
         step, exit_code, metrics = start, exits.DONE, {}

@@ -62,7 +62,9 @@ def test_every_setting_is_named_operational_or_defines_the_run():
     flat = config.flatten(config.defaults())
     operational = {key for key in flat if config.is_operational(key)}
     for name in config.OPERATIONAL:
-        assert any(key == name or key.startswith(f"{name}.") for key in operational | {"evals"})
+        assert "*" in name or any(
+            key == name or key.startswith(f"{name}.") for key in operational | {"evals"}
+        )
     defining = set(flat) - operational
     for key in ("seed", "batch_size", "total", "loss.name", "data.split", "optimizer.beta1"):
         assert key in defining
@@ -100,6 +102,32 @@ def test_checks_name_the_key_and_the_remedy():
     )
     assert "config.model.vision.remat" in failing(model__vision__remat="all")
     assert "config.log_every" in failing(log_every="0 steps")
+
+
+def test_mixtures_are_checked_part_by_part():
+    def mixed(**parts):
+        c = config.defaults()
+        with c.unlocked():
+            c.data.mixture.update(parts)
+        return c
+
+    web = config.part(0.7, source="tar", path="/web", text_key="new,txt", text_weights=(3, 1))
+    config_check.check(mixed(web=web, demo=config.part(1, source="scenes")))
+    keys = config.flatten(mixed(web=web))
+    assert config.is_operational("data.mixture.web.path") and "data.mixture.web.path" in keys
+    assert not config.is_operational("data.mixture.web.weight")
+    for told, part in {
+        "weight=0.0: must be positive": config.part(0, source="tar", path="/x"),
+        "source=tar: set its path": config.part(1, source="tar"),
+        'source: "tarr" is unknown': config.part(1, source="tarr", path="/x"),
+        "order=window: needs a source of shards": config.part(1, source="scenes", order="window"),
+        "needs one chance for each of the 2 fields": config.part(
+            1, source="tar", path="/x", text_key="a,b", text_weights=(1.0,)
+        ),
+    }.items():
+        with pytest.raises(ConfigError) as raised:
+            config_check.check(mixed(web=part))
+        assert "config.data.mixture.web." in str(raised.value) and told in str(raised.value)
 
 
 def test_zoo_names_are_the_released_ones():

@@ -5,7 +5,7 @@ them all, and the vocabulary trainer samples them.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +17,9 @@ MAX_CHARACTERS = 4096  # no context length in use reads this far; bounds the tok
 UNWANTED = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff\u200b\ufeff\ufffe\uffff]")
 
 
+Texts = str | bytes | Sequence[str] | Mapping[str, str | Sequence[str]]  # one, several, by field
+
+
 class BadCaption(ValueError):
     """A record has no usable caption; the message is a short reason that counters can group by."""
 
@@ -26,7 +29,7 @@ class HasCaptions(Protocol):
 
     def __len__(self) -> int: ...
 
-    def caption(self, index: int, /) -> str | Sequence[str]: ...
+    def caption(self, index: int, /) -> Texts: ...
 
 
 def clean(text: str | bytes) -> str:
@@ -39,22 +42,63 @@ def clean(text: str | bytes) -> str:
     return " ".join(UNWANTED.sub("", text.lstrip()[:MAX_CHARACTERS]).split())
 
 
-def usable(text: str | bytes | Sequence[str]) -> list[str]:
-    """A record's captions, cleaned, without the empty ones, in order."""
-    candidates = [text] if isinstance(text, (str, bytes)) else text
-    return [caption for caption in map(clean, candidates) if caption]
+def is_cut_or_altered(text: str | bytes) -> bool:
+    """Whether `clean` does more to a text than collapse its white space."""
+    if isinstance(text, bytes):
+        try:
+            text = text.decode("utf-8")
+        except UnicodeDecodeError:
+            return True
+    return len(text.lstrip()) > MAX_CHARACTERS or UNWANTED.search(text) is not None
 
 
-def choose(text: str | bytes | Sequence[str], *, rng: np.random.Generator) -> str:
-    """One of a record's captions, cleaned, each with the same chance.
+def usable(text: Texts) -> list[str]:
+    """A record's captions, cleaned, without the empty ones, in order; of all fields."""
+    return [clean(candidate) for candidate in _candidates(text)]
+
+
+def choose(
+    text: Texts, *, rng: np.random.Generator, weights: Sequence[float] = ()
+) -> tuple[str, bool]:
+    """One of a record's captions, cleaned, and whether cleaning removed something from it.
+
+    Captions of one field have the same chance. Of several fields the first that has any is taken,
+    or, with `weights`, one that has any, with chances in proportion to these.
+
+    Args:
+      text: of a record.
+      rng: draws the caption, where there is a choice.
+      weights: one for each field, in their order; () is first come, first taken.
 
     Raises:
       BadCaption: none is left after cleaning.
     """
-    candidates = usable(text)
+    if isinstance(text, Mapping):
+        fields = [_candidates(texts) for texts in text.values()]
+        present = [number for number, field in enumerate(fields) if field]
+        if weights:
+            present = [number for number in present if weights[number] > 0]
+        if not present:
+            raise BadCaption("empty caption")
+        chosen = present[0]
+        if weights and len(present) > 1:
+            ends = np.cumsum([weights[number] for number in present])
+            chosen = present[int(np.searchsorted(ends, rng.random() * ends[-1], side="right"))]
+        candidates = fields[chosen]
+    else:
+        candidates = _candidates(text)
     if not candidates:
         raise BadCaption("empty caption")
-    return candidates[int(rng.integers(len(candidates)))] if len(candidates) > 1 else candidates[0]
+    one = candidates[int(rng.integers(len(candidates)))] if len(candidates) > 1 else candidates[0]
+    return clean(one), is_cut_or_altered(one)
+
+
+def _candidates(text: Texts) -> list[str | bytes]:
+    """The captions that are not empty once they are clean, as they are."""
+    if isinstance(text, Mapping):
+        return [one for texts in text.values() for one in _candidates(texts)]
+    listed = [text] if isinstance(text, str | bytes) else text
+    return [one for one in listed if clean(one)]
 
 
 def sample(source: HasCaptions, *, limit: int) -> Iterator[str]:

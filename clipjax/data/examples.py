@@ -7,13 +7,14 @@ and every host agrees on what came next.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from clipjax.common.exits import DataError
-from clipjax.data import captions, images, order
+from clipjax.data import captions, images
+from clipjax.data.order import GlobalOrder, Order
 
 ATTEMPTS = 16  # substitutes tried for one position before the data are called unusable
 
@@ -21,8 +22,9 @@ ATTEMPTS = 16  # substitutes tried for one position before the data are called u
 class Source(Protocol):
     """Random access to encoded records; see `clipjax.data.sources`.
 
-    `source[index]` is {"image": bytes, "text": str or list of str, "key": str}; a record that
-    cannot be read raises ValueError or OSError.
+    `source[index]` is {"image": bytes, "text": str, list of str or these by field, "key": str},
+    with "source" where it is one of several; a record that cannot be read raises ValueError or
+    OSError.
     """
 
     name: str
@@ -32,7 +34,7 @@ class Source(Protocol):
 
     def __getitem__(self, index: int, /) -> dict[str, Any]: ...
 
-    def caption(self, index: int, /) -> str | Sequence[str]: ...
+    def caption(self, index: int, /) -> captions.Texts: ...
 
 
 class Tokenizer(Protocol):
@@ -51,40 +53,70 @@ class TrainExamples:
       tokenizer: turns the chosen caption into ids.
       image_size: side of the square images, in pixels.
       seed: decides order, captions and crops, together with the position and nothing else.
+      order: which record stands where; all of them shuffled if not given.
+      text_weights: of the fields, where texts come by field, see `captions.choose`; of a mixture
+        by source.
 
     Raises:
       DataError: the source is empty; later, ATTEMPTS records in a row could not be used.
     """
 
-    def __init__(self, source: Source, *, tokenizer: Tokenizer, image_size: int, seed: int):
+    def __init__(
+        self,
+        source: Source,
+        *,
+        tokenizer: Tokenizer,
+        image_size: int,
+        seed: int,
+        order: Order | None = None,
+        text_weights: Sequence[float] | Mapping[str, Sequence[float]] = (),
+    ):
         if len(source) == 0:
             raise DataError(f"data: source {source.name} has 0 records; check path and split")
         self.source = source
         self.tokenizer = tokenizer
         self.image_size = image_size
         self.seed = seed
-        self._length = len(source)
+        self.order = order or GlobalOrder(len(source), seed=seed)
+        self.text_weights = text_weights
+
+    def prepare(self, position: int) -> None:
+        """Let the source fetch what will be read from this position on, if it has to fetch."""
+        if hasattr(self.source, "prepare"):
+            self.source.prepare(self.order.upcoming(position))  # pyright: ignore
+
+    def progress(self, position: int) -> dict[str, float]:
+        """How far the stream has come after so many examples: "data/epochs", or these and
+        "examples" of each source of a mixture."""
+        return {f"data/{name}": value for name, value in self.order.progress(position).items()}
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         """One example.
 
         Returns:
           {"image": uint8 [S, S, 3], "text": int32 [T], "record_id": uint32} for the device, and
-          for counters: "position", "key", "source", "truncated" (the caption did not fit), "bad"
-          (why the record that belongs here was replaced, else "") and "bad_key" (its key).
+          for counters: "position", "key", "source", "truncated" (the caption did not fit),
+          "cleaned" (characters were removed from it), "bad" (why the record that belongs here was
+          replaced, else "") and "bad_key" (its key).
         """
         bad = bad_key = ""
         for attempt in range(ATTEMPTS):
             rng = generator(self.seed, position=position, attempt=attempt)
             if attempt == 0:
-                index = order.record_index(position, seed=self.seed, length=self._length)
+                index = self.order(position)
             else:
-                index = int(rng.integers(self._length))
+                index = self.order.substitute(position, rng=rng)
             key = ""
             try:
                 record = read(self.source, index)
                 key = record["key"]
-                caption = captions.choose(record["text"], rng=rng)
+                name = record.get("source", self.source.name)
+                weights = self.text_weights
+                caption, cleaned = captions.choose(
+                    record["text"],
+                    rng=rng,
+                    weights=weights[name] if isinstance(weights, Mapping) else weights,
+                )
                 image = images.decode_train(record["image"], size=self.image_size, rng=rng)
             except (captions.BadCaption, images.BadImage, BadRecord) as error:
                 if not bad:
@@ -94,11 +126,12 @@ class TrainExamples:
             return {
                 "image": image,
                 "text": ids[0],
-                "record_id": record_id(self.source.name, key=key),
+                "record_id": record_id(name, key=key),
                 "position": position,
                 "key": key,
-                "source": self.source.name,
+                "source": name,
                 "truncated": bool(truncated[0]),
+                "cleaned": cleaned,
                 "bad": bad,
                 "bad_key": bad_key,
             }

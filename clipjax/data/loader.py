@@ -26,8 +26,8 @@ class TrainBatches:
     """An endless iterator of (batch, info); `close()` ends its threads and processes.
 
     batch: {"image": uint8 [b, S, S, 3], "text": int32 [b, T], "record_id": uint32 [b]}, this
-    host's rows of the global batch. info: {"position", "key", "source", "truncated", "bad",
-    "bad_key"}, arrays [b] as in `TrainExamples`, for counters on the host.
+    host's rows of the global batch. info: {"position", "key", "source", "truncated",
+    "cleaned", "bad", "bad_key"}, arrays [b] as in `TrainExamples`, for counters on the host.
     """
 
     def __init__(self, iterator: Any):
@@ -124,6 +124,7 @@ def make_rows(
 ) -> dict[str, np.ndarray]:
     """The columns of these rows of the global batch `batch_index` batches after `start`."""
     first = start + batch_index * batch_size
+    examples.prepare(first)
     made = [examples[first + int(row)] for row in rows]
     return {name: np.array([row[name] for row in made]) for name in made[0]}
 

@@ -7,6 +7,7 @@ ahead. A line holds its own step's values; only `perf/…` are means since the l
 import collections
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,6 +29,7 @@ class StepLog:
       batch_size: global.
       log_every: steps between lines; the last step is always logged.
       peak_share: MFU of one example a second on all devices together; None if not known.
+      progress: metrics that follow from the examples seen: epochs, and shares of a mixture.
     """
 
     def __init__(
@@ -39,12 +41,14 @@ class StepLog:
         batch_size: int,
         log_every: int,
         peak_share: float | None = None,
+        progress: Callable[[int], dict[str, float]] = lambda examples: {},
     ) -> None:
         self.writer = writer
         self.total = total
         self.batch_size = batch_size
         self.log_every = log_every
         self.peak_share = peak_share
+        self.progress = progress
         self.pending: collections.deque[tuple[int, dict[str, Any], dict[str, int]]] = (
             collections.deque()
         )
@@ -111,6 +115,7 @@ class StepLog:
             "examples_seen": step * self.batch_size,
             **{name: np.asarray(value).item() for name, value in metrics.items()},
             "data/bad_fraction": bad / self.batch_size,
+            **self.progress(step * self.batch_size),
             "perf/examples_per_second": rate,
             "perf/examples_per_second_per_chip": rate / jax.device_count(),
             "perf/step_seconds": seconds / max(self.window_steps, 1),

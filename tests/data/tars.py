@@ -9,7 +9,7 @@ import fakes
 import pytest
 
 from clipjax.data.sources import tar_reader
-from clipjax.data.sources.tar import TarSource
+from clipjax.data.sources.tar import open_tars
 
 
 def entry(name, data=b"", *, kind=tarfile.REGTYPE, **fields):
@@ -73,7 +73,7 @@ def raw(path, *parts, end=bytes(1024)):
 
 def refused(error, pattern, *arguments, **options):
     with pytest.raises(error, match=pattern) as caught:
-        TarSource(*arguments, **options)
+        open_tars(*arguments, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

@@ -34,7 +34,7 @@ def test_clean_bounds_the_length():
 
 def test_choose_is_even_and_skips_empty_captions():
     rng = np.random.default_rng(0)
-    chosen = [captions.choose([" a", "", "b ", "\x00", "c"], rng=rng) for _ in range(3000)]
+    chosen = [captions.choose([" a", "", "b ", "\x00", "c"], rng=rng)[0] for _ in range(3000)]
     counts = {text: chosen.count(text) for text in set(chosen)}
     assert sorted(counts) == ["a", "b", "c"]
     assert min(counts.values()) > 900
@@ -66,3 +66,40 @@ def test_sample_leaves_out_records_that_cannot_be_read():
 
     found = list(captions.sample(Source(), limit=10))
     assert found == [f"caption {index}" for index in (0, 1, 3, 4, 5)]
+
+
+def chosen(text, weights=(), count=2000):
+    rng = np.random.default_rng(0)
+    picked = [captions.choose(text, rng=rng, weights=weights)[0] for _ in range(count)]
+    return {one: picked.count(one) / count for one in sorted(set(picked))}
+
+
+def test_fields_by_priority():
+    assert chosen({"new": "n", "old": "o"}) == {"n": 1.0}
+    assert chosen({"new": " \x00", "old": "o"}) == {"o": 1.0}
+    halves = chosen({"new": ["", "a", "b"], "old": "o"})
+    assert halves.keys() == {"a", "b"} and abs(halves["a"] - 0.5) < 0.05
+
+
+def test_fields_by_weight():
+    shares = chosen({"new": ["a", "b"], "old": "o", "alt": "x"}, weights=(3.0, 1.0, 0.0))
+    assert shares.keys() == {"a", "b", "o"}
+    assert abs(shares["o"] - 0.25) < 0.03 and abs(shares["a"] - 0.375) < 0.03
+    assert chosen({"new": "", "old": "o", "alt": ""}, weights=(3.0, 1.0, 1.0)) == {"o": 1.0}
+    with pytest.raises(captions.BadCaption):
+        chosen({"new": "", "old": "o"}, weights=(1.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("text", "altered"),
+    [
+        ("  plain \n text ", False),
+        ("a\x00b", True),
+        (b"caf\xff", True),
+        ("caf\u00e9", False),
+        ("x" * 5000, True),
+        ("half \ud83d emoji", True),
+    ],
+)
+def test_cleaning_is_told(text, altered):
+    assert captions.choose(text, rng=np.random.default_rng(0))[1] is altered

@@ -66,7 +66,7 @@ def test_batches_have_the_promised_form():
     assert batch["record_id"].shape == (BATCH,) and batch["record_id"].dtype == np.uint32
     assert all(array.flags.c_contiguous for array in batch.values())
     assert sorted(batch) == ["image", "record_id", "text"]
-    assert sorted(info) == ["bad", "bad_key", "key", "position", "source", "truncated"]
+    assert sorted(info) == ["bad", "bad_key", "cleaned", "key", "position", "source", "truncated"]
     assert info["position"].tolist() == list(range(16, 24))
     assert all(len(column) == BATCH for column in info.values())
 
@@ -164,6 +164,9 @@ def test_batches_are_made_before_they_are_asked_for():
     made = []
 
     class Watched:
+        def prepare(self, position):
+            pass
+
         def __getitem__(self, position):
             made.append(position)
             return {**dict.fromkeys(loader.DEVICE_FIELDS, np.zeros(1)), "position": position}

@@ -1,5 +1,8 @@
 """The order of training records."""
 
+import itertools
+import pickle
+
 import numpy as np
 import pytest
 
@@ -47,3 +50,59 @@ GOLDEN = {
     0: [9, 6, 0, 4, 5, 2, 7, 1, 8, 3],
     1: [6, 2, 5, 3, 4, 8, 9, 7, 0, 1],
 }
+
+
+SHARDS = [5, 0, 9, 1, 30, 7, 7, 12, 3, 8, 0]
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 11, 100])
+def test_windows_visit_each_record_once_an_epoch(window):
+    made = order.WindowOrder(SHARDS, window=window, seed=4)
+    length = sum(SHARDS)
+    epochs = [[made(p) for p in range(e * length, (e + 1) * length)] for e in range(3)]
+    assert all(sorted(epoch) == list(range(length)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_windows_read_few_shards_at_a_time():
+    lengths = [10] * 40
+    made = order.WindowOrder(lengths, window=4, seed=0)
+    for epoch in range(2):
+        firsts = []
+        for window in range(10):
+            begin = epoch * 400 + window * 40
+            shards = {made(p) // 10 for p in range(begin, begin + 40)}
+            assert len(shards) == 4
+            firsts += sorted(shards)
+            told = {index // 10 for index in made.upcoming(begin + 13)}
+            following = {made(p) // 10 for p in range(begin + 40, begin + 80)}
+            assert told == shards | following
+        assert sorted(firsts) == list(range(40)) != firsts  # shards in another order too
+    mixed = [made(p) // 10 for p in range(40)]
+    assert sum(a != b for a, b in itertools.pairwise(mixed)) > 20
+
+
+def test_window_order_is_arithmetic():
+    made = order.WindowOrder(SHARDS, window=3, seed=7)
+    again = pickle.loads(pickle.dumps(made))  # noqa: S301 (our own bytes)
+    far = 10**15
+    assert [again(p) for p in (far, 3, 200)] == [made(p) for p in (far, 3, 200)]
+    rng = np.random.default_rng(0)
+    near = {made.substitute(40, rng=rng) for _ in range(3000)}
+    window = {made(p) for p in range(82) if made.upcoming(p) == made.upcoming(40)}
+    assert near == window
+    other = order.WindowOrder(SHARDS, window=3, seed=8)
+    assert [other(p) for p in range(20)] != [made(p) for p in range(20)]
+
+
+def test_window_order_does_not_change_between_releases():
+    made = order.WindowOrder([3, 2, 4, 1], window=2, seed=0)
+    assert [made(p) for p in range(10)] == WINDOWED
+
+
+def test_progress():
+    assert order.GlobalOrder(40, seed=0).progress(60) == {"epochs": 1.5}
+    assert order.WindowOrder([10, 30], window=1, seed=0).progress(60) == {"epochs": 1.5}
+
+
+WINDOWED = [9, 3, 4, 7, 1, 5, 0, 8, 6, 2]

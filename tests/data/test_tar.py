@@ -17,8 +17,9 @@ import tars
 
 from clipjax.common.exits import DataError
 from clipjax.data import captions, eval_batches, examples, loader, sources
-from clipjax.data.sources import tar, tar_index, tar_reader
-from clipjax.data.sources.tar import TarSource
+from clipjax.data.sources import sharded, tar, tar_index, tar_reader
+from clipjax.data.sources.shard_files import ShardFiles
+from clipjax.data.sources.tar import open_tars
 
 
 def test_records_across_shards(tmp_path):
@@ -37,7 +38,7 @@ def test_records_across_shards(tmp_path):
 
 
 def test_captions_are_read_without_images(tmp_path, monkeypatch):
-    source = TarSource(tars.write(tmp_path / "a.tar", tars.pairs(2)))
+    source = open_tars(tars.write(tmp_path / "a.tar", tars.pairs(2)))
     taken = []
     read = tar_reader.OpenTar.read
     monkeypatch.setattr(
@@ -58,7 +59,7 @@ def test_any_order_of_members(tmp_path, order):
         entries.sort(key=lambda e: e[0].rsplit(".")[1])
     else:
         np.random.default_rng(0).shuffle(entries)
-    source = TarSource(tars.write(tmp_path / "a.tar", entries))
+    source = open_tars(tars.write(tmp_path / "a.tar", entries))
     assert len(source) == 20
     for index in range(20):
         number = int(source.key(index).rsplit("/")[-1])
@@ -79,12 +80,12 @@ def test_extensions(tmp_path):
     ]
     texts = [(f"{letter}.txt", letter.encode()) for letter in "abcdefg"]
     path = tars.write(tmp_path / "a.tar", [*entries, *texts])
-    source = TarSource(path)
+    source = open_tars(path)
     assert [source[i]["image"] for i in range(len(source))] == [b"1", b"2", b"3", b"4", b"5"]
     assert source.skipped == {"samples without image": 2}
-    only = TarSource(path, image_key="png")
+    only = open_tars(path, image_key="png")
     assert [only[i]["key"] for i in range(len(only))] == ["a.tar/b", "a.tar/e"]
-    assert TarSource(path, image_key=".seg.png")[0]["image"] == b"6"
+    assert open_tars(path, image_key=".seg.png")[0]["image"] == b"6"
     assert source.fingerprint != only.fingerprint
 
 
@@ -97,7 +98,7 @@ def test_text_from_a_json_field(tmp_path):
     broken = (b"{'cap': 1}", b"[" * 100_000, b"[]", b"", b'"cap"', b'{"cap": "\xff\xfeok"}')
     for index, data in enumerate(broken, start=len(values)):
         entries += [(f"{index}.jpg", b"image"), (f"{index}.json", data)]
-    source = TarSource(tars.write(tmp_path / "a.tar", entries), text_key="cap")
+    source = open_tars(tars.write(tmp_path / "a.tar", entries), text_key="cap")
     assert [source.caption(i) for i in (0, 1, 2, 5)] == ["one", ["two", "zwei"], "", "\ufeff né"]
     assert source[1]["text"] == ["two", "zwei"]
     assert source.caption(11) == "ok"
@@ -110,8 +111,8 @@ def test_text_from_another_member(tmp_path):
     path = tars.write(
         tmp_path / "a.tar", [("1.jpg", b"x"), ("1.cap", b"from \xffcap"), ("1.txt", b"t")]
     )
-    assert TarSource(path, text_key=".cap").caption(0) == "from cap"
-    assert TarSource(path, text_key="txt").caption(0) == "t"
+    assert open_tars(path, text_key=".cap").caption(0) == "from cap"
+    assert open_tars(path, text_key="txt").caption(0) == "t"
 
 
 def test_members_above_the_limits_are_bad_records(tmp_path):
@@ -128,7 +129,7 @@ def test_members_above_the_limits_are_bad_records(tmp_path):
         file.seek(end)
         file.write(big[0].tobuf(tarfile.GNU_FORMAT))
         file.truncate(end + 512 + tar_reader.padded(big[0].size) + 1024)
-    source = TarSource(path)
+    source = open_tars(path)
     assert len(source) == 3 and source[2]["image"] == b"fine"
     for index in (0, 1):
         with pytest.raises(ValueError, match=rf"a.tar/{index}: a member of [\d,]+ bytes is above"):
@@ -142,11 +143,11 @@ def read_at(file, offset):
 
 
 def test_pickles_without_files_and_reads_in_threads(tmp_path, monkeypatch):
-    monkeypatch.setattr(tar, "OPEN_FILES", 2)
-    monkeypatch.setattr(tar, "TABLES", 3)
+    monkeypatch.setattr(sharded, "OPEN_FILES", 2)
+    monkeypatch.setattr(sharded, "TABLES", 3)
     for shard in range(8):
         tars.write(tmp_path / f"{shard}.tar", tars.pairs(6, start=6 * shard))
-    source = TarSource(tmp_path)
+    source = open_tars(tmp_path)
     before = len(os.listdir("/proc/self/fd"))
     source[0]
     state = pickle.dumps(source)
@@ -171,7 +172,7 @@ def test_pickles_without_files_and_reads_in_threads(tmp_path, monkeypatch):
 
 
 def test_trains_and_evaluates(tmp_path):
-    source = TarSource(
+    source = open_tars(
         tars.write(tmp_path / "a.tar", [*tars.pairs(10), ("x.jpg", b"bad"), ("x.txt", b"t")])
     )
     assert "text 3" in set(captions.sample(source, limit=100))
@@ -181,7 +182,7 @@ def test_trains_and_evaluates(tmp_path):
     batches.close()
     assert batch["image"].shape == (11, 16, 16, 3)
     assert info["bad_key"][info["bad"] != ""].tolist() == ["a.tar/x"]
-    good = TarSource(tars.write(tmp_path / "b.tar", tars.pairs(10)))
+    good = open_tars(tars.write(tmp_path / "b.tar", tars.pairs(10)))
     assert len(list(eval_batches.eval_image_batches(good, size=16, batch_size=5))) == 2
 
 
@@ -230,7 +231,7 @@ def test_hostile_members_are_inert(tmp_path):
     whole = pathlib.Path(path).read_bytes().rstrip(b"\0")
     tars.raw(pathlib.Path(path), whole, *tail)
     files = sorted(os.walk(tmp_path))
-    source = TarSource(path, cache_dir=str(tmp_path / "cache"))
+    source = open_tars(path, files=ShardFiles(str(tmp_path / "cache")))
     records = [source[i] for i in range(len(source))]
     assert [(r["key"], r["image"], r["text"]) for r in records] == [
         ("a.tar/../../up", b"up", "up text"),
@@ -270,12 +271,12 @@ def test_keys_that_fit_nothing(tmp_path):
     path = tars.write(tmp_path / "c.tar", tars.pairs(3))
     message = tars.refused(DataError, "0 of the first 3 samples", path, text_key="captoin")
     assert "captoin' in their .json (did you mean \"caption\"?); fields seen: 'caption'" in message
-    assert len(TarSource(path, text_key="caption")) == 3
+    assert len(open_tars(path, text_key="caption")) == 3
 
 
 def test_wrong_keys_are_told_before_all_shards_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(tar, "LOOKED_AT", 3)
-    monkeypatch.setattr(tar, "THREADS", 1)
+    monkeypatch.setattr(sharded, "LOOKED_AT", 3)
+    monkeypatch.setattr(sharded, "THREADS", 1)
     for shard in range(200):
         tars.write(tmp_path / f"{shard:03d}.tar", [(f"{i}.cls", b"1") for i in range(2)])
     tars.refused(DataError, "0 of the first 4 samples", tmp_path)
@@ -284,18 +285,18 @@ def test_wrong_keys_are_told_before_all_shards_are_read(tmp_path, monkeypatch):
 
 def test_fingerprint_is_of_the_content_named(tmp_path):
     path = tars.write(tmp_path / "a" / "0.tar", tars.pairs(3))
-    source = TarSource(path)
+    source = open_tars(path)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     os.utime(tmp_path / "b" / "0.tar", (1, 1))
-    assert TarSource(tmp_path / "b").fingerprint == source.fingerprint
-    assert TarSource(path, text_key="caption").fingerprint != source.fingerprint
+    assert open_tars(tmp_path / "b").fingerprint == source.fingerprint
+    assert open_tars(path, text_key="caption").fingerprint != source.fingerprint
     tars.write(tmp_path / "b" / "1.tar", tars.pairs(1))
-    assert TarSource(tmp_path / "b").fingerprint != source.fingerprint
+    assert open_tars(tmp_path / "b").fingerprint != source.fingerprint
 
 
 def test_a_shard_that_changes_under_a_running_source(tmp_path):
     path = tars.write(tmp_path / "a.tar", tars.pairs(3))
-    source = TarSource(path)
+    source = open_tars(path)
     fresh = pickle.loads(pickle.dumps(source))  # noqa: S301 (our own bytes)
     same = pickle.loads(pickle.dumps(source))  # noqa: S301 (our own bytes)
     os.utime(path, ns=(5, 5))
@@ -320,9 +321,9 @@ def test_speed(tmp_path, record_property, capsys):
     ]
     path = tars.write(tmp_path / "a.tar", entries)
     start = time.process_time()
-    tar_index.load(path)
+    tar_index.load(path, files=ShardFiles())
     made = time.process_time() - start
-    source = TarSource(path)
+    source = open_tars(path)
     start = time.process_time()
     for index in np.random.default_rng(0).integers(len(source), size=2000):
         source[index]

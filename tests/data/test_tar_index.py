@@ -10,7 +10,8 @@ import tars
 
 from clipjax.common.exits import DataError
 from clipjax.data.sources import tar_index, tar_reader
-from clipjax.data.sources.tar import TarSource
+from clipjax.data.sources.shard_files import ShardFiles
+from clipjax.data.sources.tar import open_tars
 
 
 @pytest.fixture
@@ -26,18 +27,21 @@ def test_the_index_is_made_once(tmp_path, builds):
     umask = os.umask(0)
     try:
         path = tars.write(tmp_path / "a.tar", tars.pairs(3))
-        first = TarSource(path)
-        cached = TarSource(path)
-        TarSource(path, text_key="caption")  # other members, the same index
+        first = open_tars(path)
+        cached = open_tars(path)
+        open_tars(path, text_key="caption")  # other members, the same index
         kept = tmp_path / "a.tar.index.npz"
         folder = tmp_path / "new" / "cache"
-        TarSource(path, cache_dir=str(folder))
-        TarSource(path, cache_dir=str(folder))
+        open_tars(path, files=ShardFiles(str(folder)))
+        open_tars(path, files=ShardFiles(str(folder)))
     finally:
         os.umask(umask)
     assert builds == [path, path]
     assert cached[2] == first[2] and cached.skipped == first.skipped
-    modes = [os.stat(p).st_mode & 0o777 for p in (kept, *folder.iterdir(), folder, folder.parent)]
+    modes = [
+        os.stat(p).st_mode & 0o777
+        for p in (kept, *(folder / "index").iterdir(), folder, folder.parent)
+    ]
     assert modes == [0o644, 0o644, 0o700, 0o700]
     assert {p.name for p in tmp_path.iterdir()} == {"a.tar", kept.name, "new"}
     with np.load(kept, allow_pickle=False) as arrays:
@@ -46,12 +50,12 @@ def test_the_index_is_made_once(tmp_path, builds):
 
 def test_a_changed_shard_is_indexed_again(tmp_path, builds):
     path = tars.write(tmp_path / "a.tar", tars.pairs(3))
-    TarSource(path)
+    open_tars(path)
     tars.write(path, tars.pairs(4))
-    assert len(TarSource(path)) == 4
+    assert len(open_tars(path)) == 4
     os.utime(path, ns=(1, 1))
-    assert len(TarSource(path)) == 4
-    assert len(TarSource(path)) == 4
+    assert len(open_tars(path)) == 4
+    assert len(open_tars(path)) == 4
     assert len(builds) == 3
 
 
@@ -59,18 +63,18 @@ def test_another_place_where_the_first_cannot_be_written(tmp_path, builds, caplo
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     path = tars.write(tmp_path / "a.tar", tars.pairs(2))
     os.mkdir(f"{path}.index.npz")  # as root may write everywhere, permissions would not do
-    assert TarSource(path)[1] == TarSource(path)[1]
+    assert open_tars(path)[1] == open_tars(path)[1]
     assert len(builds) == 1
-    assert len(list((tmp_path / "home" / ".cache" / "clipjax" / "tar").iterdir())) == 1
+    assert len(list((tmp_path / "home" / ".cache" / "clipjax" / "index").iterdir())) == 1
     (tmp_path / "file").write_text("")
-    source = TarSource(path, cache_dir=str(tmp_path / "file"))
+    source = open_tars(path, files=ShardFiles(str(tmp_path / "file")))
     assert len(source) == 2 and "cannot be kept" in caplog.text
     assert not list(tmp_path.glob(".index-*"))
 
 
 def test_a_damaged_index_is_made_again(tmp_path, builds):
     path = tars.write(tmp_path / "a.tar", tars.pairs(5))
-    expected = TarSource(path)
+    expected = open_tars(path)
     kept = tmp_path / "a.tar.index.npz"
     whole = kept.read_bytes()
     rng = np.random.default_rng(0)
@@ -81,26 +85,26 @@ def test_a_damaged_index_is_made_again(tmp_path, builds):
         else:
             data = data[: rng.integers(len(data))]
         kept.write_bytes(data)
-        source = TarSource(path)
+        source = open_tars(path)
         assert [source[i] for i in range(5)] == [expected[i] for i in range(5)]
         assert source.fingerprint == expected.fingerprint
     assert len(builds) > 100
     for content in (b"", b"PK\x05\x06" + bytes(18), b"x" * 100):
         kept.write_bytes(content)
-        assert len(TarSource(path)) == 5
+        assert len(open_tars(path)) == 5
 
 
 def test_an_index_that_others_could_write_is_not_trusted(tmp_path, builds):
     path = tars.write(tmp_path / "a.tar", tars.pairs(2))
-    TarSource(path)
+    open_tars(path)
     kept = tmp_path / "a.tar.index.npz"
     for mode in (0o664, 0o646):
         kept.chmod(mode)
-        TarSource(path)
+        open_tars(path)
         assert kept.stat().st_mode & 0o777 == 0o644  # written anew
     kept.rename(tmp_path / "moved")
     kept.symlink_to(tmp_path / "moved")
-    TarSource(path)
+    open_tars(path)
     assert len(builds) == 4
 
 
@@ -112,14 +116,14 @@ class Canary:
 def test_nothing_is_unpickled(tmp_path, monkeypatch, builds):
     monkeypatch.chdir(tmp_path)
     path = tars.write(tmp_path / "a.tar", tars.pairs(2))
-    TarSource(path)
+    open_tars(path)
     kept = tmp_path / "a.tar.index.npz"
     with zipfile.ZipFile(kept, "w") as archive:
         for name in tar_index.COLUMNS:
             data = io.BytesIO()
             np.save(data, np.array([Canary()], dtype=object), allow_pickle=True)
             archive.writestr(f"{name}.npy", data.getvalue())
-    assert len(TarSource(path)) == 2
+    assert len(open_tars(path)) == 2
     assert len(builds) == 2 and not os.path.exists("canary")
 
 

@@ -11,7 +11,8 @@ import tars
 
 from clipjax.common.exits import DataError
 from clipjax.data.sources import tar_reader
-from clipjax.data.sources.tar import TarSource
+from clipjax.data.sources.shard_files import ShardFiles
+from clipjax.data.sources.tar import open_tars
 
 FORMATS = {
     "ustar": tarfile.USTAR_FORMAT,
@@ -131,7 +132,7 @@ def test_cut_short_anywhere(tmp_path):
         message = tars.refused(DataError, f"tar shard {path}: .*cut short", str(path))
         assert "copy or write it again" in message
     path.write_bytes(whole[: end + 512])  # one block of zeros is an end as well
-    assert len(TarSource(str(path))) == 2
+    assert len(open_tars(str(path))) == 2
 
 
 def test_what_follows_the_end_marker(tmp_path):
@@ -142,7 +143,7 @@ def test_what_follows_the_end_marker(tmp_path):
     path.write_bytes(one + bytes(tar_reader.MAX_PADDING + 1))  # a copy whose tail never arrived
     tars.refused(DataError, "or damaged", str(path))
     path.write_bytes(one + bytes(100_000))
-    assert len(TarSource(str(path))) == 2
+    assert len(open_tars(str(path))) == 2
 
 
 def test_not_a_tar(tmp_path):
@@ -161,7 +162,7 @@ def test_not_a_tar(tmp_path):
 def test_flipped_headers_give_one_error_or_the_same_data(tmp_path):
     good = tars.write(tmp_path / "good.tar", tars.pairs(4))
     whole = pathlib.Path(good).read_bytes()
-    expected = TarSource(good)
+    expected = open_tars(good)
     starts = [offset - 512 for _, offset, _ in tar_reader.members(tar_reader.OpenTar(good))]
     rng = np.random.default_rng(0)
     path = tmp_path / "a.tar"
@@ -171,7 +172,7 @@ def test_flipped_headers_give_one_error_or_the_same_data(tmp_path):
         data[rng.choice(starts) + rng.integers(512)] ^= 1 << rng.integers(8)
         path.write_bytes(data)
         try:
-            source = TarSource(str(path), cache_dir=str(tmp_path / "cache"))
+            source = open_tars(str(path), files=ShardFiles(str(tmp_path / "cache")))
         except DataError as error:
             refusals += 1
             assert str(path) in str(error) and "\n" not in str(error), trial

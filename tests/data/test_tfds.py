@@ -15,6 +15,7 @@ from clipjax.data import captions, eval_batches, examples, loader, tokenizers
 from clipjax.data.sources.tfds import TfdsSource
 
 tfds = pytest.importorskip("tensorflow_datasets")
+from array_record.python import array_record_module  # noqa: E402
 from tensorflow_datasets.core import registered  # noqa: E402
 
 features = tfds.features
@@ -257,8 +258,38 @@ def test_prepared_sets_need_no_builder_code(tmp_path):
     assert len(TfdsSource("coco_captions", split="test", data_dir=tmp_path)) == 4
 
 
-@pytest.mark.parametrize("recorded", ["tfrecord", "parquet"])
-def test_other_formats_say_how_to_prepare(tmp_path, recorded):
+def as_tfrecord(folder):
+    """Turn a data set prepared as array_record into one prepared as TFRecord."""
+    for file in folder.iterdir():
+        if "array_record" in file.name:
+            reader = array_record_module.ArrayRecordReader(str(file))
+            records = reader.read([*range(reader.num_records())])
+            fakes.write_tfrecord(folder / file.name.replace("array_record", "tfrecord"), records)
+            file.unlink()
+        else:
+            file.write_bytes(file.read_bytes().replace(b"array_record", b"tfrecord"))
+
+
+def test_tfrecord_is_read_too(tmp_path):
+    folder = prepare(tmp_path, "Captioned", CAPTIONED)
+    before = TfdsSource("captioned", data_dir=tmp_path)
+    expected = [before[i] for i in range(len(before))]
+    as_tfrecord(folder)
+    source = TfdsSource("captioned", data_dir=tmp_path)
+    found = [source[i] for i in range(len(source))]
+    strip = [{**r, "key": r["key"].replace("tfrecord", "array_record")} for r in found]
+    assert strip == expected
+    half = TfdsSource("captioned", split="train[50%:]", data_dir=tmp_path)
+    assert [half[i] for i in range(len(half))] == found[len(found) // 2 :]
+    both = TfdsSource("captioned", data_dir=tmp_path, text_key="caption,captions")
+    assert set(both.caption(0)) == {"caption", "captions"}
+    (file,) = folder.glob("*train*.tfrecord*[!z]")
+    file.write_bytes(file.read_bytes()[:-20])
+    refused(DataError, "cut short", "captioned", data_dir=tmp_path)
+
+
+def test_other_formats_say_how_to_prepare(tmp_path):
+    recorded = "parquet"
     folder = prepare(tmp_path, "Captioned", CAPTIONED)
     for file in folder.iterdir():
         file.write_bytes(file.read_bytes().replace(b"array_record", recorded.encode()))

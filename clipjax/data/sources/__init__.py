@@ -1,11 +1,12 @@
 """Where records come from, by name.
 
 A source gives random access to encoded records: `len(source)`, `source[index]` →
-{"image": bytes, "text": str or list of str, "key": str} (with "label": str where the data have
-classes), `source.caption(index)`, `source.name` and `source.fingerprint`, which changes when
-the content does. It may tell `labels`, all label keys, and `label(index)` and `key(index)` without
-reading the record. Sources can be pickled, for worker processes. A new one is a module here and a
-line in the table.
+{"image": bytes, "text": str, list of str or these by field, "key": str} (with "label": str where
+the data have classes), `source.caption(index)`, `source.name` and `source.fingerprint`, which
+changes when the content does. It may tell `labels`, all label keys, and `label(index)` and
+`key(index)` without reading the record, and fetch ahead in `prepare(indices)`. Sources can be
+pickled, for worker processes. A new one is a module here and a line in the table; a new format of
+shards is a `shard_format.Format`.
 """
 
 from typing import Any
@@ -18,13 +19,17 @@ SOURCES = {
     "objects": "clipjax.data.sources.scenes:Objects",
     "objects_noto": "clipjax.data.sources.noto:NotoObjects",
     "scenes": "clipjax.data.sources.scenes:Scenes",
-    "tar": "clipjax.data.sources.tar:TarSource",
+    "parquet": "clipjax.data.sources.parquet:open_parquet",
+    "tar": "clipjax.data.sources.tar:open_tars",
+    "table": "clipjax.data.sources.table:open_tables",
     "tfds": "clipjax.data.sources.tfds:TfdsSource",
+    "tfrecord": "clipjax.data.sources.tfrecord:open_tfrecords",
 }
 OWN = ("digits", "objects", "objects_noto", "scenes")  # need no path: packages hold the data
+SHARDED = ("parquet", "table", "tar", "tfrecord")  # `sources.sharded`, from `path`
 names = tuple(SOURCES)
 
 
 def get(name: str) -> Any:
-    """The source class called `name`; ConfigError naming the closest one if there is none."""
+    """What makes the source called `name`; ConfigError naming the closest one if there is none."""
     return registry.lookup(name, table=SOURCES, kind="config.data.source")

@@ -1,7 +1,7 @@
 """From what `config.data.path` says to a list of files. Used by sources that read shards.
 
 `DATA/{00000..00999}.tar`, `DATA/*.tar`, `DATA` (all its files with the source's ending), or
-several of these joined by `::`.
+several of these joined by `::`; each may be remote, `gs://…` or `https://…`.
 """
 
 import glob
@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 
 from clipjax.common.exits import ConfigError, DataError
+from clipjax.data.sources import remote
 
 MAX_SHARDS = 1_000_000  # a longer range is a slip, and would fill the memory with names
 INNER_BRACES = re.compile(r"\{(\d+\.\.\d+|[^{}]*,[^{}]*)\}")
@@ -24,7 +25,7 @@ def expand(path: str | os.PathLike[str], *, ending: str) -> list[str]:
       ending: of the files that a folder stands for, ".tar".
 
     Raises:
-      ConfigError: nothing is named or found, something is named twice, or a remote path.
+      ConfigError: nothing is named or found, or something is named twice.
       DataError: some files of a range or list exist and some are missing.
     """
     path = os.fspath(path)
@@ -34,16 +35,13 @@ def expand(path: str | os.PathLike[str], *, ending: str) -> list[str]:
         )
     found: list[str] = []
     for part in path.split("::"):
-        if "://" in part:
-            raise ConfigError(
-                f"config.data.path: {part} is remote, which this source cannot read yet; copy the"
-                " shards to a local or mounted disk and name them there"
-            )
-        named = list(itertools.islice(braces(os.path.expanduser(part)), MAX_SHARDS + 1))
+        whole = part if remote.is_remote(part) else os.path.expanduser(part)
+        named = list(itertools.islice(braces(whole), MAX_SHARDS + 1))
         if len(named) > MAX_SHARDS:
             raise ConfigError(f"config.data.path: {part} names more than {MAX_SHARDS:,} files")
-        found += find(named, part=part, ending=ending)
-    twice = len(found) - len(set(map(os.path.abspath, found)))
+        look = find_remote if remote.is_remote(part) else find
+        found += look(named, part=part, ending=ending)
+    twice = len(found) - len({p if remote.is_remote(p) else os.path.abspath(p) for p in found})
     if twice:
         raise ConfigError(f"config.data.path: {path} names {twice:,} files more than once")
     return found
@@ -98,4 +96,30 @@ def find(named: list[str], *, part: str, ending: str) -> list[str]:
             f"config.data.path: {len(missing):,} of {len(named):,} shards of {part} are missing,"
             f" first {missing[0]}; copy them or name only those that are there"
         )
+    return found
+
+
+def find_remote(named: list[str], *, part: str, ending: str) -> list[str]:
+    """The remote files behind names without braces; see `expand`.
+
+    A range is taken as it is: whether each file is there shows when it is first read. `https://`
+    has ranges only.
+    """
+    found: list[str] = []
+    for name in named:
+        if name.endswith(ending) and not any(letter in name for letter in "*?["):
+            found.append(name)
+            continue
+        try:
+            matches = remote.find(name, ending=ending)
+        except OSError as error:
+            raise DataError(f"config.data.path: {error}") from None
+        if matches is None:
+            raise ConfigError(
+                f"config.data.path: {remote.shown(name)} cannot be listed; name its files,"
+                f" https://HOST/{{00000..00999}}{ending}"
+            )
+        found += matches
+    if not found:
+        raise ConfigError(f"config.data.path: {part} matches no file *{ending}")
     return found

@@ -2,35 +2,25 @@
 
 A sample is all members that share directory and name up to the first dot of the base name, and
 the rest of the name is the extension: `000/000012.jpg` and `000/000012.txt`, as img2dataset and
-WebDataset have it. Made once by reading every header, and kept as an .npz file beside the shard
-or, where that cannot be written, in a cache folder.
+WebDataset have it. Made once by reading every header, and kept (`index_file`) beside the shard or,
+where that cannot be written, in a cache folder.
 """
 
-import contextlib
 import dataclasses
-import hashlib
-import io
-import logging
-import os
-import stat
-import tempfile
-import zipfile
-import zlib
 from array import array
 
 import numpy as np
 
 from clipjax.common.exits import DataError
+from clipjax.data.sources import index_file
+from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.tar_reader import BLOCK, NOT_A_FILE, OpenTar, members
 
 FORMAT = 1  # raise it when what is stored changes
-CACHE_FOLDER = "~/.cache/clipjax/tar"
 MAX_NAME = 4096  # bytes; longer than any file system allows
 MAX_EXTENSION = 64
 MAX_EXTENSIONS = 256  # different ones in a shard; more are taken for noise
 LARGEST = 2**32 - 1
-
-log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +45,7 @@ class Index:
 
     @property
     def digest(self) -> int:
-        """CRC32 of all but `numbers`."""
+        """CRC32 of all other columns."""
         return int(self.numbers[3])
 
     @property
@@ -72,31 +62,21 @@ class Index:
 COLUMNS = tuple(field.name for field in dataclasses.fields(Index))
 
 
-def load(path: str, *, cache_dir: str = "") -> Index:
-    """The index of a shard: from a cache, if one fits its size and mtime, else made and kept.
+def load(path: str, *, files: ShardFiles) -> Index:
+    """The index of a shard: a kept one, if it fits its size and mtime, else made and kept.
 
     Args:
-      path: of the tar.
-      cache_dir: folder to keep indexes in; "" is beside the shard, or else CACHE_FOLDER.
+      path: of the tar, local or remote.
+      files: where indexes are kept, and copies of remote shards.
 
     Raises:
       DataError: the shard cannot be used as a tar.
       OSError: it cannot be read.
     """
-    file = OpenTar(path)
-    places = cache_files(path, cache_dir=cache_dir)
-    for place in places:
-        found = read(place, identity=file.identity, owner=os.stat(path).st_uid)
-        if found is not None:
-            return found
-    index = build(file)
-    for place in places:
-        with contextlib.suppress(OSError):
-            write(index, place)
-            break
-    else:
-        log.warning("index of %s cannot be kept in %s; it is made each time", path, places[-1])
-    return index
+    columns = files.load_index(
+        path, names=COLUMNS, version=FORMAT, build=lambda: vars(build(OpenTar(files.local(path))))
+    )
+    return Index(**columns)
 
 
 def build(file: OpenTar) -> Index:
@@ -132,74 +112,13 @@ def build(file: OpenTar) -> Index:
         "key_ends": np.cumsum([len(key) for key in rows], dtype=np.uint32),
         "extensions": np.frombuffer(b"\n".join(kinds), np.uint8),
     }
-    digest = 0
-    for column in columns.values():
-        digest = zlib.crc32(column.tobytes(), digest)
-    numbers = np.array([FORMAT, *file.identity, digest, links, unnamed], np.int64)
-    return Index(numbers=numbers, **columns)
+    counted = index_file.numbers(
+        columns, version=FORMAT, identity=file.identity, more=(links, unnamed)
+    )
+    return Index(numbers=counted, **columns)
 
 
 def plain(extension: bytes) -> bool:
     """Whether an extension can stand in a list of lines and in a message."""
     text = extension.decode("ascii", errors="replace")
     return 0 < len(extension) <= MAX_EXTENSION and text.isascii() and text.isprintable()
-
-
-def cache_files(path: str, *, cache_dir: str = "") -> list[str]:
-    """Where the index of a shard may lie, best first."""
-    full = os.path.abspath(path)
-    unique = hashlib.sha256(os.fsencode(full)).hexdigest()[:16]
-    named = f"{os.path.basename(full)}-{unique}.npz"
-    folder = os.path.join(os.path.expanduser(cache_dir or CACHE_FOLDER), named)
-    return [folder] if cache_dir else [f"{full}.index.npz", folder]
-
-
-def read(place: str, *, identity: tuple[int, int], owner: int) -> Index | None:
-    """A kept index, or None: there is none, or it is old, damaged, or strangers could write it.
-
-    Args:
-      place: the .npz file.
-      identity: the shard's bytes and mtime in ns.
-      owner: user id of the shard's owner, trusted like this user and root.
-    """
-    try:
-        status = os.lstat(place)
-        ours = status.st_uid in (os.geteuid(), owner, 0)
-        if not (stat.S_ISREG(status.st_mode) and ours and not status.st_mode & 0o022):
-            return None
-        with zipfile.ZipFile(place) as archive:  # which compares checksums, as np.load would not
-            stored = {name: archive.read(f"{name}.npy") for name in COLUMNS}
-        arrays = {
-            name: np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-            for name, data in stored.items()
-        }
-        index = Index(**arrays)
-        return index if (index.version, index.identity) == (FORMAT, identity) else None
-    except Exception as error:  # damage shows in more ways than can be listed; the remedy is one
-        if not isinstance(error, FileNotFoundError):
-            log.warning("index %s is damaged (%s); making it again", place, error)
-        return None
-
-
-def write(index: Index, place: str) -> None:
-    """Keep an index, whole or not at all, writable by this user alone; OSError if it cannot be."""
-    folder = os.path.dirname(place)
-    make_folder(folder)
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".index-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **{name: getattr(index, name) for name in COLUMNS})
-            os.fchmod(file.fileno(), 0o644)
-        os.replace(temporary, place)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def make_folder(folder: str) -> None:
-    """Make a folder and those above it, for this user alone; the umask may leave more open."""
-    if not os.path.isdir(folder):
-        make_folder(os.path.dirname(folder))
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder, 0o700)

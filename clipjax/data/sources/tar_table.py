@@ -7,33 +7,42 @@ import numpy as np
 
 from clipjax.common.exits import DataError
 from clipjax.data.sources import tar_index
+from clipjax.data.sources.shard_files import ShardFiles
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """Extensions of the image (the first that a sample has) and of the text, and its field."""
+    """Extensions of the image (the first that a sample has), and where the texts are."""
 
     images: tuple[str, ...]
-    text: str
-    field: str  # of the .json; "" where the text member is all text
+    texts: dict[str, tuple[str, str]]  # name → extension, field of the .json or "" for all of it
 
     @classmethod
     def of(cls, *, image_key: str, text_key: str) -> "Choice":
-        """From the settings `image_key` and `text_key`; see `sources.tar.TarSource`."""
+        """From the settings `image_key` and `text_key`; see `sources.tar.open_tars`."""
         images = (image_key.removeprefix(".").lower(),) if image_key else IMAGES
-        if text_key in ("", "txt"):
-            return cls(images, "txt", "")
-        if text_key.startswith("."):
-            return cls(images, text_key[1:].lower(), "")
-        return cls(images, "json", text_key)
+        texts = {}
+        for name in (text_key or "txt").split(","):
+            if name == "txt":
+                texts[name] = ("txt", "")
+            elif name.startswith("."):
+                texts[name] = (name[1:].lower(), "")
+            else:
+                texts[name] = ("json", name)
+        return cls(images, texts)
+
+    @property
+    def text_extensions(self) -> tuple[str, ...]:
+        """Of the members that hold texts, without repeats."""
+        return tuple(dict.fromkeys(extension for extension, _ in self.texts.values()))
 
     def no_pairs(self, name: str, *, samples: int, seen: list[str]) -> DataError:
         """The error where no sample has both members; `seen` are the extensions there are."""
         return DataError(
             f"data set {name}: 0 of the first {samples:,} samples have both an image"
-            f" ({', '.join(self.images)}) and text ({self.text}); seen:"
+            f" ({', '.join(self.images)}) and text ({', '.join(self.text_extensions)}); seen:"
             f" {', '.join(seen[:20]) or 'none'}; set config.data.image_key to one of these and"
             " config.data.text_key to .ONE of these or to a field of the .json"
         )
@@ -46,7 +55,7 @@ class Table:
     identity: tuple[int, int]  # the shard's bytes, and its mtime in ns
     digest: int  # of the whole index
     image: np.ndarray  # uint32 [2, n]: offsets in blocks of 512 bytes, sizes in bytes
-    text: np.ndarray  # uint32 [2, n]
+    texts: dict[str, np.ndarray]  # the same for each extension with text; block 0 is no member
     key_start: np.ndarray  # uint32 [n]
     key_size: np.ndarray  # uint16 [n]
     keys: bytes
@@ -64,18 +73,21 @@ class Table:
         return key if key.isprintable() else ascii(key)[1:-1]
 
 
-def load_table(path: str, *, choice: Choice, cache_dir: str = "") -> Table:
+def load_table(path: str, *, choice: Choice, files: ShardFiles) -> Table:
     """The table of one shard; raises as `tar_index.load` does."""
-    index = tar_index.load(path, cache_dir=cache_dir)
-    image, image_twice = extents(index, choice.images)
-    text, text_twice = extents(index, (choice.text,))
+    index = tar_index.load(path, files=files)
+    image, twice = extents(index, choice.images)
+    texts = {}
+    for extension in choice.text_extensions:
+        texts[extension], text_twice = extents(index, (extension,))
+        twice |= text_twice
     ends = index.key_ends
     starts = np.concatenate([np.zeros(1, np.uint32), ends[:-1]]) if len(ends) else ends
     # Block 0 is a header, so 0 means that there is no such member. Which of two members of one
     # name belongs to the sample cannot be known, and a wrong pair would go unnoticed.
-    twice = image_twice | text_twice
+    any_text = np.logical_or.reduce([text[0] != 0 for text in texts.values()])
     no_image = ~twice & (image[0] == 0)
-    no_text = ~twice & ~no_image & (text[0] == 0)
+    no_text = ~twice & ~no_image & ~any_text
     use = ~(twice | no_image | no_text)
     skipped = {
         "samples without image": int(no_image.sum()),
@@ -91,7 +103,7 @@ def load_table(path: str, *, choice: Choice, cache_dir: str = "") -> Table:
         identity=index.identity,
         digest=index.digest,
         image=image[:, use],
-        text=text[:, use],
+        texts={extension: text[:, use] for extension, text in texts.items()},
         key_start=starts[use],
         key_size=(ends - starts)[use].astype(np.uint16),
         keys=index.keys.tobytes(),

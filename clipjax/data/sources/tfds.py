@@ -1,7 +1,8 @@
 """Prepared TensorFlow Datasets as a source, without TensorFlow.
 
-Reads array_record files by index through TFDS's data sources; images stay encoded
-(`SkipDecoding`), so the same decoder runs as for every other source. Text is a caption, a list of
+Reads array_record files by index through TFDS's data sources and TFRecord files through
+`tfds_records`; images stay encoded (`SkipDecoding`), so the same decoder runs as for every other
+source. Text is a caption, a list of
 captions or, failing both, a class name. In the registry of `clipjax.data.sources` as "tfds".
 """
 
@@ -9,12 +10,13 @@ import bisect
 import hashlib
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.common.registry import closest
 from clipjax.data.sources.tfds_features import Path, choose_image, choose_text, leaves, value_at
+from clipjax.data.sources.tfds_records import TfrecordRecords
 
 PathLike = str | os.PathLike[str]
 Shard = tuple[str, int, int]  # file, records skipped, records taken
@@ -30,14 +32,14 @@ class TfdsSource:
       split: with slices and sums: "train", "train[10%:]", "train+validation".
       data_dir: TFDS's folder of data sets; None means TFDS's own default.
       image_key, text_key: feature names, nested ones written "captions/text"; found by type and
-        name where not given.
+        name where not given. Several text features are joined by ",".
 
     Records carry "label" too where the text is a class name. Keys name the shard and the place in
     it, so a record has the same key in every slice of its split.
 
     Raises:
       ConfigError: unknown data set, split or feature.
-      DataError: not prepared, prepared as TFRecord, shards missing, no text, no records.
+      DataError: not prepared, prepared as Parquet, shards missing, no text, no records.
     """
 
     def __init__(
@@ -61,14 +63,16 @@ class TfdsSource:
         self.name = info.name
         features = dict(leaves(info.features))
         self._image = choose_image(features, key=image_key, name=self.name)
-        self._text = choose_text(features, key=text_key, name=self.name)
-        self._class_names = getattr(features[self._text], "names", None)
-        if prepared:
-            use_array_record(builder, name=name or self.name, data_dir=data_dir)
+        self._text_paths = {
+            key: choose_text(features, key=key, name=self.name) for key in text_key.split(",")
+        }
+        first = next(iter(self._text_paths.values()))
+        self._class_names = getattr(features[first], "names", None)
+        form = use_format(builder, name=name or self.name, data_dir=data_dir) if prepared else ""
         self._shards = list_shards(builder, split=split, prepared=prepared)
         self._ends = list(itertools.accumulate(taken for _, _, taken in self._shards))
         self._records = open_records(
-            builder, name=name, split=split, data_dir=data_dir, features=features
+            builder, name=name, split=split, data_dir=data_dir, features=features, form=form
         )
         if len(self._records) == 0:
             raise DataError(f"config.data.split: {self.name} has 0 records in split {split!r}")
@@ -77,7 +81,8 @@ class TfdsSource:
                 f"data set {self.name} has {len(self._records)} records in split {split!r} where"
                 f" its metadata say {self._ends[-1]}: incomplete copy or damaged format"
             )
-        identity = (info.full_name, split, self._shards, len(self), self._image, self._text)
+        identity = (info.full_name, split, self._shards, len(self), self._image, first)
+        identity += tuple(self._text_paths.values())[1:]
         self.fingerprint = hashlib.sha256(repr(identity).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -90,8 +95,8 @@ class TfdsSource:
         found = {"image": value_at(record, self._image), "text": text, "key": self.key(index)}
         return {**found, "label": text} if self._class_names else found
 
-    def caption(self, index: int) -> str | list[str]:
-        """The text of one record."""
+    def caption(self, index: int) -> Any:
+        """The text of one record, or its texts by field."""
         return self._texts(self._read(index))
 
     @property
@@ -113,8 +118,12 @@ class TfdsSource:
         except RuntimeError as error:  # array_record: failed checksum, failed read
             raise ValueError(f"{self.key(index)}: {error}") from error
 
-    def _texts(self, record: Mapping[str, Any]) -> str | list[str]:
-        value = value_at(record, self._text)
+    def _texts(self, record: Mapping[str, Any]) -> Any:
+        found = {key: self._text_at(record, path) for key, path in self._text_paths.items()}
+        return found if len(found) > 1 else next(iter(found.values()))
+
+    def _text_at(self, record: Mapping[str, Any], path: Path) -> str | list[str]:
+        value = value_at(record, path)
         if self._class_names:
             return self._class_names[int(value)].replace("_", " ")
         return as_text(value) if isinstance(value, (str, bytes)) else [as_text(v) for v in value]
@@ -185,21 +194,23 @@ def prepare_command(name: str, *, data_dir: PathLike | None) -> str:
     )
 
 
-def use_array_record(builder: Any, *, name: str, data_dir: PathLike | None) -> None:
-    """Make a prepared builder read its array_record files; DataError if it has none.
+def use_format(builder: Any, *, name: str, data_dir: PathLike | None) -> str:
+    """Make a prepared builder read array_record or else TFRecord; DataError if it has neither.
 
     TFDS would also read Parquet by index, but its Parquet files lose records.
     """
     formats = sorted(form.value for form in builder.info.available_file_formats())
-    if "array_record" not in formats:
+    usable = [form for form in ("array_record", "tfrecord") if form in formats]
+    if not usable:
         other = f"{data_dir or DEFAULT_FOLDER}_array_record"
         raise DataError(
             f"data set {name} in {builder.data_path} is prepared as {', '.join(formats)}, which"
             f" cannot be read by index; set config.data.path to {other} and run:"
             f" {prepare_command(name, data_dir=other)}"
         )
-    if builder.info.file_format.value != "array_record":
-        builder.info.set_file_format("array_record", override=True, override_if_initialized=True)
+    if builder.info.file_format.value != usable[0]:
+        builder.info.set_file_format(usable[0], override=True, override_if_initialized=True)
+    return usable[0]
 
 
 def list_shards(builder: Any, *, split: str, prepared: bool) -> list[Shard]:
@@ -241,8 +252,9 @@ def open_records(
     split: str,
     data_dir: PathLike | None,
     features: Mapping[Path, Any],
-) -> Sequence[Mapping[str, Any]]:
-    """TFDS's random access to the split, images still encoded; DataError if not prepared."""
+    form: str,
+) -> Any:
+    """Random access to the split, images still encoded; DataError if not prepared."""
     import tensorflow_datasets as tfds
 
     decoders: dict[str, Any] = {}
@@ -252,6 +264,12 @@ def open_records(
             for part in path[:-1]:
                 level = level.setdefault(part, {})
             level[path[-1]] = tfds.decode.SkipDecoding()
+    if form == "tfrecord":
+        files = [
+            (os.fspath(i.filename), i.skip, i.take)
+            for i in builder.info.splits[split].file_instructions
+        ]
+        return TfrecordRecords(files, features=builder.info.features, decoders=decoders)
     try:
         return builder.as_data_source(split=split, decoders=decoders)
     except (NotImplementedError, AssertionError, KeyError, ValueError, OSError) as error:

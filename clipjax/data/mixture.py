@@ -1,0 +1,127 @@
+"""Several sources as one training stream, by the sample and with exact weights.
+
+Which source a position takes its record from, and which of that source's positions it is, are
+arithmetic: after n examples each source has given n times its weight, to within the number of
+sources, and every source keeps its own order and its own epochs. `clipjax.build_data` makes these
+from `config.data.mixture`.
+"""
+
+import bisect
+import hashlib
+import itertools
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from clipjax.data.order import Order
+
+
+class Joined:
+    """Sources one after the other as one source; records say which one they are from.
+
+    Args:
+      parts: sources by name, in order.
+    """
+
+    def __init__(self, parts: Mapping[str, Any]):
+        self.parts = dict(parts)
+        self._names = list(self.parts)
+        self._ends = list(itertools.accumulate(len(part) for part in self.parts.values()))
+        self.name = "+".join(self._names)
+        prints = [(name, part.fingerprint) for name, part in self.parts.items()]
+        self.fingerprint = hashlib.sha256(repr(prints).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def _place(self, index: int) -> tuple[str, Any, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is outside 0 … {len(self) - 1}")
+        number = bisect.bisect_right(self._ends, index)
+        name = self._names[number]
+        return name, self.parts[name], int(index) - (self._ends[number - 1] if number else 0)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The part's record, with its name as "source"; raises as the part does."""
+        name, part, own = self._place(index)
+        return {**part[own], "source": name}
+
+    def caption(self, index: int) -> Any:
+        """The text of one record."""
+        _, part, own = self._place(index)
+        return part.caption(own)
+
+    def key(self, index: int) -> str:
+        """Part and key of one record, as far as the part knows it unread."""
+        name, part, own = self._place(index)
+        known = getattr(part, "key", None)
+        return f"{name}: {known(own) if known else f'index {own}'}"
+
+    def prepare(self, indices: Sequence[int]) -> None:
+        """Tell each part which of its records' shards will be wanted soon."""
+        for index in indices:
+            _, part, own = self._place(index)
+            if hasattr(part, "prepare"):
+                part.prepare([own])
+
+
+class MixtureOrder:
+    """Interleaves orders with exact weights; indices are those of `Joined`.
+
+    Args:
+      parts: name → (order, weight, length), in the order of the joined source; weights are
+        positive and need not add up to 1.
+    """
+
+    def __init__(self, parts: Mapping[str, tuple[Order, float, int]]):
+        self.names = list(parts)
+        self.orders = [order for order, _, _ in parts.values()]
+        self.lengths = [length for _, _, length in parts.values()]
+        self._firsts = [0, *itertools.accumulate(self.lengths)]
+        # As decimal fractions, so that 0.1 means a tenth and sums are exact.
+        weights = [Fraction(str(weight)) for _, weight, _ in parts.values()]
+        # Part k takes its share of the positions that the parts before it left.
+        self._shares = [weight / sum(weights[number:]) for number, weight in enumerate(weights)]
+
+    def part(self, position: int) -> tuple[int, int]:
+        """The number of the part that a position takes its record from, and its position there."""
+        for number, share in enumerate(self._shares):
+            before = position * share.numerator // share.denominator
+            if (position + 1) * share.numerator // share.denominator > before:
+                return number, before
+            position -= before
+        raise AssertionError("the last part takes all that is left")
+
+    def counts(self, position: int) -> list[int]:
+        """How many of the first `position` examples each part gives."""
+        found = []
+        for share in self._shares:
+            found.append(position * share.numerator // share.denominator)
+            position -= found[-1]
+        return found
+
+    def __call__(self, position: int) -> int:
+        number, own = self.part(position)
+        return self._firsts[number] + self.orders[number](own)
+
+    def substitute(self, position: int, *, rng: np.random.Generator) -> int:
+        """A record of the same part."""
+        number, own = self.part(position)
+        return self._firsts[number] + self.orders[number].substitute(own, rng=rng)
+
+    def upcoming(self, position: int) -> list[int]:
+        """What each part will read next."""
+        return [
+            self._firsts[number] + index
+            for number, own in enumerate(self.counts(position))
+            for index in self.orders[number].upcoming(own)
+        ]
+
+    def progress(self, position: int) -> dict[str, float]:
+        """{"NAME/examples", "NAME/epochs"} of each part; above 1 epoch its records repeat."""
+        found = {}
+        for name, length, own in zip(self.names, self.lengths, self.counts(position), strict=True):
+            found |= {f"{name}/examples": own, f"{name}/epochs": own / length}
+        return found

@@ -1,0 +1,66 @@
+"""Which field of a record is the image and which the text, for formats with named fields.
+
+Used by `sources.tfrecord`, `sources.parquet` and `sources.table`.
+"""
+
+import dataclasses
+from collections.abc import Collection, Sequence
+
+from clipjax.common.exits import DataError
+from clipjax.common.registry import closest
+
+# As img2dataset, TFDS, Hugging Face datasets and the classic TFRecord converters name them.
+IMAGES = ("jpg", "jpeg", "png", "webp", "image", "image/encoded", "image_raw", "image_bytes")
+TEXTS = (
+    *("txt", "caption", "captions", "text", "texts", "title", "alt_text", "image/caption"),
+    *("captions/text", "caption/text", "sentence", "description"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldChoice:
+    """Names that may be the image, first one first, and names that are the texts.
+
+    Args:
+      images: candidates; the first that a record has is taken.
+      texts: where `given`, all of these are texts by field; else candidates as for images.
+      given: the user named them.
+    """
+
+    images: tuple[str, ...]
+    texts: tuple[str, ...]
+    given: bool
+
+    @classmethod
+    def of(
+        cls, *, image_key: str, text_key: str, images: tuple[str, ...] = IMAGES
+    ) -> "FieldChoice":
+        """From the settings `image_key` and `text_key`; several texts are joined by ","."""
+        return cls(
+            (image_key,) if image_key else images,
+            tuple(text_key.split(",")) if text_key else TEXTS,
+            bool(text_key),
+        )
+
+    def image_in(self, names: Collection[str]) -> str:
+        """The name of the image among a record's names, or ""."""
+        return next((name for name in self.images if name in names), "")
+
+    def texts_in(self, names: Collection[str]) -> list[str]:
+        """The names of the texts among a record's names."""
+        found = [name for name in self.texts if name in names]
+        return found if self.given else found[:1]
+
+    def pair_in(self, names: Collection[str]) -> bool:
+        """Whether a record with these names has an image and a text."""
+        return bool(self.image_in(names) and self.texts_in(names))
+
+    def no_pairs(self, what: str, *, samples: int, seen: Sequence[str]) -> DataError:
+        """The error where no record has both; `seen` are the names there are."""
+        hints = [] if not self.given else [closest(name, seen) for name in self.texts]
+        return DataError(
+            f"data set {what}: 0 of the first {samples:,} records have both an image"
+            f" ({', '.join(self.images)}) and text ({', '.join(self.texts)}){''.join(hints)}; keys"
+            f" seen: {', '.join(seen[:30]) or 'none'}; set config.data.image_key and"
+            " config.data.text_key"
+        )

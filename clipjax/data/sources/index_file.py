@@ -1,0 +1,137 @@
+"""Indexes of shards, kept as .npz files so that each shard is walked once.
+
+The formats (`tar_index`, `tfrecord`, `table`) make the columns; this module keeps and finds them.
+Every index has a column "numbers" that begins with the format's version, the shard's bytes, its
+mtime in ns and a CRC32 of the other columns.
+"""
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+import stat
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+CACHE_FOLDER = "~/.cache/clipjax"
+
+Columns = dict[str, np.ndarray]
+Identity = tuple[int, int]
+
+log = logging.getLogger(__name__)
+
+
+def numbers(
+    columns: Mapping[str, np.ndarray],
+    *,
+    version: int,
+    identity: Identity,
+    more: Sequence[int] = (),
+) -> np.ndarray:
+    """The column "numbers", int64, for the other columns of an index."""
+    digest = 0
+    for column in columns.values():
+        digest = zlib.crc32(column.tobytes(), digest)
+    return np.array([version, *identity, digest, *more], np.int64)
+
+
+def load(
+    places: Sequence[str],
+    *,
+    names: Sequence[str],
+    version: int,
+    identity: Identity,
+    owner: int,
+    build: Callable[[], Columns],
+) -> Columns:
+    """The kept index that fits `version` and `identity`, else what `build` makes, kept.
+
+    Args:
+      places: where it may lie, best first; kept in the first that can be written.
+      names: of its columns.
+      identity: the shard's bytes and mtime in ns.
+      owner: user id of the shard's owner, trusted like this user and root.
+      build: makes it from the shard; its errors pass through.
+    """
+    for place in places:
+        found = read(place, names=names, version=version, identity=identity, owner=owner)
+        if found is not None:
+            return found
+    columns = build()
+    for place in places:
+        with contextlib.suppress(OSError):
+            write(columns, place)
+            break
+    else:
+        log.warning("index %s cannot be kept; it is made each time", places[-1])
+    return columns
+
+
+def read(
+    place: str, *, names: Sequence[str], version: int, identity: Identity | None, owner: int
+) -> Columns | None:
+    """A kept index, or None: there is none, or it is old, damaged, or strangers could write it.
+
+    `identity` None takes any.
+    """
+    try:
+        status = os.lstat(place)
+        ours = status.st_uid in (os.geteuid(), owner, 0)
+        if not (stat.S_ISREG(status.st_mode) and ours and not status.st_mode & 0o022):
+            return None
+        with open(place, "rb") as file:
+            columns = parse(file.read(), names=names)
+    except Exception as error:  # damage shows in more ways than can be listed; the remedy is one
+        if not isinstance(error, FileNotFoundError):
+            log.warning("index %s is damaged (%s); making it again", place, error)
+        return None
+    stored = columns["numbers"]
+    fits = identity is None or tuple(stored[1:3].tolist()) == tuple(identity)
+    return columns if fits and int(stored[0]) == version else None
+
+
+def parse(data: bytes, *, names: Sequence[str]) -> Columns:
+    """The columns in the bytes of an .npz; raises anything where they are damaged."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:  # compares checksums; np.load would not
+        return {
+            name: np.lib.format.read_array(
+                io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False
+            )
+            for name in names
+        }
+
+
+def write(columns: Columns, place: str) -> None:
+    """Keep an index, whole or not at all, writable by this user alone; OSError if it cannot be."""
+    folder = os.path.dirname(place)
+    make_folder(folder)
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".index-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, **columns)  # pyright: ignore[reportArgumentType]
+            os.fchmod(file.fileno(), 0o644)
+        os.replace(temporary, place)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def make_folder(folder: str) -> None:
+    """Make a folder and those above it, for this user alone; the umask may leave more open."""
+    if folder and not os.path.isdir(folder):
+        make_folder(os.path.dirname(folder))
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+
+
+def unique_name(path: str) -> str:
+    """A file name for something kept about `path`: its base name and a hash of the whole."""
+    full = path if "://" in path else os.path.abspath(path)
+    unique = hashlib.sha256(os.fsencode(full)).hexdigest()[:16]
+    return f"{os.path.basename(full)}-{unique}"

@@ -1,0 +1,188 @@
+"""Parquet files with embedded image bytes as a source: img2dataset's, or Hugging Face's.
+
+In the registry of `clipjax.data.sources` as "parquet"; needs package pyarrow. Parquet can only be
+read a row group at a time, so reading single records in random order costs a whole group each:
+train with `data.order="window"` or convert first (`python -m clipjax.dataset convert`).
+A shard here is one file; its groups are kept in memory up to `GROUP_BYTES` in each process.
+"""
+
+import bisect
+import collections
+import dataclasses
+import os
+import threading
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from clipjax.common.exits import ConfigError, DataError
+from clipjax.data.sources.fields import IMAGES, FieldChoice
+from clipjax.data.sources.shard_files import ShardFiles
+from clipjax.data.sources.sharded import ShardedSource
+from clipjax.data.sources.tar_reader import REMEDY
+
+GROUP_BYTES = 1 << 30  # of decoded row groups in one open file
+
+
+def open_parquet(
+    path: str | os.PathLike[str],
+    *,
+    image_key: str = "",
+    text_key: str = "",
+    files: ShardFiles | None = None,
+    survey: Mapping[str, Any] | None = None,
+) -> ShardedSource:
+    """The image-text pairs of Parquet files; arguments and errors as `ShardedSource`, and:
+
+    Args:
+      image_key: the column of the encoded image, binary or {"bytes", "path"}; "" is one of
+        `fields.IMAGES`.
+      text_key: the column of the text or list of texts, or several joined by ","; "" is one of
+        `fields.TEXTS`.
+
+    Raises:
+      ConfigError: pyarrow is not installed.
+    """
+    form = ParquetFormat(FieldChoice.of(image_key=image_key, text_key=text_key, images=IMAGES))
+    return ShardedSource(path, form=form, files=files or ShardFiles(), survey=survey)
+
+
+@dataclasses.dataclass(frozen=True)
+class ParquetTable:
+    """What a file's footer says."""
+
+    identity: tuple[int, int]
+    digest: int
+    rows: int
+    columns: tuple[str, ...]
+    usable: bool
+
+    def __len__(self) -> int:
+        return self.rows if self.usable else 0
+
+    @property
+    def samples(self) -> int:
+        return self.rows
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        return {} if self.usable else {"rows of files without image or text column": self.rows}
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        return self.columns
+
+    def key(self, row: int) -> str:
+        """The row's number: its own key would cost a read."""
+        return str(row)
+
+
+@dataclasses.dataclass(frozen=True)
+class ParquetFormat:
+    """Parquet as a `sharded.Format`."""
+
+    kind: ClassVar[str] = "Parquet file"
+    ending: ClassVar[str] = ".parquet"
+
+    names: FieldChoice
+
+    def choice(self) -> tuple[Any, ...]:
+        return dataclasses.astuple(self.names)
+
+    def load(self, path: str, *, files: ShardFiles) -> ParquetTable:
+        file = self.open(files.local(path))
+        columns = tuple(file.parquet.schema_arrow.names)
+        digest = zlib.crc32(repr((columns, file.ends)).encode())
+        usable = self.names.pair_in(columns)
+        return ParquetTable(file.identity, digest, file.rows, columns, usable)
+
+    def open(self, path: str) -> "OpenParquet":
+        return OpenParquet(path, names=self.names)
+
+    def image(self, file: "OpenParquet", table: ParquetTable, row: int, /) -> bytes:
+        value = file.value(self.names.image_in(table.columns), row)
+        if isinstance(value, dict):  # Hugging Face's Image feature
+            value = value.get("bytes")
+        if not isinstance(value, bytes):
+            raise ValueError("no image bytes in the row")
+        return value
+
+    def text(self, file: "OpenParquet", table: ParquetTable, row: int, /) -> Any:
+        found = {name: file.value(name, row) for name in self.names.texts_in(table.columns)}
+        texts = {name: as_texts(value) for name, value in found.items()}
+        return texts if len(texts) > 1 else next(iter(texts.values()))
+
+    def no_pairs(self, name: str, *, samples: int, seen: Sequence[str]) -> DataError:
+        return self.names.no_pairs(name, samples=samples, seen=seen)
+
+    def missing_fields(self, source: ShardedSource) -> str:
+        return ""  # the footer has told
+
+
+class OpenParquet:
+    """An open file that threads may read from, and its latest row groups."""
+
+    def __init__(self, path: str, *, names: FieldChoice):
+        try:
+            import pyarrow
+            from pyarrow import parquet
+        except ImportError:
+            raise ConfigError(
+                'config.data.source=parquet needs package pyarrow: pip install "clipjax[parquet]"'
+            ) from None
+        status = os.stat(path)
+        self.identity = (status.st_size, status.st_mtime_ns)
+        try:
+            self.parquet = parquet.ParquetFile(path, memory_map=True)
+        except pyarrow.ArrowInvalid as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise DataError(f"Parquet file {path}: {reason}; {REMEDY}") from None
+        metadata = self.parquet.metadata
+        self.rows = metadata.num_rows
+        groups = range(metadata.num_row_groups)
+        self.ends: list[int] = []
+        for group in groups:
+            last = self.ends[-1] if self.ends else 0
+            self.ends.append(last + metadata.row_group(group).num_rows)
+        columns = self.parquet.schema_arrow.names
+        self._wanted = [
+            name for name in (names.image_in(columns), *names.texts_in(columns)) if name
+        ]
+        self._kept: collections.OrderedDict[int, Any] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def value(self, column: str, row: int) -> Any:
+        """One value as a Python object; ValueError if the group cannot be read."""
+        group = bisect.bisect_right(self.ends, row)
+        first = self.ends[group - 1] if group else 0
+        with self._lock:
+            table = self._group(group)
+        return table.column(column)[row - first].as_py()
+
+    def _group(self, group: int) -> Any:
+        import pyarrow
+
+        if group in self._kept:
+            self._kept.move_to_end(group)
+            return self._kept[group]
+        try:
+            table = self.parquet.read_row_group(group, columns=self._wanted, use_threads=False)
+        except (pyarrow.ArrowInvalid, OSError) as error:
+            raise ValueError(f"row group {group} cannot be read ({error})") from None
+        self._kept[group] = table
+        while len(self._kept) > 1 and sum(t.nbytes for t in self._kept.values()) > GROUP_BYTES:
+            self._kept.popitem(last=False)
+        return table
+
+
+def as_texts(value: Any) -> str | list[str]:
+    """A text or list of texts; "" for a missing one. Raises ValueError for anything else."""
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "ignore")
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(text, str) for text in value):
+        return value
+    raise ValueError("the text column holds no text and no list of texts")

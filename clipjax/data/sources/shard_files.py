@@ -1,0 +1,181 @@
+"""Shards as local files: where each one is, and where its index is kept.
+
+Local shards are read where they lie. A remote one (`https://`, `gs://` and what else fsspec
+opens) is copied as a whole, once, into a folder of bounded size that all processes of a host
+share. Used by `sources.sharded` and the formats.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+
+from clipjax.data.sources import index_file, remote
+
+DEFAULT_BYTES = 100 << 30
+FORGET_FAILURE = 60.0  # seconds until a shard that could not be fetched is tried again
+COPIES = "shards"  # sub-folder of the cache
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardFiles:
+    """What is kept on this host, and where.
+
+    Args:
+      cache_dir: folder for indexes and copies; "" is beside each local shard if that can be
+        written, else `index_file.CACHE_FOLDER`.
+      cache_bytes: bound on all copies together; the least recently opened ones make room. The
+        shard just fetched stays, however large.
+      index: folder, local or remote, where `shard_survey` wrote all indexes; "" is none.
+    """
+
+    cache_dir: str = ""
+    cache_bytes: int = DEFAULT_BYTES
+    index: str = ""
+
+    @property
+    def folder(self) -> str:
+        """The cache folder's full path."""
+        return os.path.expanduser(self.cache_dir or index_file.CACHE_FOLDER)
+
+    def index_places(self, path: str) -> list[str]:
+        """Where the index of a shard may lie, best first."""
+        kept = os.path.join(self.folder, "index", f"{index_file.unique_name(path)}.npz")
+        beside = not self.cache_dir and not remote.is_remote(path)
+        return [f"{os.path.abspath(path)}.index.npz", kept] if beside else [kept]
+
+    def load_index(
+        self,
+        path: str,
+        *,
+        names: Sequence[str],
+        version: int,
+        build: Callable[[], index_file.Columns],
+    ) -> index_file.Columns:
+        """A shard's index: from `index`, from this host, or what `build` makes of the shard, kept.
+
+        Args:
+          path: of the shard.
+          names: of the index's columns.
+          version: of the format that reads them.
+          build: makes them; its errors pass through.
+
+        Raises OSError if the shard cannot be found.
+        """
+        found = self._shared_index(path, names=names, version=version) if self.index else None
+        if found is not None:
+            return found
+        return index_file.load(
+            self.index_places(path),
+            names=names,
+            version=version,
+            identity=self.identity(path),
+            owner=self.owner(path),
+            build=build,
+        )
+
+    def _shared_index(
+        self, path: str, *, names: Sequence[str], version: int
+    ) -> index_file.Columns | None:
+        """The one in the folder `index`, if it fits; whether a remote shard is still the same is
+        seen when it is fetched."""
+        place = shared_index(path, folder=self.index)
+        try:
+            columns = index_file.parse(remote.read(place), names=names)
+            stored_version, *identity = columns["numbers"][:3].tolist()
+        except Exception as error:  # damage shows in more ways than can be listed
+            log.warning("index %s cannot be used (%s)", place, error)
+            return None
+        same = remote.is_remote(path) or tuple(identity) == self.identity(path)
+        return columns if stored_version == version and same else None
+
+    def identity(self, path: str) -> tuple[int, int]:
+        """A shard's bytes and mtime in ns; of a remote one a number that changes with it.
+
+        Raises OSError if it cannot be found.
+        """
+        if remote.is_remote(path):
+            return remote_identity(path)
+        status = os.stat(path)
+        return status.st_size, status.st_mtime_ns
+
+    def owner(self, path: str) -> int:
+        """User id whose indexes are trusted for this shard."""
+        return os.geteuid() if remote.is_remote(path) else os.stat(path).st_uid
+
+    def local(self, path: str) -> str:
+        """A local file with the shard's content, fetched if need be.
+
+        Raises OSError if a remote shard cannot be fetched; for a while after that, at once.
+        """
+        if not remote.is_remote(path):
+            return path
+        copy = self.copy_of(path)
+        if not os.path.exists(copy):
+            self._fetch(path, copy)
+        with contextlib.suppress(OSError):  # what is evicted goes by this time; the mtime stays
+            os.utime(copy, ns=(time.time_ns(), os.stat(copy).st_mtime_ns))
+        return copy
+
+    def copy_of(self, path: str) -> str:
+        """Where the copy of a remote shard lies, or will."""
+        return os.path.join(self.folder, COPIES, index_file.unique_name(path))
+
+    def _fetch(self, path: str, copy: str) -> None:
+        index_file.make_folder(os.path.dirname(copy))
+        failed = f"{copy}.failed"
+        with open(f"{copy}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # workers often want the same shard at once
+            if os.path.exists(copy):
+                return
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - os.stat(failed).st_mtime < FORGET_FAILURE:
+                    raise OSError(f"{remote.shown(path)} could not be fetched a moment ago")
+                os.unlink(failed)
+            try:
+                identity = remote_identity(path)
+                remote.fetch(path, to=f"{copy}.part", size=identity[0])
+                os.utime(f"{copy}.part", ns=(time.time_ns(), identity[1]))
+                os.replace(f"{copy}.part", copy)
+            except OSError:
+                with open(failed, "w"):
+                    raise
+            self._make_room(keep=copy)
+
+    def _make_room(self, *, keep: str) -> None:
+        entries = []
+        with os.scandir(os.path.dirname(keep)) as folder:
+            for entry in folder:
+                if not entry.name.endswith((".lock", ".part", ".failed")):
+                    with contextlib.suppress(FileNotFoundError):
+                        status = entry.stat()
+                        entries.append((status.st_atime_ns, status.st_size, entry.path))
+        total = sum(size for _, size, _ in entries)
+        for _, size, place in sorted(entries):
+            if total <= self.cache_bytes:
+                break
+            if place != keep:
+                with contextlib.suppress(FileNotFoundError):  # processes that have it open go on
+                    os.unlink(place)
+                total -= size
+
+
+def shared_index(path: str, *, folder: str) -> str:
+    """Where in a folder made by `clipjax.dataset index` the index of a shard lies."""
+    return f"{folder.rstrip('/')}/{index_file.unique_name(path)}.npz"
+
+
+@functools.lru_cache(1 << 16)
+def remote_identity(path: str) -> tuple[int, int]:
+    """Bytes of a remote file, and a hash of its version as a time in ns, in whole seconds.
+
+    Not every file system keeps finer times. Asked for once a process.
+    """
+    size, version = remote.describe(path)
+    return size, remote.version_seconds(version) * 10**9

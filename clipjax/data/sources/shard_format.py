@@ -1,0 +1,56 @@
+"""What a file format must tell to become a source of shards; see `sources.sharded`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from clipjax.common.exits import DataError
+from clipjax.data.sources.shard_files import ShardFiles
+
+
+class Table(Protocol):
+    """A shard's usable records."""
+
+    identity: tuple[int, int]  # the shard's bytes, and its mtime in ns
+    digest: int  # of what the index holds
+    samples: int  # usable or not
+    skipped: Mapping[str, int]  # unusable ones by reason
+    seen: Sequence[str]  # names of members, features or columns
+
+    def __len__(self) -> int: ...
+
+    def key(self, row: int, /) -> str: ...
+
+
+class Format(Protocol):
+    """One file format, and which of its fields are image and text. Can be pickled."""
+
+    kind: str  # "tar shard", for messages
+    ending: str  # ".tar"
+
+    def choice(self) -> tuple[Any, ...]:
+        """The settings that decide which records there are and what they hold."""
+        ...
+
+    def load(self, path: str, *, files: ShardFiles) -> Any:
+        """The shard's Table; DataError if it cannot be used, OSError if it cannot be read."""
+        ...
+
+    def open(self, path: str) -> Any:
+        """An open local file with `.identity`; closed when the last reference goes."""
+        ...
+
+    def image(self, file: Any, table: Any, row: int, /) -> bytes:
+        """ValueError or OSError if it cannot be had."""
+        ...
+
+    def text(self, file: Any, table: Any, row: int, /) -> Any:
+        """A text, a list of texts, or these by field; ValueError or OSError."""
+        ...
+
+    def no_pairs(self, name: str, *, samples: int, seen: Sequence[str]) -> DataError:
+        """The error where no sample has both image and text."""
+        ...
+
+    def missing_fields(self, source: Any) -> str:
+        """Why a ShardedSource's first records lack what the settings name; "" if they don't."""
+        ...

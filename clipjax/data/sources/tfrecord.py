@@ -1,0 +1,135 @@
+"""TFRecord files of tf.train.Examples as a source: img2dataset's, or any with named features.
+
+In the registry of `clipjax.data.sources` as "tfrecord". Read by index without TensorFlow; an
+index of where records lie is made once a file. TFDS data sets prepared as TFRecord are better
+read as source "tfds", which knows their features.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from clipjax.common.exits import DataError
+from clipjax.data.sources import index_file, sharded, tfrecord_reader
+from clipjax.data.sources.fields import FieldChoice
+from clipjax.data.sources.shard_files import ShardFiles
+from clipjax.data.sources.sharded import ShardedSource
+from clipjax.data.sources.tar_reader import OpenTar
+
+FORMAT = 1  # raise it when what is stored changes
+COLUMNS = ("offsets", "sizes", "numbers")
+
+
+def open_tfrecords(
+    path: str | os.PathLike[str],
+    *,
+    image_key: str = "",
+    text_key: str = "",
+    files: ShardFiles | None = None,
+    survey: Mapping[str, Any] | None = None,
+) -> ShardedSource:
+    """The image-text pairs of TFRecord files; arguments and errors as `ShardedSource`, and:
+
+    Args:
+      image_key: the feature that holds the encoded image; "" is one of `fields.IMAGES`.
+      text_key: the feature of the text, or several joined by ","; "" is one of `fields.TEXTS`.
+    """
+    form = TfrecordFormat(FieldChoice.of(image_key=image_key, text_key=text_key))
+    return ShardedSource(path, form=form, files=files or ShardFiles(), survey=survey)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordTable:
+    """Where the records of a file lie."""
+
+    identity: tuple[int, int]
+    digest: int
+    offsets: np.ndarray  # uint64 [n]
+    sizes: np.ndarray  # uint32 [n]
+    skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    seen: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def samples(self) -> int:
+        return len(self)
+
+    def key(self, row: int) -> str:
+        """The record's number in its file: its own key is inside of it."""
+        return str(row)
+
+
+@dataclasses.dataclass(frozen=True)
+class TfrecordFormat:
+    """TFRecord as a `sharded.Format`."""
+
+    kind: ClassVar[str] = "TFRecord file"
+    ending: ClassVar[str] = ".tfrecord"
+
+    names: FieldChoice
+
+    def choice(self) -> tuple[Any, ...]:
+        return dataclasses.astuple(self.names)
+
+    def load(self, path: str, *, files: ShardFiles) -> RecordTable:
+        return load_table(path, files=files)
+
+    def open(self, path: str) -> OpenTar:
+        return OpenTar(path)
+
+    def image(self, file: OpenTar, table: RecordTable, row: int, /) -> bytes:
+        found = read(file, table, row)
+        values = found.get(self.names.image_in(found), [])
+        if not values:
+            raise ValueError("no image feature")
+        return values[0]
+
+    def text(self, file: OpenTar, table: RecordTable, row: int, /) -> Any:
+        found = read(file, table, row)
+        texts = {}
+        for name in self.names.texts_in(found):
+            values = [value.decode("utf-8", "ignore") for value in found[name]]
+            texts[name] = values[0] if len(values) == 1 else values
+        return texts if len(texts) > 1 else next(iter(texts.values()), "")
+
+    def no_pairs(self, name: str, *, samples: int, seen: Sequence[str]) -> DataError:
+        return self.names.no_pairs(name, samples=samples, seen=seen)
+
+    def missing_fields(self, source: ShardedSource) -> str:
+        seen: dict[str, None] = {}
+        looked_at = min(len(source), sharded.LOOKED_AT)
+        for index in range(looked_at):
+            try:
+                found = read(*source.locate(index))
+            except (ValueError, OSError):
+                continue
+            if self.names.pair_in([name for name, values in found.items() if values]):
+                return ""
+            seen.update(dict.fromkeys(found))
+        return str(self.no_pairs(source.name, samples=looked_at, seen=list(seen)))
+
+
+def load_table(path: str, *, files: ShardFiles) -> RecordTable:
+    """Where the records of a file lie; DataError if it is damaged, OSError if it cannot be read."""
+
+    def build() -> index_file.Columns:
+        file = OpenTar(files.local(path))
+        starts, sizes = tfrecord_reader.offsets(file)
+        columns = {"offsets": starts, "sizes": sizes}
+        counted = index_file.numbers(columns, version=FORMAT, identity=file.identity)
+        return {**columns, "numbers": counted}
+
+    columns = files.load_index(path, names=COLUMNS, version=FORMAT, build=build)
+    _, size, mtime, digest = columns["numbers"].tolist()
+    return RecordTable((size, mtime), digest, columns["offsets"], columns["sizes"])
+
+
+def read(file: OpenTar, table: RecordTable, row: int) -> dict[str, list[bytes]]:
+    """The features of one record; ValueError if it is damaged."""
+    data = tfrecord_reader.payload(file, int(table.offsets[row]), int(table.sizes[row]))
+    return tfrecord_reader.features(data)

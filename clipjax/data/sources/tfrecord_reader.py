@@ -1,0 +1,163 @@
+"""Records of a TFRecord file, and the bytes features of a tf.train.Example, without TensorFlow.
+
+A record is its length (uint64), a checksum of that, the payload, and a checksum of the payload;
+checksums are CRC32C, rotated and shifted (tensorflow/core/lib/io/record_writer.h). An Example is
+a protocol buffer (tensorflow/core/example/{example,feature}.proto). Used by `sources.tfrecord`
+and, for TFDS data sets prepared as TFRecord, by `sources.tfds_records`.
+"""
+
+import functools
+import struct
+from array import array
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from clipjax.common.exits import DataError
+from clipjax.data.sources.tar_reader import COMPRESSED, REMEDY, OpenTar
+
+HEADER = struct.Struct("<QI")
+FRAME = HEADER.size + 4  # bytes of a record beside its payload
+MAX_RECORD = 256 << 20
+READ_AHEAD = 1 << 16
+MASK_DELTA = 0xA282EAD8
+POLYNOMIAL = 0x82F63B78  # of CRC32C, reflected
+
+
+def offsets(file: OpenTar) -> tuple[np.ndarray, np.ndarray]:
+    """(offset, size) of every payload, uint64 and uint32 [N], from the lengths alone.
+
+    Raises DataError where a length is damaged or the file is cut short.
+    """
+
+    def fail(why: str) -> DataError:
+        return DataError(
+            f"TFRecord file {file.path}: {why} at byte {at:,} of {file.length:,}; {REMEDY}"
+        )
+
+    starts, sizes = array("Q"), array("I")
+    at, buffer, buffer_at = 0, b"", 0
+    while at < file.length:
+        if at + HEADER.size > buffer_at + len(buffer):
+            buffer, buffer_at = file.read(READ_AHEAD if len(sizes) < 2 else 512, offset=at), at
+        head = buffer[at - buffer_at : at - buffer_at + HEADER.size]
+        if len(head) < HEADER.size:
+            raise fail("cut short")
+        size, checksum = HEADER.unpack(head)
+        if masked_crc(head[:8]) != checksum:
+            for magic, command in COMPRESSED.items():
+                if at == 0 and head.startswith(magic):
+                    raise fail(f"compressed; uncompress it ({command}),")
+            raise fail("damaged length" if at else "not a TFRecord file: no length")
+        if size > MAX_RECORD:
+            raise fail(f"record of {size:,} bytes")
+        if at + FRAME + size > file.length:
+            raise fail("cut short: a record begins")
+        starts.append(at + HEADER.size)
+        sizes.append(size)
+        at += FRAME + size
+    return np.frombuffer(starts, np.uint64), np.frombuffer(sizes, np.uint32)
+
+
+def payload(file: OpenTar, offset: int, size: int) -> bytes:
+    """One record's payload; ValueError if it is cut short or its checksum is wrong.
+
+    The checksum is compared where package google-crc32c is installed (extra `gcs`): in pure
+    Python it would take longer than decoding the image.
+    """
+    data = file.read(size + 4, offset=offset)
+    if len(data) < size + 4:
+        raise ValueError("the file ends within this record")
+    check = fast_crc()
+    if check is not None:
+        crc = check(data[:size])
+        if mask(crc) != int.from_bytes(data[size:], "little"):
+            raise ValueError("wrong checksum")
+    return data[:size]
+
+
+def masked_crc(data: bytes) -> int:
+    """The stored form of the CRC32C of a few bytes."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = (crc >> 8) ^ crc_table()[(crc ^ byte) & 0xFF]
+    return mask(crc ^ 0xFFFFFFFF)
+
+
+def mask(crc: int) -> int:
+    return (((crc >> 15) | (crc << 17)) + MASK_DELTA) & 0xFFFFFFFF
+
+
+@functools.cache
+def crc_table() -> tuple[int, ...]:
+    table = []
+    for byte in range(256):
+        for _ in range(8):
+            byte = (byte >> 1) ^ (POLYNOMIAL if byte & 1 else 0)
+        table.append(byte)
+    return tuple(table)
+
+
+@functools.cache
+def fast_crc() -> Callable[[bytes], int] | None:
+    """CRC32C in C, or None."""
+    try:
+        import google_crc32c  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return None
+    return google_crc32c.value
+
+
+def features(example: bytes) -> dict[str, list[bytes]]:
+    """The features of an Example by name: the values of bytes lists, [] for numbers.
+
+    Raises ValueError where the bytes are no Example.
+    """
+    found: dict[str, list[bytes]] = {}
+    for number, feature_map in fields(example):
+        if number != 1:
+            continue
+        for entry_number, entry in fields(feature_map):
+            if entry_number != 1:
+                continue
+            parts = dict(fields(entry))
+            values: list[bytes] = []
+            for kind, listed in fields(parts.get(2, b"")):
+                if kind == 1:
+                    values += [value for one, value in fields(listed) if one == 1]
+            found[parts.get(1, b"").decode("utf-8", "replace")] = values
+    return found
+
+
+def fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """(field number, content) of a message's length-delimited fields; others are stepped over."""
+    at, end = 0, len(message)
+    while at < end:
+        tag, at = varint(message, at)
+        kind = tag & 7
+        if kind == 2:
+            size, at = varint(message, at)
+            if at + size > end:
+                raise ValueError("no Example: a field ends outside of it")
+            yield tag >> 3, message[at : at + size]
+            at += size
+        elif kind == 0:
+            _, at = varint(message, at)
+        elif kind in (1, 5):
+            at += 8 if kind == 1 else 4
+        else:
+            raise ValueError("no Example: unknown kind of field")
+
+
+def varint(message: bytes, at: int) -> tuple[int, int]:
+    """A number of 7 bits a byte, and where the next thing begins."""
+    value = shift = 0
+    while True:
+        if at >= len(message) or shift > 63:
+            raise ValueError("no Example: damaged number")
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
