@@ -90,7 +90,7 @@ class ParquetFormat:
         return dataclasses.astuple(self.names)
 
     def load(self, path: str, *, files: ShardFiles) -> ParquetTable:
-        file = self.open(files.local(path))
+        file = files.opened(path, opener=self.open)
         columns = tuple(file.parquet.schema_arrow.names)
         digest = zlib.crc32(repr((columns, file.ends)).encode())
         usable = self.names.pair_in(columns)

@@ -9,16 +9,21 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
+import itertools
 import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from clipjax.data.sources import index_file, remote
 
 DEFAULT_BYTES = 100 << 30
 FORGET_FAILURE = 60.0  # seconds until a shard that could not be fetched is tried again
+REOPENED = 10  # times that a copy may be evicted before it is open
 COPIES = "shards"  # sub-folder of the cache
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +113,19 @@ class ShardFiles:
     def owner(self, path: str) -> int:
         """User id whose indexes are trusted for this shard."""
         return os.geteuid() if remote.is_remote(path) else os.stat(path).st_uid
+
+    def opened(self, path: str, *, opener: Callable[[str], T]) -> T:
+        """opener(local file of the shard); again where another process made room in between.
+
+        Raises OSError if a remote shard cannot be fetched, and what `opener` raises.
+        """
+        for attempt in itertools.count():
+            try:
+                return opener(self.local(path))
+            except FileNotFoundError:
+                if not remote.is_remote(path) or attempt == REOPENED:
+                    raise
+        raise AssertionError("unreachable")
 
     def local(self, path: str) -> str:
         """A local file with the shard's content, fetched if need be.

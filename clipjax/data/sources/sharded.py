@@ -170,12 +170,11 @@ class ShardedSource:
         self._prepared: set[str] = set()
 
     def _open_shard(self, path: str) -> Any:
-        local = self.files.local(path)
-        if local != path:
+        if remote.is_remote(path):
             # Copies make room for one another; one still open would keep its room on the disk.
             self._open.cache_clear()
             self._prepared.discard(path)
-        return self.form.open(local)
+        return self.files.opened(path, opener=self.form.open)
 
     def _fetch_quietly(self, path: str) -> None:
         try:

@@ -74,7 +74,10 @@ def load(path: str, *, files: ShardFiles) -> Index:
       OSError: it cannot be read.
     """
     columns = files.load_index(
-        path, names=COLUMNS, version=FORMAT, build=lambda: vars(build(OpenTar(files.local(path))))
+        path,
+        names=COLUMNS,
+        version=FORMAT,
+        build=lambda: vars(build(files.opened(path, opener=OpenTar))),
     )
     return Index(**columns)
 
@@ -104,7 +107,7 @@ def build(file: OpenTar) -> Index:
         sample = rows.setdefault(name[:dot], len(rows))
         number = kinds.setdefault(extension, len(kinds))
         table.extend((sample, number, offset // BLOCK, min(length, LARGEST)))
-    if OpenTar(file.path).identity != file.identity:
+    if file.has_changed():
         raise DataError(f"tar shard {file.path}: is being written; start again when it is complete")
     columns = {
         "members": np.ascontiguousarray(np.frombuffer(table, np.uint32).reshape(-1, 4).T),

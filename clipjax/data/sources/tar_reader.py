@@ -56,6 +56,11 @@ class OpenTar:
         if hasattr(self, "_fd"):
             close(self._fd)
 
+    def has_changed(self) -> bool:
+        """Whether somebody wrote to the file since it was opened."""
+        status = os.fstat(self._fd)
+        return (status.st_size, status.st_mtime_ns) != self.identity
+
     def read(self, size: int, *, offset: int) -> bytes:
         """`size` bytes, or fewer where the file ends."""
         data = os.pread(self._fd, size, offset)

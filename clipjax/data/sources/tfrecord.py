@@ -118,7 +118,7 @@ def load_table(path: str, *, files: ShardFiles) -> RecordTable:
     """Where the records of a file lie; DataError if it is damaged, OSError if it cannot be read."""
 
     def build() -> index_file.Columns:
-        file = OpenTar(files.local(path))
+        file = files.opened(path, opener=OpenTar)
         starts, sizes = tfrecord_reader.offsets(file)
         columns = {"offsets": starts, "sizes": sizes}
         counted = index_file.numbers(columns, version=FORMAT, identity=file.identity)
