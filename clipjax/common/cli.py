@@ -1,6 +1,7 @@
 """The command line all programs share: absl flags, one-line errors, the exit-code table.
 
 cli.run(main)           # in a program's `if __name__ == "__main__"`
+cli.run_verb(verbs)     # the same for a program with verbs
 cli.config()            # the value of --config, or a one-line error
 """
 
@@ -8,7 +9,7 @@ import os
 import runpy
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import app, flags, logging
@@ -31,8 +32,28 @@ def run(main: Callable[[], int | None]) -> None:
     A CleanExit from parsing or from `main` becomes one line on stderr and its code; other
     exceptions keep their traceback.
     """
+    _run(lambda _: main(), parse=_parse)
+
+
+def run_verb(verbs: Mapping[str, Callable[[], int | None]]) -> None:
+    """As `run`, for a program whose first argument says what to do."""
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        known = ", ".join(verbs)
+        if len(argv) > 1 and not argv[1].startswith("-"):
+            if argv[1] not in verbs:
+                hint = closest(argv[1], verbs)
+                raise exits.ConfigError(f'"{argv[1]}" is no verb{hint}; known: {known}')
+            return [*_parse([argv[0], *argv[2:]]), argv[1]]
+        _parse(argv)  # --help ends here
+        raise exits.ConfigError(f"say what to do first: {known}")
+
+    _run(lambda argv: verbs[argv[-1]](), parse=parse)
+
+
+def _run(main: Callable[[list[str]], int | None], *, parse: Any) -> None:
     try:
-        app.run(lambda _: sys.exit(main() or exits.DONE), flags_parser=_parse)
+        app.run(lambda argv: sys.exit(main(argv) or exits.DONE), flags_parser=parse)
     except exits.CleanExit as error:
         print(f"clipjax: {error}", file=sys.stderr, flush=True)
         sys.exit(error.code)

@@ -54,7 +54,7 @@ def is_cut_or_altered(text: str | bytes) -> bool:
 
 def usable(text: Texts) -> list[str]:
     """A record's captions, cleaned, without the empty ones, in order; of all fields."""
-    return [clean(candidate) for candidate in _candidates(text)]
+    return [clean(candidate) for candidate in candidates(text)]
 
 
 def choose(
@@ -74,7 +74,7 @@ def choose(
       BadCaption: none is left after cleaning.
     """
     if isinstance(text, Mapping):
-        fields = [_candidates(texts) for texts in text.values()]
+        fields = [candidates(texts) for texts in text.values()]
         present = [number for number, field in enumerate(fields) if field]
         if weights:
             present = [number for number in present if weights[number] > 0]
@@ -84,19 +84,19 @@ def choose(
         if weights and len(present) > 1:
             ends = np.cumsum([weights[number] for number in present])
             chosen = present[int(np.searchsorted(ends, rng.random() * ends[-1], side="right"))]
-        candidates = fields[chosen]
+        listed = fields[chosen]
     else:
-        candidates = _candidates(text)
-    if not candidates:
+        listed = candidates(text)
+    if not listed:
         raise BadCaption("empty caption")
-    one = candidates[int(rng.integers(len(candidates)))] if len(candidates) > 1 else candidates[0]
+    one = listed[int(rng.integers(len(listed)))] if len(listed) > 1 else listed[0]
     return clean(one), is_cut_or_altered(one)
 
 
-def _candidates(text: Texts) -> list[str | bytes]:
+def candidates(text: Texts) -> list[str | bytes]:
     """The captions that are not empty once they are clean, as they are."""
     if isinstance(text, Mapping):
-        return [one for texts in text.values() for one in _candidates(texts)]
+        return [one for texts in text.values() for one in candidates(texts)]
     listed = [text] if isinstance(text, str | bytes) else text
     return [one for one in listed if clean(one)]
 

@@ -79,6 +79,35 @@ def prepare_eval(image: Image.Image, *, size: int) -> np.ndarray:
     return np.asarray(_rgb(image))
 
 
+def probe(data: bytes) -> tuple[tuple[int, int], str]:
+    """((width, height), "JPEG", "PNG" or "WEBP") of an image that decodes whole.
+
+    Raises BadImage as `decode_train` does.
+    """
+    image = _open(data)
+    return image.size, image.format or ""
+
+
+def shrink(data: bytes, *, side: int, quality: int) -> bytes:
+    """The image as a JPEG whose shorter side is at most `side` pixels.
+
+    A JPEG that is small enough stays as it is, byte by byte, once it has been decoded. Others are
+    resized (Pillow bicubic) and encoded without chroma subsampling.
+
+    Raises BadImage as `decode_train` does.
+    """
+    image = _open(data)
+    small = min(image.size) <= side
+    if small and image.format == "JPEG":
+        return data
+    image = _rgb(image)
+    if not small:
+        image = image.resize(_resized(*image.size, size=side), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, subsampling=0)
+    return buffer.getvalue()
+
+
 def _resized(width: int, height: int, *, size: int) -> tuple[int, int]:
     """Width and height once the shorter side is `size`, rounded down as torchvision's Resize."""
     if width <= height:

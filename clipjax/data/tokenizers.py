@@ -145,7 +145,7 @@ def publish(files: Mapping[str, bytes], *, folder: str | os.PathLike[str]) -> No
         temporary.replace(target / name)
 
 
-def train_sentencepiece(captions: Iterable[str], *, vocab_size: int) -> bytes:
+def train_sentencepiece(captions: Iterable[str], *, vocab_size: int, exact: bool = True) -> bytes:
     """Train a byte-pair vocabulary; the same captions give the same bytes.
 
     Text is NFKC-normalised and case-folded, digits are split one by one, characters unknown to the
@@ -154,6 +154,7 @@ def train_sentencepiece(captions: Iterable[str], *, vocab_size: int) -> bytes:
     Args:
       captions: cleaned captions; see `clipjax.data.captions.sample`.
       vocab_size: ids in all, start and end of text included (49,408 in the paper's table 18).
+      exact: False takes fewer where the captions cannot fill it.
 
     Returns:
       The SentencePiece model, as bytes.
@@ -198,7 +199,7 @@ def train_sentencepiece(captions: Iterable[str], *, vocab_size: int) -> bytes:
         ) from None
     model = writer.getvalue()
     reached = sentencepiece.SentencePieceProcessor(model_proto=model).GetPieceSize()
-    if reached < pieces:
+    if exact and reached < pieces:
         raise ConfigError(
             f"config.model.text.vocab_size={vocab_size}: more than these captions support;"
             f" use at most {reached + SPECIALS}, or name a vocabulary in config.tokenizer.path"

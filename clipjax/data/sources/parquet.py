@@ -180,7 +180,7 @@ def as_texts(value: Any) -> str | list[str]:
     if value is None:
         return ""
     if isinstance(value, bytes):
-        return value.decode("utf-8", "ignore")
+        return value.decode("utf-8", "surrogateescape")
     if isinstance(value, str):
         return value
     if isinstance(value, list) and all(isinstance(text, str) for text in value):

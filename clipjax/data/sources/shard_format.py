@@ -44,7 +44,10 @@ class Format(Protocol):
         ...
 
     def text(self, file: Any, table: Any, row: int, /) -> Any:
-        """A text, a list of texts, or these by field; ValueError or OSError."""
+        """A text, a list of texts, or these by field; ValueError or OSError.
+
+        Bytes that are no UTF-8 become surrogates, so that `captions` drops and counts them.
+        """
         ...
 
     def no_pairs(self, name: str, *, samples: int, seen: Sequence[str]) -> DataError:

@@ -213,7 +213,7 @@ def read_row(file: OpenTable, table: RowTable, row: int) -> dict[str, Any]:
     begin, end = int(table.starts[row]), int(table.starts[row + 1])
     if end - begin > MAX_ROW:
         raise ValueError(f"a row of {end - begin:,} bytes is above the limit of {MAX_ROW:,}")
-    data = file.file.read(end - begin, offset=begin).decode("utf-8-sig", "ignore")
+    data = file.file.read(end - begin, offset=begin).decode("utf-8-sig", "surrogateescape")
     if file.ending in LINES:
         try:
             values = json.loads(data)

@@ -80,7 +80,7 @@ class TarFormat:
             if field:
                 found[name] = text_of(parse(read[extension]).get(field))
             else:
-                found[name] = read[extension].decode("utf-8", errors="ignore")
+                found[name] = read[extension].decode("utf-8", errors="surrogateescape")
         return found if len(found) > 1 else next(iter(found.values()))
 
     def no_pairs(self, name: str, *, samples: int, seen: Sequence[str]) -> DataError:
@@ -125,7 +125,7 @@ def member(file: OpenTar, extent: np.ndarray, *, limit: int) -> bytes:
 def parse(data: bytes) -> dict[str, Any]:
     """The fields of a .json member, or ValueError."""
     try:
-        fields = json.loads(data.decode("utf-8-sig", errors="ignore"))
+        fields = json.loads(data.decode("utf-8-sig", errors="surrogateescape"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the .json cannot be parsed ({error})") from None
     if not isinstance(fields, dict):

@@ -280,5 +280,7 @@ def open_records(
 
 
 def as_text(value: str | bytes) -> str:
-    """Text of a feature; bytes that are no UTF-8 are dropped."""
-    return value.decode("utf-8", errors="ignore") if isinstance(value, bytes) else str(value)
+    """Text of a feature; bytes that are no UTF-8 become surrogates, which `captions` drops."""
+    return (
+        value.decode("utf-8", errors="surrogateescape") if isinstance(value, bytes) else str(value)
+    )

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from clipjax.common.exits import DataError
-from clipjax.data.sources import index_file, sharded, tfrecord_reader
+from clipjax.data.sources import index_file, sharded, tf_example, tfrecord_reader
 from clipjax.data.sources.fields import FieldChoice
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.sharded import ShardedSource
@@ -93,7 +93,7 @@ class TfrecordFormat:
         found = read(file, table, row)
         texts = {}
         for name in self.names.texts_in(found):
-            values = [value.decode("utf-8", "ignore") for value in found[name]]
+            values = [value.decode("utf-8", "surrogateescape") for value in found[name]]
             texts[name] = values[0] if len(values) == 1 else values
         return texts if len(texts) > 1 else next(iter(texts.values()), "")
 
@@ -132,4 +132,4 @@ def load_table(path: str, *, files: ShardFiles) -> RecordTable:
 def read(file: OpenTar, table: RecordTable, row: int) -> dict[str, list[bytes]]:
     """The features of one record; ValueError if it is damaged."""
     data = tfrecord_reader.payload(file, int(table.offsets[row]), int(table.sizes[row]))
-    return tfrecord_reader.features(data)
+    return tf_example.decode(data)

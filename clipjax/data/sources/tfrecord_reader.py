@@ -1,15 +1,14 @@
-"""Records of a TFRecord file, and the bytes features of a tf.train.Example, without TensorFlow.
+"""Records of a TFRecord file by index, without TensorFlow.
 
 A record is its length (uint64), a checksum of that, the payload, and a checksum of the payload;
-checksums are CRC32C, rotated and shifted (tensorflow/core/lib/io/record_writer.h). An Example is
-a protocol buffer (tensorflow/core/example/{example,feature}.proto). Used by `sources.tfrecord`
-and, for TFDS data sets prepared as TFRecord, by `sources.tfds_records`.
+checksums are CRC32C, rotated and shifted (tensorflow/core/lib/io/record_writer.h). Used by
+`sources.tfrecord` and, for TFDS data sets prepared as TFRecord, by `sources.tfds_records`.
 """
 
 import functools
 import struct
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
@@ -106,58 +105,3 @@ def fast_crc() -> Callable[[bytes], int] | None:
     except ImportError:
         return None
     return google_crc32c.value
-
-
-def features(example: bytes) -> dict[str, list[bytes]]:
-    """The features of an Example by name: the values of bytes lists, [] for numbers.
-
-    Raises ValueError where the bytes are no Example.
-    """
-    found: dict[str, list[bytes]] = {}
-    for number, feature_map in fields(example):
-        if number != 1:
-            continue
-        for entry_number, entry in fields(feature_map):
-            if entry_number != 1:
-                continue
-            parts = dict(fields(entry))
-            values: list[bytes] = []
-            for kind, listed in fields(parts.get(2, b"")):
-                if kind == 1:
-                    values += [value for one, value in fields(listed) if one == 1]
-            found[parts.get(1, b"").decode("utf-8", "replace")] = values
-    return found
-
-
-def fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """(field number, content) of a message's length-delimited fields; others are stepped over."""
-    at, end = 0, len(message)
-    while at < end:
-        tag, at = varint(message, at)
-        kind = tag & 7
-        if kind == 2:
-            size, at = varint(message, at)
-            if at + size > end:
-                raise ValueError("no Example: a field ends outside of it")
-            yield tag >> 3, message[at : at + size]
-            at += size
-        elif kind == 0:
-            _, at = varint(message, at)
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
-        else:
-            raise ValueError("no Example: unknown kind of field")
-
-
-def varint(message: bytes, at: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, and where the next thing begins."""
-    value = shift = 0
-    while True:
-        if at >= len(message) or shift > 63:
-            raise ValueError("no Example: damaged number")
-        byte = message[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7

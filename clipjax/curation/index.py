@@ -1,0 +1,39 @@
+"""All indexes of a data set in one folder: `python -m clipjax.dataset index`.
+
+Walks every shard once, remote ones as they come, so that training (`config.data.index`) opens
+none of them at its start.
+"""
+
+import contextlib
+from typing import Any
+
+from clipjax.common.exits import ConfigError
+from clipjax.data.sources import shard_survey
+from clipjax.data.sources.shard_files import shared_index
+
+
+def write(source: Any, *, folder: str) -> int:
+    """Write the index of a source of shards; returns how many shards' indexes are in it.
+
+    A format without indexes of its own (Parquet has its footers) gets the survey alone.
+
+    Raises:
+      ConfigError: the source is none of shards.
+    """
+    from etils import epath
+
+    if not hasattr(source, "survey_of"):
+        raise ConfigError(f"--source: {source.name} has no shards, so there is nothing to index")
+    target = epath.Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    written = 0
+    for path in source.paths:
+        for place in source.files.index_places(path):
+            with contextlib.suppress(OSError):
+                epath.Path(shared_index(path, folder=folder)).write_bytes(
+                    epath.Path(place).read_bytes()
+                )
+                written += 1
+                break
+    shard_survey.write(source.survey_of(), folder=folder)
+    return written

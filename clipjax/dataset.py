@@ -1,0 +1,170 @@
+"""Look at, index, convert and curate data sets: `python -m clipjax.dataset VERB --source … `.
+
+    check      read a sample: sizes, captions, duplicates, broken records by shard, a contact sheet
+    bench      examples a CPU-second by stage, and the cores that a slice needs
+    index      walk all shards once, for `config.data.index`
+    convert    any source → array_record with smaller JPEGs; stop and go on at any time
+    tokenizer  train a SentencePiece vocabulary on the captions
+
+Data are named by `--config` (its `data`), or by `--source`, `--path` and so on. Exit codes:
+`clipjax/common/exits.py`.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+
+from clipjax.common import cli
+from clipjax.common.exits import ConfigError
+
+CONFIG = cli.define_config_flag()
+SOURCE = flags.DEFINE_string("source", None, "As config.data.source: tar, tfrecord, parquet, …")
+PATH = flags.DEFINE_string("path", None, "As config.data.path.")
+NAME = flags.DEFINE_string("name", None, "As config.data.name, for tfds.")
+SPLIT = flags.DEFINE_string("split", None, "As config.data.split.")
+IMAGE_KEY = flags.DEFINE_string("image_key", None, "As config.data.image_key.")
+TEXT_KEY = flags.DEFINE_string("text_key", None, "As config.data.text_key.")
+OUTPUT = flags.DEFINE_string("output", None, "Folder or file to write.")
+NUM_WORKERS = flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes; 0 is this one.")
+LIMIT = flags.DEFINE_integer(
+    "limit", 10_000, "check, bench: records to look at, spread over all; 0 is all.", lower_bound=0
+)
+SIDE = flags.DEFINE_integer(
+    "side", 384, "convert: longest that an image's shorter side stays.", lower_bound=2
+)
+QUALITY = flags.DEFINE_integer("quality", 90, "convert: of the JPEGs.", 1, 95)
+SHARD_RECORDS = flags.DEFINE_integer(
+    "shard_records", 10_000, "convert: records of the source in a shard.", lower_bound=1
+)
+IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "bench: pixels.", lower_bound=8)
+RATE = flags.DEFINE_float(
+    "rate", 0.0, "bench: examples a second that a slice takes, as clipjax.plan prints.", 0.0
+)
+HOSTS = flags.DEFINE_integer("hosts", 1, "bench: hosts of that slice.", lower_bound=1)
+VOCAB_SIZE = flags.DEFINE_integer("vocab_size", 49_408, "tokenizer: ids, specials included.")
+MAX_CAPTIONS = flags.DEFINE_integer("max_captions", 1_000_000, "tokenizer: captions to read.")
+
+
+def check() -> None:
+    """`check`: findings as text, and with --output as check.json and sheet.png."""
+    from clipjax.curation import check
+
+    source = _source()
+    found, indices = check.check(source, limit=LIMIT.value, num_workers=NUM_WORKERS.value)
+    summed = check.summary(found, source=source)
+    print(check.describe(summed))
+    if OUTPUT.value:
+        folder = _folder()
+        (folder / "check.json").write_text(json.dumps(summed, indent=2) + "\n")
+        sheet = check.sheet(source, indices)
+        if sheet is not None:
+            with (folder / "sheet.png").open("wb") as file:
+                sheet.save(file, "PNG")
+        print(f"{OUTPUT.value}: check.json{', sheet.png' if sheet is not None else ''}")
+
+
+def bench() -> None:
+    """`bench`: a table, on this process."""
+    from clipjax.curation import bench
+    from clipjax.data import captions, tokenizers
+    from clipjax.data.examples import TrainExamples
+
+    source = _source()
+    sample = captions.sample(source, limit=10_000)
+    model = tokenizers.train_sentencepiece(sample, vocab_size=600, exact=False)
+    examples = TrainExamples(
+        source,
+        tokenizer=tokenizers.SentencePieceTokenizer(model, context_length=77),
+        image_size=IMAGE_SIZE.value,
+        seed=0,
+    )
+    count = min(LIMIT.value or len(source), len(source), 2000)
+    found = bench.stages(examples, count=count)
+    print(bench.describe(found, rate=RATE.value, hosts=HOSTS.value))
+
+
+def index() -> None:
+    """`index`: a folder for `config.data.index`."""
+    from clipjax.curation import index
+
+    source = _source()
+    written = index.write(source, folder=_needed(OUTPUT))
+    print(
+        f"{OUTPUT.value}: {len(source):,} records in {len(source.paths):,} shards, {written:,}"
+        f" indexes; train with --config.data.index={OUTPUT.value}"
+    )
+
+
+def convert() -> None:
+    """`convert`: a folder for `config.data.path`, source tfds."""
+    from clipjax.curation import convert
+
+    found = convert.convert(
+        _source(),
+        folder=_needed(OUTPUT),
+        side=SIDE.value,
+        quality=QUALITY.value,
+        shard_records=SHARD_RECORDS.value,
+        num_workers=NUM_WORKERS.value,
+    )
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in found["left out"].items())
+    print(
+        f"{OUTPUT.value}: {found['written']:,} records written, left out: {left_out or 'none'};"
+        f" train with --config.data.source=tfds --config.data.path={OUTPUT.value}"
+    )
+
+
+def tokenizer() -> None:
+    """`tokenizer`: a folder for `config.tokenizer.path`."""
+    from clipjax.data import captions, tokenizers
+
+    sample = captions.sample(_source(), limit=MAX_CAPTIONS.value)
+    model = tokenizers.train_sentencepiece(sample, vocab_size=VOCAB_SIZE.value)
+    tokenizers.publish({tokenizers.MODEL_FILE: model}, folder=_needed(OUTPUT))
+    print(f"{OUTPUT.value}: train with --config.tokenizer.path={OUTPUT.value}")
+
+
+VERBS: dict[str, Callable[[], None]] = {
+    verb.__name__: verb for verb in (check, bench, index, convert, tokenizer)
+}
+
+
+def _source() -> Any:
+    """The data that the flags name; ConfigError if they name none."""
+    from clipjax import build_data, config
+
+    settings = CONFIG.value.data if CONFIG.value is not None else config.defaults().data
+    given = {
+        flag.name: flag.value
+        for flag in (SOURCE, PATH, NAME, SPLIT, IMAGE_KEY, TEXT_KEY)
+        if flag.value is not None
+    }
+    if CONFIG.value is None and not given:
+        raise ConfigError("no data are named; add --config=FILE.py, or --source and --path")
+    with settings.unlocked():
+        settings.update(given)
+    size = CONFIG.value.model.vision.image_size if CONFIG.value is not None else IMAGE_SIZE.value
+    return build_data.source(settings, image_size=size, seed=0)
+
+
+def _needed(flag: Any) -> Any:
+    """A flag's value; ConfigError if it is not given."""
+    if not flag.value:
+        raise ConfigError(f"--{flag.name} is missing")
+    return flag.value
+
+
+def _folder() -> Any:
+    """The folder --output, made if need be."""
+    from etils import epath
+
+    folder = epath.Path(_needed(OUTPUT))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+if __name__ == "__main__":
+    cli.run_verb(VERBS)
