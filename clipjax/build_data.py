@@ -13,6 +13,7 @@ from clipjax.data import captions, mixture, order, sources, tokenizers
 from clipjax.data.examples import TrainExamples
 from clipjax.data.sources import shard_survey
 from clipjax.data.sources.first import First
+from clipjax.data.sources.selection import Selected
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.parallel import distributed
 from clipjax.parallel import mesh as meshes
@@ -72,6 +73,8 @@ def source(data: Config, *, image_size: int, seed: int, where: str = "data") -> 
             image_key=data.image_key,
             text_key=data.text_key,
         )
+    if data.get("keep"):
+        made = Selected(made, path=data.keep)
     if len(made) == 0:
         raise DataError(f"config.{where}: {made.name} split {data.split} holds no records")
     return made

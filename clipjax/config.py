@@ -32,12 +32,14 @@ OPERATIONAL = (
     "loss.block_size",
     "data.path",
     "data.index",
+    "data.keep",
     "data.cache_dir",
     "data.cache_gigabytes",
     "data.num_workers",
     "data.max_bad_fraction",
     "data.mixture.*.path",
     "data.mixture.*.index",
+    "data.mixture.*.keep",
     "tokenizer.path",
     "tokenizer.max_captions",
 )
@@ -156,6 +158,7 @@ def records(**changes: Any) -> Config:
     c.text_weights = ()  # chances of these fields; () takes the first one that has text
     c.order = "global"  # all records shuffled; "window" goes through a few shards at a time
     c.window = 8  # shards read together, order "window"
+    c.keep = ""  # a selection that `clipjax.dataset balance` or `dedup` wrote; "" is all records
     c.index = ""  # what `clipjax.dataset index` wrote, local or remote; "" looks into each shard
     c.update(changes)
     return c

@@ -5,6 +5,9 @@
     index      walk all shards once, for `config.data.index`
     convert    any source → array_record with smaller JPEGs; stop and go on at any time
     tokenizer  train a SentencePiece vocabulary on the captions
+    queries    a list of queries from texts, titles and synsets, as the paper's
+    balance    choose pairs so that no query takes more than its share
+    dedup      leave out copies, and what is in evaluation sets
 
 Data are named by `--config` (its `data`), or by `--source`, `--path` and so on. Exit codes:
 `clipjax/common/exits.py`.
@@ -27,6 +30,7 @@ NAME = flags.DEFINE_string("name", None, "As config.data.name, for tfds.")
 SPLIT = flags.DEFINE_string("split", None, "As config.data.split.")
 IMAGE_KEY = flags.DEFINE_string("image_key", None, "As config.data.image_key.")
 TEXT_KEY = flags.DEFINE_string("text_key", None, "As config.data.text_key.")
+KEEP = flags.DEFINE_string("keep", None, "As config.data.keep.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder or file to write.")
 NUM_WORKERS = flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes; 0 is this one.")
 LIMIT = flags.DEFINE_integer(
@@ -46,6 +50,21 @@ RATE = flags.DEFINE_float(
 HOSTS = flags.DEFINE_integer("hosts", 1, "bench: hosts of that slice.", lower_bound=1)
 VOCAB_SIZE = flags.DEFINE_integer("vocab_size", 49_408, "tokenizer: ids, specials included.")
 MAX_CAPTIONS = flags.DEFINE_integer("max_captions", 1_000_000, "tokenizer: captions to read.")
+TEXT = flags.DEFINE_multi_string("text", [], "queries: files of running text.")
+TITLES = flags.DEFINE_multi_string("titles", [], "queries: files of titles, TITLE or TITLE\tVIEWS.")
+SYNSETS = flags.DEFINE_multi_string("synsets", [], "queries: WordNet's index files, or lists.")
+MIN_COUNT = flags.DEFINE_integer("min_count", 100, "queries: of a word or bigram.", lower_bound=1)
+MIN_INFORMATION = flags.DEFINE_float("min_information", 10.0, "queries: of a bigram, in bits.")
+MIN_VIEWS = flags.DEFINE_integer("min_views", 70, "queries: of a title.")
+MAX_QUERIES = flags.DEFINE_integer("max_queries", 500_000, "queries: in all.", lower_bound=1)
+QUERIES = flags.DEFINE_string("queries", None, "balance: file of queries, one a line.")
+PER_QUERY = flags.DEFINE_integer("per_query", 20_000, "balance: pairs of a query.", lower_bound=1)
+LOWER_CASE = flags.DEFINE_bool("lower_case", False, 'balance: "Dog" matches "dog".')
+SEED = flags.DEFINE_integer("seed", 0, "balance: of the draw.")
+AGAINST = flags.DEFINE_multi_string("against", [], "dedup: evaluation sets, SOURCE:PATH.")
+DISTANCE = flags.DEFINE_integer(
+    "distance", 4, "dedup: bits of 64 that hashes of copies differ in.", 0, 7
+)
 
 
 def check() -> None:
@@ -127,8 +146,74 @@ def tokenizer() -> None:
     print(f"{OUTPUT.value}: train with --config.tokenizer.path={OUTPUT.value}")
 
 
+def queries() -> None:
+    """`queries`: a file for --queries."""
+    from clipjax.curation import queries
+
+    found, counts = queries.build(
+        texts=TEXT.value,
+        titles=TITLES.value,
+        synsets=SYNSETS.value,
+        min_count=MIN_COUNT.value,
+        min_information=MIN_INFORMATION.value,
+        min_views=MIN_VIEWS.value,
+        limit=MAX_QUERIES.value,
+    )
+    with open(_needed(OUTPUT), "w", encoding="utf-8") as file:
+        file.writelines(f"{query}\n" for query in found)
+    told = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+    print(f"{OUTPUT.value}: {len(found):,} queries: {told}")
+
+
+def balance() -> None:
+    """`balance`: a file for `config.data.keep`, and beside it the statistics and a picture."""
+    from clipjax.curation import balance, matching
+
+    listed = matching.read_queries(_needed(QUERIES))
+    found = balance.balance(
+        _source(),
+        matcher=matching.Matcher(listed, lower_case=LOWER_CASE.value),
+        path=_needed(OUTPUT),
+        per_query=PER_QUERY.value,
+        seed=SEED.value,
+        num_workers=NUM_WORKERS.value,
+    )
+    print(balance.describe(found, queries=listed, per_query=PER_QUERY.value))
+    stem = _needed(OUTPUT).removesuffix(".keep.npy")
+    with open(f"{stem}.counts.tsv", "w", encoding="utf-8") as file:
+        file.write("query\tbefore\tafter\n")
+        for query, before, after in zip(listed, found["before"], found["after"], strict=True):
+            file.write(f"{query}\t{before}\t{after}\n")
+    balance.plot(found, per_query=PER_QUERY.value).savefig(f"{stem}.png", dpi=120)
+    print(f"{stem}.counts.tsv, {stem}.png; train with --config.data.keep={OUTPUT.value}")
+
+
+def dedup() -> None:
+    """`dedup`: a file for `config.data.keep`."""
+    from clipjax import build_data, config
+    from clipjax.curation import dedup
+
+    against = {}
+    for one in AGAINST.value:
+        kind, colon, path = one.partition(":")
+        if not colon:
+            raise ConfigError(f"--against={one}: write SOURCE:PATH, such as folder:/data/imagenet")
+        settings = config.records(source=kind, path=path, split="test")
+        against[one] = build_data.source(settings, image_size=IMAGE_SIZE.value, seed=0)
+    found = dedup.dedup(
+        _source(),
+        against=against,
+        path=_needed(OUTPUT),
+        distance=DISTANCE.value,
+        num_workers=NUM_WORKERS.value,
+    )
+    print(dedup.describe(found))
+    print(f"train with --config.data.keep={OUTPUT.value}")
+
+
 VERBS: dict[str, Callable[[], None]] = {
-    verb.__name__: verb for verb in (check, bench, index, convert, tokenizer)
+    verb.__name__: verb
+    for verb in (check, bench, index, convert, tokenizer, queries, balance, dedup)
 }
 
 
@@ -139,7 +224,7 @@ def _source() -> Any:
     settings = CONFIG.value.data if CONFIG.value is not None else config.defaults().data
     given = {
         flag.name: flag.value
-        for flag in (SOURCE, PATH, NAME, SPLIT, IMAGE_KEY, TEXT_KEY)
+        for flag in (SOURCE, PATH, NAME, SPLIT, IMAGE_KEY, TEXT_KEY, KEEP)
         if flag.value is not None
     }
     if CONFIG.value is None and not given:

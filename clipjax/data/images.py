@@ -88,6 +88,13 @@ def probe(data: bytes) -> tuple[tuple[int, int], str]:
     return image.size, image.format or ""
 
 
+def grey(data: bytes, *, side: int) -> np.ndarray:
+    """The whole image squeezed to a grey square, float64 [side, side]; BadImage as `probe`."""
+    image, _, _ = _open_reduced(data, side=JPEG_MARGIN * side)
+    image = image.convert("L").resize((side, side), Image.Resampling.BICUBIC)
+    return np.asarray(image, dtype=np.float64)
+
+
 def shrink(data: bytes, *, side: int, quality: int) -> bytes:
     """The image as a JPEG whose shorter side is at most `side` pixels.
 

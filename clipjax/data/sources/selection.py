@@ -1,0 +1,176 @@
+"""Some records of a source, by a file of one bit a record.
+
+`python -m clipjax.dataset balance` and `dedup` write such files; `config.data.keep` names one, so
+that a selection trains, converts and is checked without copying data. Several selections multiply.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from clipjax.common.exits import ConfigError, DataError
+
+BLOCK = 512  # bytes of bits between two running counts
+ENDING = ".keep.npy"
+MAGIC = b"clipjax keep 1\n"
+
+
+class SelectionWriter:
+    """Writes a file of bits, range by range; what is not written is not kept.
+
+    Args:
+      path: ends in ENDING.
+      length: records of the source.
+      fingerprint: of the source.
+    """
+
+    def __init__(self, path: str, *, length: int, fingerprint: str):
+        if not path.endswith(ENDING):
+            raise ConfigError(f"--output={path}: must end in {ENDING}")
+        self.path = path
+        self.length = length
+        self._header = MAGIC + f"{length}\n{fingerprint}\n".encode()
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        with open(f"{path}.part", "wb") as file:
+            file.write(self._header)
+            file.truncate(len(self._header) + (length + 7) // 8)
+        self._bits = np.memmap(f"{path}.part", np.uint8, "r+", offset=len(self._header))
+
+    def write(self, first: int, keep: np.ndarray) -> None:
+        """Whether to keep the records from `first` on, bool; `first` is a multiple of 8."""
+        packed = np.packbits(keep, bitorder="little")
+        self._bits[first // 8 : first // 8 + len(packed)] = packed
+
+    def close(self) -> None:
+        """Make the file appear, whole."""
+        self._bits.flush()
+        del self._bits
+        os.replace(f"{self.path}.part", self.path)
+
+
+def read(path: str) -> tuple[int, str, np.ndarray]:
+    """(records, the source's fingerprint, bits uint8) of a file; ConfigError or DataError."""
+    try:
+        with open(os.path.expanduser(path), "rb") as file:
+            magic, length, fingerprint = (file.readline(200) for _ in range(3))
+            offset = file.tell()
+    except OSError as error:
+        raise ConfigError(f"config.data.keep: cannot read {path} ({error.strerror})") from None
+    size = os.path.getsize(os.path.expanduser(path)) - offset
+    if magic != MAGIC or not length.strip().isdigit() or size != (int(length) + 7) // 8:
+        raise DataError(f"config.data.keep: {path} is no selection, or cut short; make it again")
+    bits = np.memmap(os.path.expanduser(path), np.uint8, "r", offset=offset)
+    return int(length), fingerprint.decode().strip(), bits
+
+
+class Selected:
+    """The records of a source that a file keeps; everything else is as in the source.
+
+    Args:
+      source: the records.
+      path: of the file.
+
+    Raises:
+      ConfigError: there is no such file.
+      DataError: it is damaged, is for another source, or keeps nothing.
+    """
+
+    def __init__(self, source: Any, *, path: str):
+        self.source = source
+        self.path = path
+        self.name = source.name
+        self._start()
+        length, fingerprint, _ = read(path)
+        if (length, fingerprint) != (len(source), source.fingerprint):
+            raise DataError(
+                f"config.data.keep: {path} was made for another source than {source.name}, or"
+                " before it changed; make it again"
+            )
+        if not len(self):
+            raise DataError(f"config.data.keep: {path} keeps none of {length:,} records")
+        self.fingerprint = f"{source.fingerprint}&{digest(self._bits)}"
+        if hasattr(source, "lengths"):
+            ends = np.cumsum(source.lengths)
+            kept = np.array([self.rank(int(end)) for end in ends])
+            self.lengths = np.diff(kept, prepend=0).tolist()
+
+    def _start(self) -> None:
+        _, _, self._bits = read(self.path)
+        blocks = np.add.reduceat(
+            np.bitwise_count(self._bits), np.arange(0, len(self._bits), BLOCK), dtype=np.int64
+        )
+        self._ends = np.cumsum(blocks)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in ("_bits", "_ends")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._start()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def rank(self, index: int) -> int:
+        """How many of the source's first `index` records are kept."""
+        block, rest = divmod(index, 8 * BLOCK)
+        before = int(self._ends[block - 1]) if block else 0
+        inside = self._bits[block * BLOCK : (block + 1) * BLOCK]
+        return before + int(np.unpackbits(inside, bitorder="little")[:rest].sum())
+
+    def place(self, index: int) -> int:
+        """The source's index of a kept record."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is outside 0 … {len(self) - 1}")
+        block = int(np.searchsorted(self._ends, index, side="right"))
+        rest = int(index) - (int(self._ends[block - 1]) if block else 0)
+        inside = self._bits[block * BLOCK : (block + 1) * BLOCK]
+        within = np.flatnonzero(np.unpackbits(inside, bitorder="little"))[rest]
+        return block * BLOCK * 8 + int(within)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.source[self.place(index)]
+
+    def caption(self, index: int) -> Any:
+        """The text of one record."""
+        return self.source.caption(self.place(index))
+
+    def prepare(self, indices: Sequence[int]) -> None:
+        """Let the source fetch ahead, if it does."""
+        if hasattr(self.source, "prepare"):
+            self.source.prepare([self.place(index) for index in indices])
+
+    @property
+    def key(self) -> Any:
+        """The source's function from an index to a key, where it has one."""
+        known = self.source.key
+        return lambda index: known(self.place(index))
+
+    @property
+    def labels(self) -> Any:
+        """All label keys of the data, where the source tells them."""
+        return self.source.labels
+
+    @property
+    def label(self) -> Any:
+        """The source's function from an index to a label, where it has one."""
+        known = self.source.label
+        return lambda index: known(self.place(index))
+
+
+def digest(bits: np.ndarray) -> str:
+    """A short hash of the bits, read piece by piece."""
+    import hashlib
+
+    made = hashlib.sha256()
+    for piece in pieces(bits):
+        made.update(piece)
+    return made.hexdigest()[:16]
+
+
+def pieces(bits: np.ndarray, *, size: int = 1 << 24) -> Iterator[bytes]:
+    """The bytes of an array, a piece at a time."""
+    for first in range(0, len(bits), size):
+        yield bits[first : first + size].tobytes()
