@@ -1,6 +1,6 @@
 """How fast `balance` goes through captions, and what memory it takes.
 
-    PYTHONPATH=. python tests/bench/balance_a_million.py --captions 1000000 --queries 50000 --picture OUT.png
+    PYTHONPATH=. python tests/bench/balance_a_million.py --picture OUT.png
 
 Captions are twelve words by Zipf's law from a vocabulary twice as large as the query list, in one
 JSON lines file; every second word is a query, and some queries are pairs of words.
@@ -70,7 +70,9 @@ def main():
     print(f"matching alone            {alone:,.0f} captions a CPU-second")
     print(f"both passes               {passes / cpu:,.0f} captions a CPU-second, {wall:.0f} s")
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"peak memory               {own:,.0f} MiB, each worker {after.ru_maxrss / 1024:,.0f} MiB")
+    print(
+        f"peak memory               {own:,.0f} MiB, each worker {after.ru_maxrss / 1024:,.0f} MiB"
+    )
     if arguments.picture:
         balance.plot(found, per_query=per_query).savefig(arguments.picture, dpi=120)
 

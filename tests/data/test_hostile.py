@@ -1,0 +1,82 @@
+"""Mutated files and bombs: no crash, no hang, little memory; captions that mean harm."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import fakes
+import hostile
+import numpy as np
+import pytest
+
+from clipjax.data import captions, tokenizers
+
+pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs /proc")
+FINE = ("webp of 1,000 frames",)  # its first frame is decoded, the others are not
+
+
+def run(*arguments, timeout):
+    paths = os.pathsep.join(path for path in sys.path if path)
+    ended = subprocess.run(
+        [sys.executable, hostile.__file__, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    "count", [600, pytest.param(20_000, marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_mutated_files(tmp_path, count, record_property):
+    found = run("fuzz", count, 1, tmp_path, timeout=600)
+    record_property("found", found)
+    print(found)
+    assert sum(found["outcomes"].values()) == count + 1
+    assert found["slowest"] < 1 and found["growth"] < 200
+    assert len(found["outcomes"]) >= 4
+
+
+def test_bombs(tmp_path):
+    found = run("bombs", tmp_path, timeout=120)
+    assert len(found) == 13
+    for name, (outcome, seconds, growth) in found.items():
+        assert (outcome == "fine") == (name in FINE), name
+        assert seconds < 0.1 and growth < 100, (name, seconds, growth)
+
+
+CAPTIONS = {
+    "invalid UTF-8": b"a fox \xff\xfe\x80",
+    "lone surrogates": "a fox \ud800\udfff",
+    "NUL": "a\0fox",
+    "right to left": "\u202eثعلب\u202c fox",
+    "1 MB single word": "x" * 10**6,
+    "1 MB of spaces": " " * 10**6 + "fox",
+    "10,000 combining marks": "a" + "\u0301" * 10_000,
+    "emoji": "👩‍🚀🦊" * 500,
+    "control words": "<s></s><pad><|endoftext|><0x00>",
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    texts = [fakes.sentence(i) for i in range(300)]
+    model = tokenizers.train_sentencepiece(texts, vocab_size=300)
+    return tokenizers.SentencePieceTokenizer(model, context_length=77)
+
+
+@pytest.mark.parametrize("name", CAPTIONS)
+def test_hostile_captions(name, tokenizer):
+    tokenizer.encode(["warm up"])
+    began = time.perf_counter()
+    text, _ = captions.choose(CAPTIONS[name], rng=np.random.default_rng(0))
+    ids, _ = tokenizer.encode([text])
+    assert time.perf_counter() - began < 0.05
+    assert ids.shape == (1, 77) and ids[0, 0] == tokenizer.start_id
+    assert (ids == tokenizer.end_id).sum() == 1 and (ids == tokenizer.start_id).sum() == 1
+    assert ids.max() == tokenizer.end_id
