@@ -1,0 +1,53 @@
+"""Mixtures and windows through the whole training program."""
+
+import pytest
+import tars
+import tiny
+
+from clipjax import config
+from clipjax.common import exits
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    for shard in range(6):
+        tars.write(folder / f"{shard}.tar", tars.pairs(10, start=10 * shard))
+
+    def make(**changes):
+        c = tiny.tiny(**changes)
+        with c.unlocked():
+            c.data.mixture.web = config.part(
+                3,
+                source="tar",
+                path=str(folder),
+                order="window",
+                window=2,
+                text_key="caption,txt",
+                text_weights=(1.0, 2.0),
+            )
+            c.data.mixture.demo = config.part(1, source="scenes")
+        return c
+
+    return make
+
+
+def hashes(workdir):
+    return {step: line["data/records_hash"] for step, line in tiny.values(workdir).items()}
+
+
+def test_the_same_records_however_they_are_loaded_and_resumed(mixed, tmp_path):
+    assert tiny.run(mixed(), tmp_path / "straight") == exits.DONE
+    workers = mixed()
+    workers.data.num_workers = 1
+    assert tiny.run(workers, tmp_path / "workers") == exits.DONE
+    first = mixed(total="4 steps")
+    assert tiny.run(first, tmp_path / "resumed") == exits.DONE
+    assert tiny.run(mixed(), tmp_path / "resumed", allow_config_change=True) == exits.DONE
+    expected = hashes(tmp_path / "straight")
+    assert expected == hashes(tmp_path / "workers") == hashes(tmp_path / "resumed")
+    assert len(set(expected.values())) == len(expected) == 6
+    last = tiny.values(tmp_path / "straight")[6]
+    assert (last["data/web/examples"], last["data/demo/examples"]) == (72, 24)
+    assert last["data/web/epochs"] == 72 / 60
+    assert last["data/bad_fraction"] == 0
