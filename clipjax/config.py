@@ -94,7 +94,7 @@ def defaults() -> Config:
     c.loss.embed_dtype = "bfloat16"  # embeddings enter the logits' matmul as; logits are float32
 
     c.optimizer = ConfigDict()
-    c.optimizer.name = "adamw"
+    c.optimizer.name = "adamw"  # or "lion", "adafactor"
     c.optimizer.learning_rate = 5e-4  # peak
     c.optimizer.weight_decay = 0.2  # decoupled; multiplied by the learning rate
     c.optimizer.beta1 = 0.9
@@ -108,10 +108,14 @@ def defaults() -> Config:
         (r".*", 1.0),
     )
     c.optimizer.learning_rate_factors = ((r".*", 1.0),)  # 0 freezes: no update, no state
+    c.optimizer.layer_decay = 1.0  # learning rate of each block relative to the next; 1 is off
+    c.optimizer.moments_dtype = "float32"  # "bfloat16" halves their memory, rounded stochastically
 
     c.schedule = ConfigDict()
-    c.schedule.name = "cosine"  # "cosine" to zero, or "constant"
+    c.schedule.name = "cosine"  # "cosine" to zero, "constant", or "rsqrt": 1 / √(1 + t / timescale)
     c.schedule.warmup = "2000 steps"  # linear from zero
+    c.schedule.cooldown = ""  # linear to zero at the end of "constant" and "rsqrt"; "" is off
+    c.schedule.timescale = "10000 steps"  # of "rsqrt"
 
     c.data = ConfigDict()
     c.data.source = "tfds"  # see clipjax/data/sources

@@ -78,7 +78,12 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
 
     # The program
     program = build.program(
-        config, mesh=mesh, total_steps=horizon.total, warmup_steps=horizon.warmup
+        config,
+        mesh=mesh,
+        total_steps=horizon.total,
+        warmup_steps=horizon.warmup,
+        cooldown_steps=horizon.cooldown,
+        timescale_steps=horizon.timescale,
     )
     if writer is not None:
         print(
