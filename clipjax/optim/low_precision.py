@@ -69,7 +69,7 @@ def bfloat16_moments(
     def init(params: Any) -> Bfloat16State:
         return Bfloat16State(jnp.zeros((), jnp.int32), _narrow(transform.init(params)))
 
-    def update(updates: Any, state: Bfloat16State, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         updates, inner = transform.update(updates, _widen(state.inner), params)
         key = jax.random.fold_in(jax.random.key(seed), state.count)
         inner = round_tree(inner, like=state.inner, key=key)

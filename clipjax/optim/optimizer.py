@@ -1,4 +1,4 @@
-"""Optimizers with decoupled decay, per-parameter factors and freezing; `clipjax.build` makes one."""
+"""Optimizers with decoupled decay, per-parameter factors, freezing; made by `clipjax.build`."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -81,15 +81,12 @@ def make_optimizer(
 def _adafactor(*, momentum: float, decay_cap: float) -> optax.GradientTransformation:
     """Adafactor for vision transformers (Zhai et al. 2022, section 3.3): factored second moment
     whose decay 1 - t^-0.8 is capped, momentum, no relative step sizes, no update clipping."""
-    return optax.chain(
-        optax.scale_by_factored_rms(
-            min_dim_size_to_factor=32,
-            decay_rate_fn=lambda step, power: jnp.minimum(
-                decay_cap, 1.0 - (jnp.asarray(step, jnp.float32) + 1.0) ** -power
-            ),
-        ),
-        optax.ema(momentum, debias=False),
-    )
+
+    def decay(step: Any, power: Any) -> jax.Array:
+        return jnp.minimum(decay_cap, 1.0 - jnp.asarray(step + 1.0, jnp.float32) ** -power)
+
+    rms = optax.scale_by_factored_rms(min_dim_size_to_factor=32, decay_rate_fn=decay)
+    return optax.chain(rms, optax.ema(momentum, debias=False))
 
 
 def layer_factors(params: Any, decay: float) -> Any:

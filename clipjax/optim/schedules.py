@@ -1,4 +1,4 @@
-"""Learning rate over steps: linear warm-up, a shape, perhaps a cool-down; made by `clipjax.build`."""
+"""Learning rate over steps: warm-up, a shape, perhaps a cool-down; made by `clipjax.build`."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""bfloat16 state: rounding without bias, moments that follow small changes, equal after a resume."""
+"""bfloat16 state: rounding without bias, moments that follow small changes, equal resumes."""
 
 import jax
 import jax.numpy as jnp
