@@ -71,7 +71,7 @@ def defaults() -> Config:
     c.total = "12.8G examples"  # length of the run; the schedule ends here
     c.log_every = "50 steps"  # metrics stay on the device between log steps
     c.wandb = ""  # Weights & Biases project; "" is off
-    c.profile = ""  # steps to trace with the jax profiler, "100:105"; "" is off
+    c.profile = ""  # steps to trace, "100:105"; `touch WORKDIR/profile` traces the next; "" is off
     c.compilation_cache = "~/.cache/clipjax"  # of compiled programs, private to you; "" is off
 
     c.mesh = ConfigDict()  # devices by axis; one axis may be -1: all that remain

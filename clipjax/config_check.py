@@ -26,6 +26,7 @@ def check(config: Config, *, data: bool = True) -> None:
     _check_names(config)
     _check_positive(config)
     _check_durations(config)
+    durations.step_window(config.profile, where="config.profile")
     _check_mesh(config.mesh)
     _check_best(config)
     if data:
