@@ -37,6 +37,8 @@ class Horizon:
 
     total: int
     warmup: int
+    cooldown: int
+    timescale: int
     log_every: int
     save_every: int
     keep_every: int
@@ -96,10 +98,13 @@ def horizon(config: Config, *, epoch_examples: int | None) -> Horizon:
             f"config.schedule.warmup={config.schedule.warmup} is {warmup:,} steps, longer than"
             f" the whole run of {total:,}"
         )
+    cooldown = config.schedule.cooldown
     keep = config.checkpoint.keep_every
     return Horizon(
         total=total,
         warmup=warmup,
+        cooldown=steps(cooldown, where="config.schedule.cooldown") if cooldown else 0,
+        timescale=steps(config.schedule.timescale, where="config.schedule.timescale"),
         log_every=steps(config.log_every, where="config.log_every"),
         save_every=steps(config.checkpoint.every, where="config.checkpoint.every"),
         keep_every=steps(keep, where="config.checkpoint.keep_every") if keep else 0,
@@ -117,8 +122,19 @@ def model(config: Config, *, mesh: Mesh) -> clip.CLIP:
     )
 
 
-def program(config: Config, *, mesh: Mesh, total_steps: int, warmup_steps: int) -> Program:
-    """The training program for a mesh, whose devices may be absent: nothing is allocated."""
+def program(
+    config: Config,
+    *,
+    mesh: Mesh,
+    total_steps: int,
+    warmup_steps: int,
+    cooldown_steps: int = 0,
+    timescale_steps: int = 1,
+) -> Program:
+    """The training program for a mesh, whose devices may be absent: nothing is allocated.
+
+    The steps are the learning rate's, see `optim/schedules.py`.
+    """
     module = model(config, mesh=mesh)
     init_params = clip.initialise(module)
     abstract_params = jax.eval_shape(init_params, jax.random.key(0))
@@ -127,6 +143,8 @@ def program(config: Config, *, mesh: Mesh, total_steps: int, warmup_steps: int) 
         peak=config.optimizer.learning_rate,
         total_steps=total_steps,
         warmup_steps=warmup_steps,
+        cooldown_steps=cooldown_steps,
+        timescale_steps=timescale_steps,
     )
     transformation = optimizer(config, params=abstract_params, schedule=schedule)
     objective = objectives.contrastive(
@@ -191,6 +209,7 @@ def optimizer(
     """The optimizer for parameters of these names."""
     settings = config.optimizer
     return optimizers.make_optimizer(
+        settings.name,
         params,
         schedule=schedule,
         weight_decay=settings.weight_decay,
@@ -200,6 +219,9 @@ def optimizer(
         clip_norm=settings.clip_norm,
         decay_factors=settings.decay_factors,
         learning_rate_factors=settings.learning_rate_factors,
+        layer_decay=settings.layer_decay,
+        moments_dtype=settings.moments_dtype,
+        seed=config.seed,
     )
 
 

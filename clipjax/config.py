@@ -79,7 +79,7 @@ def defaults() -> Config:
     c.total = "12.8G examples"  # length of the run; the schedule ends here
     c.log_every = "50 steps"  # metrics stay on the device between log steps
     c.wandb = ""  # Weights & Biases project; "" is off
-    c.profile = ""  # steps to trace with the jax profiler, "100:105"; "" is off
+    c.profile = ""  # steps to trace, "100:105"; `touch WORKDIR/profile` traces the next; "" is off
     c.compilation_cache = "~/.cache/clipjax"  # of compiled programs, private to you; "" is off
 
     c.mesh = ConfigDict()  # devices by axis; one axis may be -1: all that remain
@@ -102,7 +102,7 @@ def defaults() -> Config:
     c.loss.embed_dtype = "bfloat16"  # embeddings enter the logits' matmul as; logits are float32
 
     c.optimizer = ConfigDict()
-    c.optimizer.name = "adamw"
+    c.optimizer.name = "adamw"  # or "lion", "adafactor"
     c.optimizer.learning_rate = 5e-4  # peak
     c.optimizer.weight_decay = 0.2  # decoupled; multiplied by the learning rate
     c.optimizer.beta1 = 0.9
@@ -116,10 +116,14 @@ def defaults() -> Config:
         (r".*", 1.0),
     )
     c.optimizer.learning_rate_factors = ((r".*", 1.0),)  # 0 freezes: no update, no state
+    c.optimizer.layer_decay = 1.0  # learning rate of each block relative to the next; 1 is off
+    c.optimizer.moments_dtype = "float32"  # "bfloat16" halves their memory, rounded stochastically
 
     c.schedule = ConfigDict()
-    c.schedule.name = "cosine"  # "cosine" to zero, or "constant"
+    c.schedule.name = "cosine"  # "cosine" to zero, "constant", or "rsqrt": 1 / √(1 + t / timescale)
     c.schedule.warmup = "2000 steps"  # linear from zero
+    c.schedule.cooldown = ""  # linear to zero at the end of "constant" and "rsqrt"; "" is off
+    c.schedule.timescale = "10000 steps"  # of "rsqrt"
 
     c.data = records()
     c.data.mixture = ConfigDict()  # name → settings of several sources, see `part`; then no source

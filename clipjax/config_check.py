@@ -26,6 +26,7 @@ def check(config: Config, *, data: bool = True) -> None:
     _check_names(config)
     _check_positive(config)
     _check_durations(config)
+    durations.step_window(config.profile, where="config.profile")
     _check_mesh(config.mesh)
     _check_best(config)
     if data:
@@ -77,6 +78,7 @@ def _check_names(config: Config) -> None:
         _fail("loss.name", config.loss.name, "needs a bias; add --config.model.logit_bias=True")
     check_name(config.loss.embed_dtype, names=DTYPES, kind="config.loss.embed_dtype")
     check_name(config.optimizer.name, names=optim.OPTIMIZERS, kind="config.optimizer.name")
+    check_name(config.optimizer.moments_dtype, names=DTYPES, kind="config.optimizer.moments_dtype")
     check_name(config.schedule.name, names=optim.SCHEDULES, kind="config.schedule.name")
     check_name(config.tokenizer.kind, names=("sentencepiece",), kind="config.tokenizer.kind")
     for name, settings in config.evals.items():
@@ -99,6 +101,7 @@ def _check_positive(config: Config) -> None:
         "loss.block_size": config.loss.block_size,
         "checkpoint.keep_last": config.checkpoint.keep_last,
         "optimizer.learning_rate": config.optimizer.learning_rate,
+        "optimizer.layer_decay": config.optimizer.layer_decay,
     }.items():
         if value <= 0:
             _fail(key, value, "must be positive")
@@ -118,10 +121,15 @@ def _check_durations(config: Config) -> None:
         "total": config.total,
         "log_every": config.log_every,
         "schedule.warmup": config.schedule.warmup,
+        "schedule.timescale": config.schedule.timescale,
         "checkpoint.every": config.checkpoint.every,
     }
     if config.checkpoint.keep_every:
         texts["checkpoint.keep_every"] = config.checkpoint.keep_every
+    if config.schedule.cooldown:
+        texts["schedule.cooldown"] = config.schedule.cooldown
+        if config.schedule.name == "cosine":
+            _fail("schedule.cooldown", config.schedule.cooldown, "cosine ends at zero without one")
     texts |= {f"evals.{name}.every": settings.every for name, settings in config.evals.items()}
     amounts = {
         key: durations.parse(text, where=f"config.{key}").amount for key, text in texts.items()

@@ -20,6 +20,7 @@ from clipjax.parallel.preemption import Preemption
 from clipjax.training.bad_records import BadRecords
 from clipjax.training.checkpoint import Checkpoints
 from clipjax.training.metric_writer import MetricWriter
+from clipjax.training.profile import Profiler
 from clipjax.training.step_log import StepLog
 
 
@@ -78,7 +79,12 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
 
     # The program
     program = build.program(
-        config, mesh=mesh, total_steps=horizon.total, warmup_steps=horizon.warmup
+        config,
+        mesh=mesh,
+        total_steps=horizon.total,
+        warmup_steps=horizon.warmup,
+        cooldown_steps=horizon.cooldown,
+        timescale_steps=horizon.timescale,
     )
     if writer is not None:
         print(
@@ -130,6 +136,11 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
             log_every=horizon.log_every,
             peak_share=build.peak_share(config, mesh=mesh),
             progress=examples.progress,
+        )
+        profiler = Profiler(
+            workdir,
+            window=config.profile,
+            look_every=horizon.log_every if distributed.is_lead() else 0,
         )
         bad_records = BadRecords(max_fraction=config.data.max_bad_fraction)
         step, exit_code, metrics = start, exits.DONE, {}
@@ -186,6 +197,7 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
                 save()
             if step >= horizon.total:
                 break
+            profiler.before(step)
             waiting = time.perf_counter()
             host_batch, info = next(batches)
             log.waited(time.perf_counter() - waiting)
@@ -197,6 +209,7 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
             reports.show_progress(report, step)
 
     # The end
+    profiler.close()
     log.close()
     checkpoints.close()
     if writer is not None:

@@ -35,12 +35,7 @@ def interrupted(workdir, *, total, signals, choose):
     for number in signals:
         process = processes.start(*arguments(total), f"--workdir={workdir}")
         before = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
-        try:
-            processes.wait_for_lines(process, metrics, before + choose.randint(1, 6))
-        except AssertionError:
-            if process.poll() == exits.DONE:  # fast steps: it was complete before this signal
-                break
-            raise
+        processes.wait_for_lines(process, metrics, before + choose.randint(1, 6))
         if number == signal.SIGKILL:
             processes.kill(process)
         else:
@@ -55,24 +50,21 @@ def interrupted(workdir, *, total, signals, choose):
 def test_kill_and_sigterm_and_interrupt(tmp_path):
     signals = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
     codes, values = interrupted(
-        tmp_path / "run", total=400, signals=signals, choose=random.Random(0)
+        tmp_path / "run", total=160, signals=signals, choose=random.Random(0)
     )
-    # A notice takes about a second; a run that is over by then ends as complete.
-    expected = [-9, exits.PREEMPTED, exits.INTERRUPTED, exits.DONE]
-    assert codes[0] == -9
-    assert all(code in (wanted, exits.DONE) for code, wanted in zip(codes, expected, strict=False))
-    assert sorted(values) == list(range(1, 401)), "a step was skipped"
-    assert values == straight(tmp_path / "straight", total=400)
+    assert codes == [-9, exits.PREEMPTED, exits.INTERRUPTED, exits.DONE]
+    assert sorted(values) == list(range(1, 161)), "a step was skipped"
+    assert values == straight(tmp_path / "straight", total=160)
 
 
 @pytest.mark.slow
 def test_ten_random_kills(tmp_path):
     choose = random.Random(20261123)
     signals = [choose.choice([signal.SIGKILL, signal.SIGTERM]) for _ in range(10)]
-    codes, values = interrupted(tmp_path / "run", total=1500, signals=signals, choose=choose)
+    codes, values = interrupted(tmp_path / "run", total=600, signals=signals, choose=choose)
     print(f"exit codes {codes}")
-    assert sorted(values) == list(range(1, 1501)), "a step was skipped"
-    assert values == straight(tmp_path / "straight", total=1500)
+    assert sorted(values) == list(range(1, 601)), "a step was skipped"
+    assert values == straight(tmp_path / "straight", total=600)
 
 
 def test_sigterm_saves_where_it_stands(tmp_path):

@@ -1,4 +1,4 @@
-"""Durations as one string, "2000 steps", "12.8G examples", "32 epochs": parsed here only.
+"""Durations as one string, "2000 steps", "12.8G examples", "32 epochs", and windows of steps.
 
 Config files write them, `clipjax.build` turns them into optimizer steps.
 """
@@ -55,3 +55,13 @@ def steps(text: str, *, where: str, batch_size: int, epoch_examples: int | None 
     else:
         exact = duration.amount * epoch_examples / batch_size
     return max(int(exact + 0.5), 1) if duration.amount else 0
+
+
+def step_window(text: str, *, where: str) -> range:
+    """The steps of "100:105", 100 to 104; "" is none; ConfigError naming the key for others."""
+    if not text:
+        return range(0)
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise ConfigError(f'{where}={text}: write "100:105", the first step and the one after')
+    return range(int(match[1]), int(match[2]))

@@ -1,4 +1,4 @@
 """Optimizers and schedules by name; the names are here so that configs are checked without jax."""
 
-OPTIMIZERS = ("adamw",)
-SCHEDULES = ("cosine", "constant")
+OPTIMIZERS = ("adamw", "lion", "adafactor")
+SCHEDULES = ("cosine", "constant", "rsqrt")

@@ -1,6 +1,7 @@
-"""AdamW with decoupled decay, per-parameter factors and freezing; `clipjax.build` makes one."""
+"""Optimizers with decoupled decay, per-parameter factors, freezing; made by `clipjax.build`."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,12 +9,14 @@ import jax.numpy as jnp
 import optax
 
 from clipjax.common import trees
+from clipjax.optim.low_precision import bfloat16_moments
 from clipjax.optim.schedules import Schedule
 
 Factors = Sequence[tuple[str, float]]
 
 
 def make_optimizer(
+    name: str,
     params: Any,
     *,
     schedule: Schedule,
@@ -24,29 +27,48 @@ def make_optimizer(
     clip_norm: float = 0.0,
     decay_factors: Factors,
     learning_rate_factors: Factors,
+    layer_decay: float = 1.0,
+    moments_dtype: str = "float32",
+    seed: int = 0,
 ) -> optax.GradientTransformation:
-    """AdamW as the paper trains with: Adam, decoupled decay times the learning rate.
+    """The optimizer `name`; "adamw" is what the paper trains with: Adam, decoupled decay times the
+    learning rate.
 
     Args:
-      params: the parameters or their shapes; only names are read.
+      name: "adamw", "lion" or "adafactor".
+      params: the parameters or their shapes; only names and numbers of layers are read.
       schedule: learning rate by step.
       weight_decay: times a parameter's decay factor; "all weights that are not gains or biases"
         (paper, section 2.5) is what the default factors say.
-      beta1, beta2, epsilon: of Adam.
+      beta1, beta2: decay of the first and second moment. Lion's two (Chen et al. 2023). Adafactor:
+        of its momentum, and the most that its growing decay of the second moment reaches.
+      epsilon: of Adam.
       clip_norm: of the global norm of the trainable gradients; 0 is off.
       decay_factors, learning_rate_factors: (regex, factor); the first match on a parameter's whole
         name wins. A learning rate factor of 0 freezes the parameter: no update, no optimizer state.
+      layer_decay: the learning rate of a tower's last block times this for each block before it,
+        see `layer_factors`.
+      moments_dtype: "float32", or "bfloat16" with stochastic rounding.
+      seed: of that rounding.
 
     Raises:
       ConfigError: a parameter that no regex matches.
     """
     decay = _by_name(params, decay_factors, where="config.optimizer.decay_factors")
     speed = _by_name(params, learning_rate_factors, where="config.optimizer.learning_rate_factors")
+    moments = {
+        "adamw": lambda: optax.scale_by_adam(b1=beta1, b2=beta2, eps=epsilon),
+        "lion": lambda: optax.scale_by_lion(b1=beta1, b2=beta2),
+        "adafactor": lambda: _adafactor(momentum=beta1, decay_cap=beta2),
+    }[name]()
+    if moments_dtype == "bfloat16":
+        moments = bfloat16_moments(moments, seed=seed)
     transforms = [
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
-        optax.scale_by_adam(b1=beta1, b2=beta2, eps=epsilon),
+        moments,
         _add_decay(decay, weight_decay),
         _scale_by(speed),
+        _scale_by(layer_factors(params, layer_decay)) if layer_decay != 1.0 else optax.identity(),
         optax.scale_by_learning_rate(schedule),
     ]
     optimizer = optax.chain(*transforms)
@@ -54,6 +76,51 @@ def make_optimizer(
         return optimizer
     labels = jax.tree.map(lambda factor: "train" if factor else "freeze", speed)
     return optax.partition({"train": optimizer, "freeze": optax.set_to_zero()}, labels)
+
+
+def _adafactor(*, momentum: float, decay_cap: float) -> optax.GradientTransformation:
+    """Adafactor for vision transformers (Zhai et al. 2022, section 3.3): factored second moment
+    whose decay 1 - t^-0.8 is capped, momentum, no relative step sizes, no update clipping."""
+
+    def decay(step: Any, power: Any) -> jax.Array:
+        return jnp.minimum(decay_cap, 1.0 - jnp.asarray(step + 1.0, jnp.float32) ** -power)
+
+    rms = optax.scale_by_factored_rms(min_dim_size_to_factor=32, decay_rate_fn=decay)
+    return optax.chain(rms, optax.ema(momentum, debias=False))
+
+
+def layer_factors(params: Any, decay: float) -> Any:
+    """The learning rate factor of each parameter by depth: decay^(n + 1 - depth) in n blocks.
+
+    Depth 0 is all before a tower's blocks (embeddings, `ln_pre`), i the i-th block, n + 1 all after
+    them and the scalars (Bao et al. 2022, "BEiT"). A stacked leaf of scanned blocks gets an array
+    [n, 1, ...]. Towers without blocks get 1.
+    """
+    depths = {
+        tower: _blocks(leaves) for tower, leaves in params.items() if isinstance(leaves, Mapping)
+    }
+
+    def factor(name: str, leaf: Any) -> Any:
+        tower, *rest = name.split("/")
+        count = depths.get(tower, 0)
+        if not count or not rest:
+            return 1.0
+        if rest[0] == "blocks":
+            each = [decay ** (count - layer) for layer in range(count)]
+            return jnp.asarray(each, jnp.float32).reshape(count, *[1] * (leaf.ndim - 1))
+        if block := re.fullmatch(r"block_(\d+)", rest[0]):
+            return decay ** (count - int(block[1]))
+        before = rest[0] == "ln_pre" or "embedding" in rest[0]
+        return decay ** (count + 1) if before else 1.0
+
+    return trees.map_with_names(factor, params)
+
+
+def _blocks(tower: Mapping[str, Any]) -> int:
+    """The number of blocks of a tower, stacked or not."""
+    if "blocks" in tower:
+        return jax.tree.leaves(tower["blocks"])[0].shape[0]
+    return sum(key.startswith("block_") for key in tower)
 
 
 def _by_name(params: Any, factors: Factors, *, where: str) -> Any:
@@ -78,7 +145,11 @@ def _add_decay(factors: Any, weight_decay: float) -> optax.GradientTransformatio
 def _scale_by(factors: Any) -> optax.GradientTransformation:
     return optax.stateless(
         lambda updates, _: _map_known(
-            lambda u, factor: u if factor == 1.0 else u * factor, updates, factors
+            lambda u, factor: (
+                u if isinstance(factor, float) and factor == 1.0 else (u * factor).astype(u.dtype)
+            ),
+            updates,
+            factors,
         )
     )
 

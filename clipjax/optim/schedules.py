@@ -1,4 +1,4 @@
-"""Learning rate over steps: linear warm-up, then a shape; made by `clipjax.build`."""
+"""Learning rate over steps: warm-up, a shape, perhaps a cool-down; made by `clipjax.build`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,23 +9,51 @@ import jax.numpy as jnp
 Schedule = Callable[[Any], jax.Array]
 
 
-def make_schedule(name: str, *, peak: float, total_steps: int, warmup_steps: int) -> Schedule:
+def make_schedule(
+    name: str,
+    *,
+    peak: float,
+    total_steps: int,
+    warmup_steps: int,
+    cooldown_steps: int = 0,
+    timescale_steps: int = 1,
+) -> Schedule:
     """The learning rate of each step, float32 [], a function of the number of finished steps.
 
     Warm-up is linear and its first step is already one part of the way up, so that no step is spent
-    at zero. "cosine" then falls to zero at `total_steps`; "constant" stays. The paper names warm-up
-    (2,000 steps) and cosine decay, not their end points; these are open_clip's.
+    at zero. "cosine" then falls to zero at `total_steps`; "constant" stays; "rsqrt" falls with the
+    square root of the steps after warm-up over `timescale_steps` (Zhai et al. 2022, "Scaling vision
+    transformers", section 3.4 and appendix). A cool-down is linear and ends at zero: the last
+    `cooldown_steps` of a run may branch off from any checkpoint of a longer one.
+    The paper names warm-up (2,000 steps) and cosine decay, not their end points; these are
+    open_clip's.
     """
-    after = {"cosine": _cosine, "constant": lambda _: jnp.float32(1.0)}[name]
+    shape = {"cosine": _cosine, "constant": _constant, "rsqrt": _rsqrt}[name]
 
     def schedule(step: jax.Array) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
         warm = (step + 1) / max(warmup_steps, 1)
-        progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
-        return peak * jnp.where(step < warmup_steps, warm, after(jnp.clip(progress, 0.0, 1.0)))
+        after = shape(
+            jnp.maximum(step - warmup_steps, 0.0),
+            length=max(total_steps - warmup_steps, 1),
+            timescale=timescale_steps,
+        )
+        cool = jnp.clip((total_steps - step) / max(cooldown_steps, 1), 0.0, 1.0)
+        return peak * jnp.where(step < warmup_steps, warm, after) * (cool if cooldown_steps else 1)
 
     return schedule
 
 
-def _cosine(progress: jax.Array) -> jax.Array:
-    return 0.5 * (1 + jnp.cos(jnp.pi * progress))
+def _cosine(step: jax.Array, *, length: int, timescale: int) -> jax.Array:
+    del timescale
+    return 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / length, 1.0)))
+
+
+def _constant(step: jax.Array, *, length: int, timescale: int) -> jax.Array:
+    del length, timescale
+    return jnp.ones_like(step)
+
+
+def _rsqrt(step: jax.Array, *, length: int, timescale: int) -> jax.Array:
+    del length
+    return (1 + step / timescale) ** -0.5

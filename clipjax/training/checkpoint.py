@@ -86,6 +86,9 @@ class Checkpoints:
                 **best,
             ),
         )
+        # orbax polls for preemption at each save, by the step; the training loop polls by its own
+        # count. A notice between two counts gets a meeting point that nobody reaches.
+        self.manager.reached_preemption = lambda step: False
 
     def steps(self) -> list[int]:
         """Finished steps on disk, ascending."""

@@ -36,3 +36,14 @@ def test_what_is_no_duration_is_refused_by_name(text):
 def test_epochs_need_a_length():
     with pytest.raises(ConfigError, match="known length"):
         durations.steps("1 epoch", where="x", batch_size=8)
+
+
+def test_a_window_of_steps():
+    assert durations.step_window("", where="config.profile") == range(0)
+    assert durations.step_window("100:105", where="config.profile") == range(100, 105)
+
+
+@pytest.mark.parametrize("text", ["5", "5:5", "a:b", "7:3"])
+def test_what_is_no_window_is_refused_by_name(text):
+    with pytest.raises(ConfigError, match=r"config\.profile"):
+        durations.step_window(text, where="config.profile")

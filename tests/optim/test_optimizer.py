@@ -18,7 +18,7 @@ PARAMS = {
 }
 
 
-def make(**changes):
+def make(name="adamw", params=PARAMS, **changes):
     settings = defaults().optimizer
     arguments = {
         "schedule": lambda step: jnp.float32(0.1),
@@ -30,7 +30,7 @@ def make(**changes):
         "learning_rate_factors": settings.learning_rate_factors,
         **changes,
     }
-    return make_optimizer(PARAMS, **arguments)
+    return make_optimizer(name, params, **arguments)
 
 
 def steps(optimizer, count=3):
@@ -76,6 +76,51 @@ def test_clipping_is_of_the_global_norm():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), clipped, free)
 
 
+def test_lion_equals_optax():
+    every = ((r".*", 1.0),)
+    mine, _ = steps(make("lion", beta2=0.99, decay_factors=every))
+    reference, _ = steps(optax.lion(0.1, b1=0.9, b2=0.99, weight_decay=0.2))
+    jax.tree.map(np.testing.assert_allclose, mine, reference)
+
+
+def test_adafactor_factors_the_second_moment_and_divides_by_it():
+    params = {"kernel": jnp.ones((64, 32)), "bias": jnp.ones(32)}
+    optimizer = make("adafactor", params, beta1=0.0, weight_decay=0.0)
+    state = optimizer.init(params)
+    grads = {"kernel": jnp.full((64, 32), -3.0), "bias": jnp.full(32, 5.0)}
+    for _ in range(3):
+        updates, state = optimizer.update(grads, state, params)
+    # A constant gradient over the root of its mean square is its sign, times the learning rate.
+    np.testing.assert_allclose(updates["kernel"], 0.1, rtol=1e-5)
+    np.testing.assert_allclose(updates["bias"], -0.1, rtol=1e-5)
+    sizes = sorted(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim and leaf.size > 1)
+    assert sizes == [32, 32, 32, 64, 64 * 32]  # rows, columns, the bias; momentum of both
+
+
+def test_learning_rates_decay_with_depth_scanned_or_not():
+    names = {"token_embedding": 0, "ln_final": 4}
+    layers = {f"block_{i}": {"kernel": jnp.ones((4, 4))} for i in range(3)}
+    ends = {key: jnp.ones(4) for key in names}
+    looped = {"text": {**layers, **ends}, "logit_scale": jnp.float32(1.0)}
+    scanned = {
+        "text": {"blocks": {"kernel": jnp.ones((3, 4, 4))}, **ends},
+        "logit_scale": jnp.float32(1.0),
+    }
+    moved = {}
+    for kind, params in (("looped", looped), ("scanned", scanned)):
+        optimizer = make(params=params, layer_decay=0.5, weight_decay=0.0)
+        grads = jax.tree.map(jnp.ones_like, params)
+        updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        moved[kind] = jax.tree.map(lambda u: np.asarray(u / -0.1), updates)
+    for i, wanted in enumerate((0.125, 0.25, 0.5)):
+        np.testing.assert_allclose(moved["looped"]["text"][f"block_{i}"]["kernel"], wanted, 1e-5)
+        np.testing.assert_allclose(moved["scanned"]["text"]["blocks"]["kernel"][i], wanted, 1e-5)
+    for each in moved.values():
+        np.testing.assert_allclose(each["text"]["token_embedding"], 0.0625, 1e-5)
+        np.testing.assert_allclose(each["text"]["ln_final"], 1.0, 1e-5)
+        np.testing.assert_allclose(each["logit_scale"], 1.0, 1e-5)
+
+
 def test_every_parameter_must_be_covered():
     with pytest.raises(ConfigError, match=r'no rule matches parameter "logit_scale"'):
         make(decay_factors=((r".*/.*", 1.0),))
@@ -93,3 +138,19 @@ def test_cosine_warms_up_and_ends_at_zero():
 def test_constant_stays():
     schedule = make_schedule("constant", peak=1.0, total_steps=100, warmup_steps=0)
     assert [float(schedule(s)) for s in (0, 50, 100)] == [1.0, 1.0, 1.0]
+
+
+def test_rsqrt_falls_with_the_root_and_cools_down_to_zero():
+    schedule = make_schedule(
+        "rsqrt",
+        peak=2.0,
+        total_steps=1000,
+        warmup_steps=10,
+        cooldown_steps=100,
+        timescale_steps=30,
+    )
+    assert float(schedule(10)) == pytest.approx(2.0)
+    assert float(schedule(10 + 90)) == pytest.approx(2.0 / 2)
+    assert float(schedule(900)) == pytest.approx(2.0 * (1 + 890 / 30) ** -0.5)
+    assert float(schedule(950)) == pytest.approx(0.5 * 2.0 * (1 + 940 / 30) ** -0.5)
+    assert float(schedule(1000)) == 0.0

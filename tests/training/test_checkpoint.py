@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from jax.experimental import multihost_utils
 
 from clipjax import build
 from clipjax.common.exits import CheckpointError, ConfigError
@@ -128,6 +129,17 @@ def test_an_existing_step_is_left_alone(tmp_path):
     assert checkpoints.save(1, state_of(1), run={})
     assert not checkpoints.save(1, state_of(2), run={})
     checkpoints.close()
+
+
+def test_a_save_leaves_the_poll_for_preemption_to_the_loop(tmp_path, monkeypatch):
+    polls = []
+    monkeypatch.setattr(
+        multihost_utils, "reached_preemption_sync_point", lambda count: polls.append(count)
+    )
+    checkpoints = Checkpoints(str(tmp_path))
+    assert checkpoints.save(41, state_of(1.0), run={"step": 41})
+    checkpoints.close()
+    assert polls == []
 
 
 def test_a_missing_file_is_told_with_step_and_folder(tmp_path):

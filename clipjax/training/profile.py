@@ -1,0 +1,52 @@
+"""Traces of a few steps with jax's profiler, for TensorBoard's profile page.
+
+Asked for before the run, `config.profile = "100:105"`, or while it runs: `touch WORKDIR/profile`
+traces the next steps and removes the file. Called by the training loop.
+"""
+
+import os
+
+import jax
+from absl import logging
+from etils import epath
+
+from clipjax.common.durations import step_window
+
+STEPS = 5  # traced after a touch
+
+
+class Profiler:
+    """Starts and stops the traces of one process.
+
+    Args:
+      workdir: traces go to its `tensorboard` folder, one for each host.
+      window: as in `config.profile`.
+      look_every: steps between looks at the touch-file; 0 never looks. One process of a run does.
+    """
+
+    def __init__(self, workdir: str, *, window: str, look_every: int) -> None:
+        self.folder = os.path.join(workdir, "tensorboard")
+        self.request = epath.Path(workdir) / "profile"
+        self.window = step_window(window, where="config.profile")
+        self.look_every = look_every
+        self.tracing = False
+
+    def before(self, step: int) -> None:
+        """Call before dispatching the step after `step` finished ones."""
+        looks = self.look_every and not self.tracing and step % self.look_every == 0
+        if looks and self.request.exists():
+            self.request.unlink(missing_ok=True)
+            self.window = range(step, step + STEPS)
+        if step in self.window and not self.tracing:
+            logging.info("tracing steps %d to %d", step, self.window[-1])
+            jax.profiler.start_trace(self.folder)
+            self.tracing = True
+        elif self.tracing and step not in self.window:
+            self.close()
+
+    def close(self) -> None:
+        """End a trace that runs; call at the end of the loop too."""
+        if self.tracing:
+            jax.profiler.stop_trace()
+            self.tracing = False
+            logging.info("trace written to %s", self.folder)
