@@ -65,6 +65,7 @@ def source(data: Config, *, image_size: int, seed: int, where: str = "data") -> 
             files=shard_files(data),
             survey=shard_survey.read(index) if index else None,
         )
+        _check_cache(data, made, where=where)
     else:
         made = make(
             data.name,
@@ -87,6 +88,23 @@ def shard_files(data: Config) -> ShardFiles:
         cache_bytes=round(data.get("cache_gigabytes", DEFAULT_GIGABYTES) * 1e9),
         index=data.get("index") or "",
     )
+
+
+def _check_cache(data: Config, source: Any, *, where: str) -> None:
+    """Raise ConfigError where training would fetch remote shards over and over."""
+    if not source.is_remote or "order" not in data:
+        return
+    room = shard_files(data).cache_bytes
+    if data.order == "global":
+        needed, remedy = sum(source.sizes), f"--config.{where}.order=window, or"
+    else:
+        needed = 2 * data.window * max(source.sizes)
+        remedy = f"a smaller config.{where}.window, or"
+    if needed > room:
+        raise ConfigError(
+            f"config.data.cache_gigabytes={room / 1e9:g}: order {data.order!r} reads"
+            f" {needed / 1e9:.3g} GB of remote shards again and again; set {remedy} more room"
+        )
 
 
 def _with_cache(part: Config, data: Config) -> Config:

@@ -1,6 +1,7 @@
 """What a run prints before it starts: batch, parameters, sharding, steps, and where things go."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -23,10 +24,15 @@ def describe(
     state: Any,
     horizon: Horizon,
     source: Any,
+    progress: Mapping[str, float],
     start: int,
     workdir: str,
 ) -> str:
-    """The summary, several lines. `state` is the abstract TrainState with shardings."""
+    """The summary, several lines.
+
+    `state` is the abstract TrainState with shardings, `progress` what `TrainExamples.progress`
+    says about the end of the run.
+    """
     devices = mesh.devices.flat
     kind = devices[0].device_kind
     tower = {"vision": 0, "text": 0}
@@ -34,7 +40,11 @@ def describe(
         head = name.split("/")[0]
         tower[head] = tower.get(head, 0) + math.prod(leaf.shape)
     examples = horizon.total * config.batch_size
-    epochs = examples / len(source)
+    epochs = ", ".join(
+        " ".join([*name.split("/")[1:-1], f"{value:.2f} epochs"])
+        for name, value in progress.items()
+        if name.endswith("epochs")
+    )
     whole = sharding.unsharded_fraction(state, jax.tree.map(lambda leaf: leaf.sharding, state))
     axes = " × ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
     lines = [
@@ -43,8 +53,7 @@ def describe(
         f"devices     {mesh.size} × {kind}, {jax.process_count()} process(es); mesh {axes}",
         batch_line(config.batch_size, mesh=mesh),
         f"state       {_bytes(_local_bytes(state))} on each device, {whole:.1%} of it unsharded",
-        f"data        {source.name}: {len(source):,} records;"
-        f" {examples:,} examples = {epochs:.2f} epochs",
+        f"data        {source.name}: {len(source):,} records; {examples:,} examples = {epochs}",
         f"steps       {horizon.total:,} (warm-up {horizon.warmup:,}), starting at {start:,};"
         f" checkpoint every {horizon.save_every:,}, log every {horizon.log_every:,}",
         f"work dir    {workdir}: checkpoints/ config.json metrics.jsonl tensorboard/",

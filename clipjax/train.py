@@ -94,6 +94,7 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
                 state=program.abstract_state,
                 horizon=horizon,
                 source=source,
+                progress=examples.progress(horizon.total * config.batch_size),
                 start=start,
                 workdir=workdir,
             ),

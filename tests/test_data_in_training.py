@@ -36,7 +36,8 @@ def hashes(workdir):
     return {step: line["data/records_hash"] for step, line in tiny.values(workdir).items()}
 
 
-def test_the_same_records_however_they_are_loaded_and_resumed(mixed, tmp_path):
+@pytest.mark.slow
+def test_the_same_records_however_they_are_loaded_and_resumed(mixed, tmp_path, capfd):
     assert tiny.run(mixed(), tmp_path / "straight") == exits.DONE
     workers = mixed()
     workers.data.num_workers = 1
@@ -50,4 +51,5 @@ def test_the_same_records_however_they_are_loaded_and_resumed(mixed, tmp_path):
     last = tiny.values(tmp_path / "straight")[6]
     assert (last["data/web/examples"], last["data/demo/examples"]) == (72, 24)
     assert last["data/web/epochs"] == 72 / 60
-    assert last["data/bad_fraction"] == 0
+    assert last["data/bad_fraction"] == last["data/cleaned_fraction"] == 0
+    assert "web 1.20 epochs" in capfd.readouterr().out

@@ -59,13 +59,13 @@ class Findings:
 
 def check(
     source: Source, *, limit: int, num_workers: int, show: bool = True
-) -> tuple[Findings, list[int]]:
-    """Look at `limit` records spread evenly over the source, all of them if 0.
+) -> tuple[Findings, Sequence[int]]:
+    """Look at `limit` records, see `captions.spread`, all of them if 0.
 
     Returns:
       The findings, and the indices looked at.
     """
-    indices = spread(len(source), limit=limit)
+    indices = captions.spread(source, limit=limit) if limit else range(len(source))
     chunks = [indices[span.start : span.stop] for span in workers.spans(len(indices), size=CHUNK)]
     found = Findings()
     for part in workers.results(
@@ -78,12 +78,6 @@ def check(
     ):
         found.add(part)
     return found, indices
-
-
-def spread(length: int, *, limit: int) -> list[int]:
-    """At most `limit` indices, evenly over `length`; all if 0."""
-    count = min(limit, length) if limit else length
-    return [step * length // count for step in range(count)]
 
 
 def inspect(indices: Sequence[int], *, source: Source) -> Findings:
@@ -176,7 +170,7 @@ def sheet(source: Any, indices: Sequence[int], *, count: int = 24) -> Any:
 
     pixels, texts = [], []
     rng = np.random.default_rng(0)
-    for index in [indices[row] for row in spread(len(indices), limit=4 * count)]:
+    for index in indices[:: max(len(indices) // (4 * count), 1)]:
         if len(pixels) == count:
             break
         try:

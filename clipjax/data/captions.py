@@ -4,13 +4,15 @@
 them all, and the vocabulary trainer samples them.
 """
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 MAX_CHARACTERS = 4096  # no context length in use reads this far; bounds the tokenizer's work
+REMOTE_SHARDS = 32  # fetched for a sample
 
 # Controls that are not white space, lone surrogates (they cannot be written as UTF-8), zero-width
 # space, byte order mark and non-characters.
@@ -102,14 +104,42 @@ def candidates(text: Texts) -> list[str | bytes]:
 
 
 def sample(source: HasCaptions, *, limit: int) -> Iterator[str]:
-    """All usable captions of at most `limit` records, spread evenly over the source.
+    """All usable captions of at most `limit` records, see `spread`.
 
     Records that cannot be read are left out: the training stream counts them, not this.
     """
-    length = len(source)
-    count = min(limit, length)
-    for step in range(count):
+    for index in spread(source, limit=limit):
         try:
-            yield from usable(source.caption(step * length // count))
+            yield from usable(source.caption(index))
         except (ValueError, OSError):
             continue
+
+
+def spread(source: Any, *, limit: int) -> Sequence[int]:
+    """At most `limit` of a source's records, ascending, evenly over all of it.
+
+    Of remote shards, each of which would be fetched whole, a few are read instead.
+    """
+    if hasattr(source, "parts"):  # a mixture
+        found: list[int] = []
+        first = 0
+        for part in source.parts.values():
+            share = -(-limit * len(part) // len(source))
+            found += [first + index for index in spread(part, limit=share)]
+            first += len(part)
+        return found
+    if getattr(source, "is_remote", False):
+        firsts = [0, *itertools.accumulate(source.lengths)]
+        chosen = _evenly(len(source.lengths), limit=REMOTE_SHARDS)
+        share = -(-limit // len(chosen))
+        return [
+            firsts[shard] + row
+            for shard in chosen
+            for row in _evenly(source.lengths[shard], limit=share)
+        ]
+    return _evenly(len(source), limit=limit)
+
+
+def _evenly(length: int, *, limit: int) -> list[int]:
+    count = min(limit, length)
+    return [step * length // count for step in range(count)]

@@ -26,7 +26,7 @@ class BadRecords:
         self.bad = 0
 
     def count(self, info: dict[str, Any]) -> dict[str, int]:
-        """Count a batch's rows; returns this batch's {"bad": …}.
+        """Count a batch's rows; returns this batch's {"bad": …, "truncated": …, "cleaned": …}.
 
         Raises:
           DataError: too large a part of the records read could not be used; names the last.
@@ -43,4 +43,5 @@ class BadRecords:
                 f" config.data.max_bad_fraction={self.max_fraction}; the last was"
                 f" {info['bad_key'][row]} of {info['source'][row]} ({info['bad'][row]})"
             )
-        return {"bad": len(wrong)}
+        captions = {name: int(np.sum(info[name])) for name in ("truncated", "cleaned")}
+        return {"bad": len(wrong), **captions}

@@ -87,7 +87,7 @@ class StepLog:
         Args:
           step: finished steps, this one included.
           metrics: device scalars.
-          counts: host counters of this process's rows, {"bad": …}.
+          counts: host counters of this process's rows, {"bad": …}; logged as fractions.
         """
         self.pending.append((step, metrics, counts))
         while len(self.pending) > RUN_AHEAD:
@@ -107,14 +107,17 @@ class StepLog:
         self.bar.update(1)
 
     def _write_line(self, step: int, metrics: dict[str, Any], counts: dict[str, int]) -> None:
-        bad = int(distributed.gather_sum(np.int64(counts["bad"])))
+        counted = distributed.gather_sum(np.array(list(counts.values()), np.int64))
         seconds = max(time.perf_counter() - self.window_start, 1e-9)
         rate = self.window_steps * self.batch_size / seconds
         wait = self.window_wait / seconds
         line = {
             "examples_seen": step * self.batch_size,
             **{name: np.asarray(value).item() for name, value in metrics.items()},
-            "data/bad_fraction": bad / self.batch_size,
+            **{
+                f"data/{name}_fraction": int(rows) / self.batch_size
+                for name, rows in zip(counts, counted, strict=True)
+            },
             **self.progress(step * self.batch_size),
             "perf/examples_per_second": rate,
             "perf/examples_per_second_per_chip": rate / jax.device_count(),

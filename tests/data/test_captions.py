@@ -4,7 +4,7 @@ import fakes
 import numpy as np
 import pytest
 
-from clipjax.data import captions
+from clipjax.data import captions, mixture
 
 
 @pytest.mark.parametrize(
@@ -103,3 +103,18 @@ def test_fields_by_weight():
 )
 def test_cleaning_is_told(text, altered):
     assert captions.choose(text, rng=np.random.default_rng(0))[1] is altered
+
+
+def test_samples_of_remote_shards_read_few_of_them():
+    class Remote(fakes.FakeSource):
+        is_remote = True
+        lengths = (10,) * 400
+
+    indices = captions.spread(Remote(length=4000), limit=100)
+    assert len({index // 10 for index in indices}) == captions.REMOTE_SHARDS
+    assert 100 <= len(indices) <= 100 + captions.REMOTE_SHARDS
+    assert captions.spread(Remote(length=4000), limit=10**9)[-1] == 3879  # whole shards
+    near, far = fakes.FakeSource(length=100), Remote(length=4000)
+    joined = mixture.Joined({"near": near, "far": far})
+    both = captions.spread(joined, limit=410)
+    assert sum(index < 100 for index in both) == 10 and max(both) < 4100

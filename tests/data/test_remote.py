@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tars
 
+from clipjax import build_data, config
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import examples, loader, order
 from clipjax.data.sources import index_file, remote, shard_files, shard_survey
@@ -208,7 +209,7 @@ def test_windows_over_http_with_an_index(server, tmp_path):
     assert rows["record_id"].tolist() == [local[p]["record_id"] for p in range(8)]
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_hosts_and_workers_over_http(server, tmp_path, num_workers):
     files = ShardFiles(str(tmp_path / "cache"), cache_bytes=100_000)
     whole = [windowed(server, files)[p]["record_id"] for p in range(13, 45)]
@@ -223,6 +224,21 @@ def test_hosts_and_workers_over_http(server, tmp_path, num_workers):
         np.concatenate([np.concatenate(step) for step in zip(*halves, strict=True)]).tolist()
         == whole
     )
+
+
+def test_a_cache_too_small_for_the_order_is_refused(server, tmp_path):
+    def source(**changes):
+        data = config.defaults().data
+        data.update(source="tar", path=server.range, cache_dir=str(tmp_path), **changes)
+        return build_data.source(data, image_size=16, seed=0)
+
+    assert len(source()) == 30
+    size = (server.folder / "00000.tar").stat().st_size / 1e9
+    with pytest.raises(ConfigError, match=r"order 'global' reads .*set --config.data.order=window"):
+        source(cache_gigabytes=5 * size)
+    source(cache_gigabytes=5 * size, order="window", window=2)
+    with pytest.raises(ConfigError, match=r"a smaller config.data.window"):
+        source(cache_gigabytes=3 * size, order="window", window=2)
 
 
 def test_an_index_for_something_else_is_refused(server, tmp_path):

@@ -143,6 +143,11 @@ class Selected:
             self.source.prepare([self.place(index) for index in indices])
 
     @property
+    def is_remote(self) -> bool:
+        """Whether reading a record may fetch its whole shard."""
+        return getattr(self.source, "is_remote", False)
+
+    @property
     def key(self) -> Any:
         """The source's function from an index to a key, where it has one."""
         known = self.source.key

@@ -45,7 +45,7 @@ class ShardedSource:
     Keys are "SHARD/SAMPLE", with as much of the shard's path as tells shards apart. Samples
     without image or text are left out, and counted by reason in `skipped`. `fingerprint` holds
     names, sizes and lengths of the shards, so it is the same for a copy elsewhere. `lengths` are
-    the usable records of each shard, in order.
+    the usable records of each shard, in order, and `sizes` its bytes.
 
     Raises:
       ConfigError: nothing is found at `path`.
@@ -76,7 +76,12 @@ class ShardedSource:
             raise DataError(problem)
         identity = (list(zip(self._names, sizes, self.lengths, strict=True)), form.choice())
         self.fingerprint = hashlib.sha256(repr(identity).encode()).hexdigest()
-        self._sizes = sizes
+        self.sizes = sizes
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether reading a record may fetch its whole shard."""
+        return any(map(remote.is_remote, self.paths))
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -149,7 +154,7 @@ class ShardedSource:
             "skipped": self.skipped,
             "shards": [
                 list(row)
-                for row in zip(self._names, self._sizes, self.lengths, self._digests, strict=True)
+                for row in zip(self._names, self.sizes, self.lengths, self._digests, strict=True)
             ],
         }
 
