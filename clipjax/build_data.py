@@ -65,7 +65,6 @@ def source(data: Config, *, image_size: int, seed: int, where: str = "data") -> 
             files=shard_files(data),
             survey=shard_survey.read(index) if index else None,
         )
-        _check_cache(data, made, where=where)
     else:
         made = make(
             data.name,
@@ -90,23 +89,6 @@ def shard_files(data: Config) -> ShardFiles:
     )
 
 
-def _check_cache(data: Config, source: Any, *, where: str) -> None:
-    """Raise ConfigError where training would fetch remote shards over and over."""
-    if not source.is_remote or "order" not in data:
-        return
-    room = shard_files(data).cache_bytes
-    if data.order == "global":
-        needed, remedy = sum(source.sizes), f"--config.{where}.order=window, or"
-    else:
-        needed = 2 * data.window * max(source.sizes)
-        remedy = f"a smaller config.{where}.window, or"
-    if needed > room:
-        raise ConfigError(
-            f"config.data.cache_gigabytes={room / 1e9:g}: order {data.order!r} reads"
-            f" {needed / 1e9:.3g} GB of remote shards again and again; set {remedy} more room"
-        )
-
-
 def _with_cache(part: Config, data: Config) -> Config:
     part = part.copy_and_resolve_references()
     part.update({key: data[key] for key in ("cache_dir", "cache_gigabytes")})
@@ -122,24 +104,41 @@ def examples(config: Config, *, source: Any, tokenizer: Any) -> TrainExamples:
         tokenizer=tokenizer,
         image_size=config.model.vision.image_size,
         seed=config.seed,
-        order=_order(data, source=source, seed=config.seed),
+        order=_order(data, source=source, seed=config.seed, where="data"),
         text_weights=weights or tuple(data.text_weights),
     )
 
 
-def _order(data: Config, *, source: Any, seed: int) -> order.Order:
+def _order(data: Config, *, source: Any, seed: int, where: str) -> order.Order:
     if data.get("mixture"):
-        return mixture.MixtureOrder(
-            {
-                name: (_order(part, source=source.parts[name], seed=seed), part.weight, length)
-                for (name, part), length in zip(
-                    data.mixture.items(), map(len, source.parts.values()), strict=True
-                )
-            }
-        )
+        parts = {}
+        for name, part in data.mixture.items():
+            own = source.parts[name]
+            made = _order(
+                _with_cache(part, data), source=own, seed=seed, where=f"{where}.mixture.{name}"
+            )
+            parts[name] = (made, part.weight, len(own))
+        return mixture.MixtureOrder(parts)
+    if getattr(source, "is_remote", False):
+        _check_cache(data, getattr(source, "source", source), where=where)
     if data.order == "window":
         return order.WindowOrder(source.lengths, window=data.window, seed=seed)
     return order.GlobalOrder(len(source), seed=seed)
+
+
+def _check_cache(data: Config, source: Any, *, where: str) -> None:
+    """Raise ConfigError where training would fetch remote shards over and over."""
+    room = shard_files(data).cache_bytes
+    if data.order == "global":
+        needed, remedy = sum(source.sizes), f"--config.{where}.order=window, or"
+    else:
+        needed = 2 * data.window * max(source.sizes)
+        remedy = f"a smaller --config.{where}.window, or"
+    if needed > room:
+        raise ConfigError(
+            f"config.data.cache_gigabytes={room / 1e9:g}: order {data.order!r} reads"
+            f" {needed / 1e9:.3g} GB of remote shards again and again; set {remedy} more room"
+        )
 
 
 def tokenizer(config: Config, *, source: Any, workdir: str) -> Any:

@@ -173,6 +173,9 @@ def _check_data(data: Config) -> None:
             _fail(f"data.mixture.{name}.weight", part.weight, "must be positive")
         if part.source not in sources.OWN and not (part.name or part.path):
             _fail(f"data.mixture.{name}.source", part.source, "set its path or name too")
+    ignored = [key for key in ("path", "name", "keep", "index") if data.mixture and data[key]]
+    if ignored:
+        _fail(f"data.{ignored[0]}", data[ignored[0]], "has no effect beside config.data.mixture")
     _check_records(data, where="data")
     if not data.mixture and data.source not in sources.OWN and not (data.name or data.path):
         raise ConfigError(NO_DATA)

@@ -213,32 +213,33 @@ def test_windows_over_http_with_an_index(server, tmp_path):
 def test_hosts_and_workers_over_http(server, tmp_path, num_workers):
     files = ShardFiles(str(tmp_path / "cache"), cache_bytes=100_000)
     whole = [windowed(server, files)[p]["record_id"] for p in range(13, 45)]
-    halves = []
-    for rows in np.split(np.arange(8), 2):
-        batches = loader.train_batches(
-            windowed(server, files), start=13, batch_size=8, rows=rows, num_workers=num_workers
-        )
-        with contextlib.closing(batches):
-            halves.append([batch["record_id"].copy() for batch, _ in itertools.islice(batches, 4)])
-    assert (
-        np.concatenate([np.concatenate(step) for step in zip(*halves, strict=True)]).tolist()
-        == whole
-    )
+    for hosts in (1, 2, 4) if num_workers == 0 else (2,):
+        parts = []
+        for rows in np.split(np.arange(8), hosts):
+            batches = loader.train_batches(
+                windowed(server, files), start=13, batch_size=8, rows=rows, num_workers=num_workers
+            )
+            with contextlib.closing(batches):
+                taken = itertools.islice(batches, 4)
+                parts.append([batch["record_id"].copy() for batch, _ in taken])
+        joined = [np.concatenate(step) for step in zip(*parts, strict=True)]
+        assert np.concatenate(joined).tolist() == whole
 
 
 def test_a_cache_too_small_for_the_order_is_refused(server, tmp_path):
-    def source(**changes):
-        data = config.defaults().data
-        data.update(source="tar", path=server.range, cache_dir=str(tmp_path), **changes)
-        return build_data.source(data, image_size=16, seed=0)
+    def stream(**changes):
+        c = config.defaults()
+        c.data.update(source="tar", path=server.range, cache_dir=str(tmp_path), **changes)
+        source = build_data.source(c.data, image_size=16, seed=0)
+        return build_data.examples(c, source=source, tokenizer=fakes.FakeTokenizer())
 
-    assert len(source()) == 30
+    assert len(stream().source) == 30
     size = (server.folder / "00000.tar").stat().st_size / 1e9
     with pytest.raises(ConfigError, match=r"order 'global' reads .*set --config.data.order=window"):
-        source(cache_gigabytes=5 * size)
-    source(cache_gigabytes=5 * size, order="window", window=2)
-    with pytest.raises(ConfigError, match=r"a smaller config.data.window"):
-        source(cache_gigabytes=3 * size, order="window", window=2)
+        stream(cache_gigabytes=5 * size)
+    stream(cache_gigabytes=5 * size, order="window", window=2)
+    with pytest.raises(ConfigError, match=r"a smaller --config.data.window"):
+        stream(cache_gigabytes=3 * size, order="window", window=2)
 
 
 def test_an_index_for_something_else_is_refused(server, tmp_path):
