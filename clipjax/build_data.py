@@ -90,8 +90,10 @@ def shard_files(data: Config) -> ShardFiles:
 
 
 def _with_cache(part: Config, data: Config) -> Config:
+    """A part's or an evaluator's settings, with the training data's cache."""
     part = part.copy_and_resolve_references()
-    part.update({key: data[key] for key in ("cache_dir", "cache_gigabytes")})
+    with part.unlocked():
+        part.update({key: data[key] for key in ("cache_dir", "cache_gigabytes")})
     return part
 
 
@@ -215,7 +217,7 @@ def evaluators(config: Config, *, mesh: Mesh, tokenizer: Any) -> dict[str, Any]:
 
 def evaluation_source(config: Config, name: str) -> Any:
     """The data of the evaluator `name`; errors as `source`."""
-    data = config.evals[name].copy_and_resolve_references()
+    data = _with_cache(config.evals[name], config.data)
     if not data.source:
         if config.data.mixture:
             raise ConfigError(

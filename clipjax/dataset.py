@@ -231,6 +231,8 @@ def _source() -> Any:
         raise ConfigError("no data are named; add --config=FILE.py, or --source and --path")
     with settings.unlocked():
         settings.update(given)
+        if "source" in given:
+            settings.mixture = type(settings)()  # the config file's: flags name something else
     size = CONFIG.value.model.vision.image_size if CONFIG.value is not None else IMAGE_SIZE.value
     return build_data.source(settings, image_size=size, seed=0)
 

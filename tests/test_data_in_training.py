@@ -1,10 +1,11 @@
 """Mixtures and windows through the whole training program."""
 
+import fakes
 import pytest
 import tars
 import tiny
 
-from clipjax import config
+from clipjax import build_data, config
 from clipjax.common import exits
 
 
@@ -30,6 +31,20 @@ def mixed(tmp_path_factory):
         return c
 
     return make
+
+
+def test_a_locked_config_as_the_command_line_gives_it(mixed, tmp_path):
+    c = mixed()
+    c.data.cache_dir = str(tmp_path / "cache")
+    c.evals.held_out = config.evaluator("retrieval", source="tar", path=c.data.mixture.web.path)
+    c.lock()
+    source = build_data.source(c.data, image_size=32, seed=0)
+    stream = build_data.examples(c, source=source, tokenizer=fakes.FakeTokenizer())
+    rows = [stream[position] for position in range(8)]
+    assert [row["source"] for row in rows].count("web") == 6
+    assert stream.progress(8)["data/demo/examples"] == 2
+    assert len(build_data.evaluation_source(c, "held_out")) == 60
+    assert len(list((tmp_path / "cache" / "index").iterdir())) == 6
 
 
 def hashes(workdir):

@@ -147,7 +147,7 @@ def cosines(size: int) -> np.ndarray:
 def first_copies(own: Mapping[str, np.ndarray], *, distance: int) -> np.ndarray:
     """For each record the first that it is a copy of, or itself: int64 [N].
 
-    Copies of copies count only if they are near enough to the first themselves.
+    A copy of a copy is one too, even where the first of all is further away.
     """
     _, where, back = np.unique(own["exact"], return_index=True, return_inverse=True)
     first = where[back]  # equal files

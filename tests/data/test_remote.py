@@ -250,7 +250,7 @@ def test_an_index_for_something_else_is_refused(server, tmp_path):
     tars.write(server.folder / "7.tar", tars.pairs(1))
     with pytest.raises(DataError, match=r"1 of 7 shards are not in it, first 7.tar"):
         open_tars(server.folder, survey=survey)
-    with pytest.raises(ConfigError, match=r"cannot be read .*clipjax.dataset index"):
+    with pytest.raises(ConfigError, match=r"cannot be read: .*clipjax.dataset index"):
         shard_survey.read(str(tmp_path / "none"))
     (tmp_path / "survey.json").write_text("{")
     with pytest.raises(DataError, match="damaged"):

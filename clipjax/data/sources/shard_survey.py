@@ -27,7 +27,7 @@ def read(folder: str) -> dict[str, Any]:
         survey = json.loads(remote.read(place))
     except OSError as error:
         raise ConfigError(
-            f"config.data.index: {place} cannot be read ({error.strerror or error}); make it with"
+            f"config.data.index: cannot be read: {error.strerror or error}; make {place} with"
             " python -m clipjax.dataset index"
         ) from None
     except ValueError:

@@ -235,9 +235,9 @@ class ShardedSource:
         except DataError as error:
             return error
         except OSError as error:
-            return DataError(
-                f"{self.form.kind} {remote.shown(path)}: {error.strerror or error}; {REMEDY}"
-            )
+            where = remote.shown(path)
+            reason = error.strerror or str(error).removeprefix(f"{where}: ")
+            return DataError(f"{self.form.kind} {where}: {reason}; {REMEDY}")
 
 
 def short_names(paths: Sequence[str], *, form: Format) -> tuple[str, list[str]]:
