@@ -257,6 +257,12 @@ def test_an_index_for_something_else_is_refused(server, tmp_path):
         shard_survey.read(str(tmp_path))
 
 
+def test_signed_addresses(server, tmp_path):
+    files = ShardFiles(str(tmp_path / "cache"))
+    source = open_tars(f"{server.url}/00000.tar?signature={'x' * 400}", files=files)
+    assert source.key(1) == "00000.tar/000000001" and source[1]["text"] == "text 1"
+
+
 def test_messages_hold_no_secrets():
     assert remote.shown("https://me:pw@host/a.tar?X-Signature=abc") == "https://host/a.tar"
     with pytest.raises(ConfigError, match="needs a package"):

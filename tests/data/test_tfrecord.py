@@ -61,6 +61,15 @@ def test_features_of_other_names_and_lists(tmp_path):
     refused(r'did you mean "words"', strange, image_key="pixels", text_key="word")
 
 
+def test_names_as_tfds_gives_them(tmp_path):
+    for shard in range(3):
+        write(tmp_path / f"set-train.tfrecord-{shard:05d}-of-00003", 2, start=2 * shard)
+    for _ in range(2):  # the second time with indexes beside the files
+        for path in (tmp_path, f"{tmp_path}/*.tfrecord*"):
+            source = open_tfrecords(path)
+            assert [source[i]["text"] for i in range(6)] == [f"text {i}" for i in range(6)]
+
+
 def test_the_index_is_kept(tmp_path, monkeypatch):
     path = write(tmp_path / "a.tfrecord", 5)
     source = open_tfrecords(path)

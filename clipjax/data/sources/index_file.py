@@ -134,4 +134,7 @@ def unique_name(path: str) -> str:
     """A file name for something kept about `path`: its base name and a hash of the whole."""
     full = path if "://" in path else os.path.abspath(path)
     unique = hashlib.sha256(os.fsencode(full)).hexdigest()[:16]
-    return f"{os.path.basename(full)}-{unique}"
+    plain = os.path.basename(
+        full.partition("?")[0]
+    )  # signed addresses are longer than names may be
+    return f"{plain[:100]}-{unique}"

@@ -12,6 +12,7 @@ import http.client
 import logging
 import os
 import random
+import re
 import shutil
 import time
 import urllib.error
@@ -73,6 +74,11 @@ def fetch(path: str, *, to: str, size: int) -> None:
     with_retries(once, path)
 
 
+def is_shard(name: str, *, ending: str) -> bool:
+    """Whether a file's name has the ending, with "-00003-of-00010" after it or without."""
+    return re.search(re.escape(ending) + r"(-\d+-of-\d+)?$", name) is not None
+
+
 def find(pattern: str, *, ending: str) -> list[str] | None:
     """Files behind a remote pattern, or below a remote folder those with `ending`, sorted.
 
@@ -86,10 +92,11 @@ def find(pattern: str, *, ending: str) -> list[str] | None:
     def look(pattern: str) -> list[str]:
         if any(letter in pattern for letter in "*?["):
             found = system.glob(pattern)
-        elif pattern.endswith(ending):
+        elif is_shard(pattern, ending=ending):
             found = [pattern] if system.exists(pattern) else []
         else:
-            found = [name for name in system.ls(pattern, detail=False) if name.endswith(ending)]
+            names = map(str, system.ls(pattern, detail=False))
+            found = [name for name in names if is_shard(name, ending=ending)]
         return sorted(f"{scheme}://{name.split('://')[-1].lstrip('/')}" for name in map(str, found))
 
     try:
@@ -133,6 +140,7 @@ def with_retries(call: Callable[[str], T], path: str) -> T:
 
 
 def is_http(path: str) -> bool:
+    """Whether the standard library fetches it."""
     return path.startswith(("http://", "https://"))
 
 

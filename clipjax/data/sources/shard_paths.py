@@ -14,6 +14,7 @@ from clipjax.common.exits import ConfigError, DataError
 from clipjax.data.sources import remote
 
 MAX_SHARDS = 1_000_000  # a longer range is a slip, and would fill the memory with names
+KEPT = ".index.npz"  # indexes lie beside the shards
 INNER_BRACES = re.compile(r"\{(\d+\.\.\d+|[^{}]*,[^{}]*)\}")
 
 
@@ -76,7 +77,11 @@ def find(named: list[str], *, part: str, ending: str) -> list[str]:
     missing: list[str] = []
     for name in named:
         if os.path.isdir(name):
-            inside = sorted(glob.glob(os.path.join(glob.escape(name), f"*{ending}")))
+            inside = [
+                os.path.join(name, file)
+                for file in sorted(os.listdir(name))
+                if remote.is_shard(file, ending=ending) and not file.startswith(".")
+            ]
             if not inside:
                 raise ConfigError(f"config.data.path: folder {name} holds no *{ending} files")
             found += inside
@@ -84,6 +89,7 @@ def find(named: list[str], *, part: str, ending: str) -> list[str]:
             found.append(name)
         else:
             matches = sorted(glob.glob(name)) if glob.has_magic(name) else []
+            matches = [match for match in matches if not match.endswith(KEPT)]
             found += matches
             missing += [] if matches else [name]
     if not found:
@@ -107,7 +113,8 @@ def find_remote(named: list[str], *, part: str, ending: str) -> list[str]:
     """
     found: list[str] = []
     for name in named:
-        if name.endswith(ending) and not any(letter in name for letter in "*?["):
+        plain = name.partition("?")[0] if remote.is_http(name) else name  # "?" signs addresses
+        if remote.is_shard(plain, ending=ending) and not any(letter in plain for letter in "*?["):
             found.append(name)
             continue
         try:

@@ -63,4 +63,5 @@ class TfrecordRecords:
             raise ValueError(f"damaged record ({type(error).__name__})") from error
 
     def _open_shard(self, path: str) -> tuple[OpenTar, tfrecord.RecordTable]:
-        return OpenTar(path), tfrecord.load_table(path, files=ShardFiles())
+        files = ShardFiles()
+        return files.opened(path, opener=OpenTar), tfrecord.load_table(path, files=files)
