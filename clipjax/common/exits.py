@@ -35,6 +35,12 @@ class DataError(CleanExit):
     code = BAD_DATA
 
 
+class RemoteError(CleanExit):
+    """A remote file does not come in spite of retries; it may come after a restart."""
+
+    code = PEER_FAILURE
+
+
 class CheckpointError(CleanExit):
     """A checkpoint cannot be written or read; the message names step and path."""
 

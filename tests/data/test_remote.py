@@ -7,6 +7,7 @@ import itertools
 import os
 import pathlib
 import pickle
+import shutil
 import socketserver
 import threading
 
@@ -16,7 +17,8 @@ import pytest
 import tars
 
 from clipjax import build_data, config
-from clipjax.common.exits import ConfigError, DataError
+from clipjax.common import exits
+from clipjax.common.exits import ConfigError, DataError, RemoteError
 from clipjax.data import examples, loader, order
 from clipjax.data.sources import index_file, remote, shard_files, shard_survey
 from clipjax.data.sources.shard_files import ShardFiles
@@ -128,9 +130,20 @@ def test_lasting_faults_name_the_shard(server, tmp_path):
     files = ShardFiles(str(tmp_path / "cache"))
     with pytest.raises(DataError, match=r"tar shard http://127.*/00009.tar: .*404"):
         open_tars(f"{server.url}/00009.tar", files=files)
-    server.faults["/00001.tar"] = [503] * 100
-    with pytest.raises(DataError, match=r"00001.tar: .*503.*after 5 attempts"):
-        open_tars(server.range, files=files)
+
+
+@pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_an_outage_ends_the_run_with_a_restart(server, tmp_path, num_workers):
+    """It must not become bad records: they would be others than without the outage."""
+    stream = windowed(server, ShardFiles(str(tmp_path / "cache")))
+    shutil.rmtree(tmp_path / "cache" / "shards")
+    server.faults |= {f"/{shard:05d}.tar": [503] * 10**6 for shard in range(SHARDS)}
+    batches = loader.train_batches(stream, start=0, batch_size=8, num_workers=num_workers)
+    with contextlib.closing(batches), pytest.raises(RemoteError, match=r"503.*after 7 attempts"):
+        next(batches)
+    with pytest.raises(RemoteError) as caught:
+        open_tars(server.range, files=ShardFiles(str(tmp_path / "other")))
+    assert caught.value.code == exits.PEER_FAILURE
 
 
 def test_a_shard_that_vanishes_is_bad_records_and_asked_for_once(server, tmp_path):

@@ -21,9 +21,9 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from clipjax.common.exits import ConfigError
+from clipjax.common.exits import CleanExit, ConfigError, RemoteError
 
-ATTEMPTS = 5
+ATTEMPTS = 7  # about a minute and a half in all
 FIRST_WAIT = 1.0  # seconds, then doubled; up to half as much again is added by chance
 TIMEOUT = 60.0  # seconds without a byte
 CHUNK = 1 << 20
@@ -50,17 +50,15 @@ def shown(path: str) -> str:
 def describe(path: str) -> tuple[int, str]:
     """Size in bytes, and a text that changes when the file does.
 
-    Raises:
-      OSError: there is no such file, or it does not answer.
-      ConfigError: no package is installed for the protocol.
+    Raises ConfigError where no package is installed for the protocol, and as `with_retries`.
     """
     return with_retries(_describe_http if is_http(path) else _describe_fsspec, path)
 
 
 def fetch(path: str, *, to: str, size: int) -> None:
-    """Copy a remote file of `size` bytes to the local file `to`; OSError if it cannot be.
+    """Copy a remote file of `size` bytes to the local file `to`; raises as `with_retries`.
 
-    A copy that ends early is an error and is tried again.
+    A copy that ends early is tried again.
     """
 
     def once(path: str) -> None:
@@ -120,11 +118,17 @@ def read(path: str) -> bytes:
 
 
 def with_retries(call: Callable[[str], T], path: str) -> T:
-    """call(path), tried ATTEMPTS times; OSError in the end, at once where that is certain."""
+    """call(path), tried ATTEMPTS times.
+
+    Raises:
+      OSError: there is no such file, or it may not be read; told at once.
+      RemoteError: it does not come. Taken for a bad record instead, an outage would change which
+        records a run sees.
+    """
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return call(path)
-        except ConfigError:
+        except CleanExit:
             raise
         except Exception as error:  # every cloud's package has its own
             reason = f"{shown(path)}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -133,7 +137,7 @@ def with_retries(call: Callable[[str], T], path: str) -> T:
                 kind = FileNotFoundError if code in (None, 404, 410) else PermissionError
                 raise kind(reason) from None
             if attempt == ATTEMPTS:
-                raise OSError(f"{reason}, after {ATTEMPTS} attempts") from None
+                raise RemoteError(f"{reason}, after {ATTEMPTS} attempts") from None
             log.warning("%s; attempt %d of %d", reason, attempt, ATTEMPTS)
         time.sleep(FIRST_WAIT * 2 ** (attempt - 1) * random.uniform(1.0, 1.5))
     raise AssertionError("unreachable")

@@ -19,7 +19,7 @@ from typing import TypeVar
 from clipjax.data.sources import index_file, remote
 
 DEFAULT_BYTES = 100 << 30
-FORGET_FAILURE = 60.0  # seconds until a shard that could not be fetched is tried again
+FORGET_FAILURE = 60.0  # seconds until a shard that was not there is looked for again
 REOPENED = 10  # times that a copy may be evicted before it is open
 COPIES = "shards"  # sub-folder of the cache
 
@@ -130,7 +130,8 @@ class ShardFiles:
     def local(self, path: str) -> str:
         """A local file with the shard's content, fetched if need be.
 
-        Raises OSError if a remote shard cannot be fetched; for a while after that, at once.
+        Raises OSError if there is no such shard, for a while after that at once, and RemoteError if
+        it does not come.
         """
         if not remote.is_remote(path):
             return path
@@ -154,7 +155,7 @@ class ShardFiles:
                 return
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - os.stat(failed).st_mtime < FORGET_FAILURE:
-                    raise OSError(f"{remote.shown(path)} could not be fetched a moment ago")
+                    raise OSError(f"{remote.shown(path)} was not there a moment ago")
                 os.unlink(failed)
             try:
                 identity = remote_identity(path)
