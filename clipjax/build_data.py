@@ -74,7 +74,7 @@ def source(data: Config, *, image_size: int, seed: int, where: str = "data") -> 
             text_key=data.text_key,
         )
     if data.get("keep"):
-        made = Selected(made, path=data.keep)
+        made = Selected(made, path=shard_files(data).local(data.keep))
     if len(made) == 0:
         raise DataError(f"config.{where}: {made.name} split {data.split} holds no records")
     return made

@@ -179,7 +179,7 @@ def balance() -> None:
         num_workers=NUM_WORKERS.value,
     )
     print(balance.describe(found, queries=listed, per_query=PER_QUERY.value))
-    stem = _needed(OUTPUT).removesuffix(".keep.npy")
+    stem = _needed(OUTPUT).removesuffix(".keep")
     with open(f"{stem}.counts.tsv", "w", encoding="utf-8") as file:
         file.write("query\tbefore\tafter\n")
         for query, before, after in zip(listed, found["before"], found["after"], strict=True):

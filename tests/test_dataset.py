@@ -71,7 +71,7 @@ def test_convert_bench_and_tokenizer(shards, tmp_path):
 
 def test_queries_balance_and_dedup(shards, tmp_path):
     (tmp_path / "words.txt").write_text("text 1 text 2 text 3\n" * 5)
-    listed, kept = tmp_path / "queries.txt", tmp_path / "balanced.keep.npy"
+    listed, kept = tmp_path / "queries.txt", tmp_path / "balanced.keep"
     ended = command(
         "queries", f"--text={tmp_path}/words.txt", "--min_count=5", f"--output={listed}"
     )
@@ -82,16 +82,14 @@ def test_queries_balance_and_dedup(shards, tmp_path):
     assert ended.returncode == 0, ended.stderr
     assert "'text' 60 → " in ended.stdout
     assert {p.name for p in tmp_path.glob("balanced*")} == {
-        "balanced.keep.npy",
+        "balanced.keep",
         "balanced.counts.tsv",
         "balanced.png",
     }
-    ended = command(
-        "dedup", *data, f"--against=tar:{shards}/1.tar", f"--output={tmp_path}/d.keep.npy"
-    )
+    ended = command("dedup", *data, f"--against=tar:{shards}/1.tar", f"--output={tmp_path}/d.keep")
     assert ended.returncode == 0, ended.stderr
     assert f"in tar:{shards}/1.tar: 30" in ended.stdout
-    ended = command("check", *data, f"--keep={tmp_path}/d.keep.npy")
+    ended = command("check", *data, f"--keep={tmp_path}/d.keep")
     assert ended.returncode == 0 and "left out by the source" in ended.stdout, ended.stderr
 
 

@@ -18,7 +18,7 @@ from clipjax.curation import workers
 from clipjax.curation.matching import Matcher
 from clipjax.data import captions
 from clipjax.data.examples import place
-from clipjax.data.sources.selection import SelectionWriter
+from clipjax.data.sources.selection import Selected, SelectionWriter, unfold
 
 CHUNK = 8192  # records; a multiple of 8, so that chunks do not share a byte of bits
 PER_QUERY = 20_000  # t in both papers at full size
@@ -73,6 +73,8 @@ def balance(
         kept += int(keep.sum())
         first += len(keep)
     writer.close()
+    if isinstance(source, Selected):
+        unfold(path, selected=source)
     return {
         "records": len(source),
         "matched": matched,

@@ -16,7 +16,7 @@ import numpy as np
 from clipjax.curation import workers
 from clipjax.data import images
 from clipjax.data.examples import BadRecord, place, read
-from clipjax.data.sources.selection import SelectionWriter
+from clipjax.data.sources.selection import Selected, SelectionWriter, unfold
 
 CHUNK = 256  # records
 SIDE = 32  # pixels of the grey picture that is hashed
@@ -71,6 +71,8 @@ def dedup(
     writer = SelectionWriter(path, length=len(source), fingerprint=source.fingerprint)
     writer.write(0, keep)
     writer.close()
+    if isinstance(source, Selected):
+        unfold(path, selected=source)
     return {
         "records": len(source),
         "unusable": int((~usable).sum()),

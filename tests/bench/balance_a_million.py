@@ -55,7 +55,7 @@ def main():
         found = balance.balance(
             source,
             matcher=matcher,
-            path=os.path.join(folder, "a.keep.npy"),
+            path=os.path.join(folder, "a.keep"),
             per_query=per_query,
             seed=0,
             num_workers=arguments.workers,

@@ -6,6 +6,7 @@ from pool import Pool
 
 from clipjax.common.exits import ConfigError
 from clipjax.curation import balance, matching
+from clipjax.data.sources import selection
 from clipjax.data.sources.selection import Selected
 
 
@@ -48,7 +49,7 @@ def test_whole_words_marks_case_and_several_captions():
 def run(tmp_path, *, name="a", length=4000, num_workers=0, queries=None, per_query=50, seed=0):
     source = Pool(length, words=300)
     queries = queries or [f"w{n}" for n in range(400)]
-    path = str(tmp_path / f"{name}.keep.npy")
+    path = str(tmp_path / f"{name}.keep")
     found = balance.balance(
         source,
         matcher=matching.Matcher(queries),
@@ -109,6 +110,37 @@ def test_processes_and_chunks_change_nothing(tmp_path, monkeypatch):
     assert alone.fingerprint == small.fingerprint == together.fingerprint
     _, other = run(tmp_path, name="d", length=700, per_query=5, seed=1)
     assert other.fingerprint != alone.fingerprint
+
+
+def test_of_a_selection(tmp_path, monkeypatch):
+    """After `dedup`, say: the result is in terms of the whole source, so that one file trains."""
+    monkeypatch.setattr(selection, "PIECE", 16)
+    source = Pool(3001, words=300)
+    keep = np.random.default_rng(0).random(3001) < 0.6
+    first = selection.SelectionWriter(
+        str(tmp_path / "a.keep"), length=3001, fingerprint=source.fingerprint
+    )
+    first.write(0, keep)
+    first.close()
+    inner = Selected(source, path=str(tmp_path / "a.keep"))
+    matcher = matching.Matcher([f"w{n}" for n in range(0, 400, 3)])
+    found = balance.balance(
+        inner,
+        matcher=matcher,
+        path=str(tmp_path / "b.keep"),
+        per_query=5,
+        seed=0,
+        num_workers=0,
+        show=False,
+    )
+    made = Selected(source, path=str(tmp_path / "b.keep"))
+    kept = [made.place(index) for index in range(len(made))]
+    assert len(kept) == found["kept"] < found["matched"] < found["records"] == keep.sum()
+    assert all(keep[index] and len(matcher([source.caption(index)])) for index in kept)
+    counts = np.zeros(len(matcher.queries), int)
+    for index in kept:
+        counts[matcher([source.caption(index)])] += 1
+    assert counts.tolist() == found["after"].tolist()
 
 
 def test_what_is_told(tmp_path):

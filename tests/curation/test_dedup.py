@@ -36,7 +36,7 @@ def pool(tmp_path, images):
 
 
 def run(source, tmp_path, *, distance=4, against=None, num_workers=0, name="a"):
-    path = str(tmp_path / f"{name}.keep.npy")
+    path = str(tmp_path / f"{name}.keep")
     found = dedup.dedup(
         source,
         against=against or {},

@@ -28,7 +28,7 @@ def test_places_and_ranks(tmp_path, length, share):
     source = fakes.FakeSource(length=length)
     keep = np.random.default_rng(length).random(length) < share
     keep[length // 2] = True
-    selected = Selected(source, path=write(tmp_path / "a.keep.npy", keep, source))
+    selected = Selected(source, path=write(tmp_path / "a.keep", keep, source))
     kept = np.flatnonzero(keep)
     assert len(selected) == len(kept)
     for index in np.random.default_rng(1).integers(len(kept), size=50):
@@ -46,7 +46,7 @@ def test_records_and_shards(tmp_path):
     source = open_tars(tmp_path / "set")
     keep = np.zeros(30, bool)
     keep[[0, 3, 9, 10, 29]] = True
-    path = write(tmp_path / "a.keep.npy", keep, source)
+    path = write(tmp_path / "a.keep", keep, source)
     made = build_data.source(
         config.records(source="tar", path=str(tmp_path / "set"), keep=path), image_size=16, seed=0
     )
@@ -56,23 +56,23 @@ def test_records_and_shards(tmp_path):
     assert made.caption(4) == "text 29" and made.key(1) == source.key(3)
     assert made.fingerprint != source.fingerprint
     keep[1] = True
-    other = Selected(source, path=write(tmp_path / "b.keep.npy", keep, source))
+    other = Selected(source, path=write(tmp_path / "b.keep", keep, source))
     assert other.fingerprint != made.fingerprint
 
 
 def test_refusals(tmp_path):
     source = fakes.FakeSource(length=20)
-    path = write(tmp_path / "a.keep.npy", np.ones(20, bool), source)
+    path = write(tmp_path / "a.keep", np.ones(20, bool), source)
     with pytest.raises(DataError, match="made for another source"):
         Selected(fakes.FakeSource(length=21), path=path)
     with pytest.raises(DataError, match="made for another source"):
         Selected(fakes.FakeSource(length=20, fingerprint="fake-2"), path=path)
     with pytest.raises(DataError, match="keeps none"):
-        Selected(source, path=write(tmp_path / "b.keep.npy", np.zeros(20, bool), source))
-    (tmp_path / "c.keep.npy").write_bytes((tmp_path / "a.keep.npy").read_bytes()[:-1])
+        Selected(source, path=write(tmp_path / "b.keep", np.zeros(20, bool), source))
+    (tmp_path / "c.keep").write_bytes((tmp_path / "a.keep").read_bytes()[:-1])
     with pytest.raises(DataError, match="cut short"):
-        Selected(source, path=str(tmp_path / "c.keep.npy"))
+        Selected(source, path=str(tmp_path / "c.keep"))
     with pytest.raises(ConfigError, match="cannot read"):
-        Selected(source, path=str(tmp_path / "none.keep.npy"))
+        Selected(source, path=str(tmp_path / "none.keep"))
     with pytest.raises(ConfigError, match="must end in"):
         SelectionWriter(str(tmp_path / "a.bin"), length=3, fingerprint="")

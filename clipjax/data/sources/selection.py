@@ -1,9 +1,11 @@
 """Some records of a source, by a file of one bit a record.
 
 `python -m clipjax.dataset balance` and `dedup` write such files; `config.data.keep` names one, so
-that a selection trains, converts and is checked without copying data. Several selections multiply.
+that a selection trains, converts and is checked without copying data. The file is a few lines of
+text and then the bits, least significant first.
 """
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,7 +15,8 @@ import numpy as np
 from clipjax.common.exits import ConfigError, DataError
 
 BLOCK = 512  # bytes of bits between two running counts
-ENDING = ".keep.npy"
+PIECE = 1 << 20  # bytes of bits looked at together
+ENDING = ".keep"
 MAGIC = b"clipjax keep 1\n"
 
 
@@ -36,17 +39,17 @@ class SelectionWriter:
         with open(f"{path}.part", "wb") as file:
             file.write(self._header)
             file.truncate(len(self._header) + (length + 7) // 8)
-        self._bits = np.memmap(f"{path}.part", np.uint8, "r+", offset=len(self._header))
+        self.bits = np.memmap(f"{path}.part", np.uint8, "r+", offset=len(self._header))
 
     def write(self, first: int, keep: np.ndarray) -> None:
         """Whether to keep the records from `first` on, bool; `first` is a multiple of 8."""
         packed = np.packbits(keep, bitorder="little")
-        self._bits[first // 8 : first // 8 + len(packed)] = packed
+        self.bits[first // 8 : first // 8 + len(packed)] = packed
 
     def close(self) -> None:
         """Make the file appear, whole."""
-        self._bits.flush()
-        del self._bits
+        self.bits.flush()
+        del self.bits
         os.replace(f"{self.path}.part", self.path)
 
 
@@ -90,21 +93,21 @@ class Selected:
             )
         if not len(self):
             raise DataError(f"config.data.keep: {path} keeps none of {length:,} records")
-        self.fingerprint = f"{source.fingerprint}&{digest(self._bits)}"
+        self.fingerprint = f"{source.fingerprint}&{digest(self.bits)}"
         if hasattr(source, "lengths"):
             ends = np.cumsum(source.lengths)
             kept = np.array([self.rank(int(end)) for end in ends])
             self.lengths = np.diff(kept, prepend=0).tolist()
 
     def _start(self) -> None:
-        _, _, self._bits = read(self.path)
+        _, _, self.bits = read(self.path)
         blocks = np.add.reduceat(
-            np.bitwise_count(self._bits), np.arange(0, len(self._bits), BLOCK), dtype=np.int64
+            np.bitwise_count(self.bits), np.arange(0, len(self.bits), BLOCK), dtype=np.int64
         )
         self._ends = np.cumsum(blocks)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in vars(self).items() if k not in ("_bits", "_ends")}
+        return {k: v for k, v in vars(self).items() if k not in ("bits", "_ends")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -117,7 +120,7 @@ class Selected:
         """How many of the source's first `index` records are kept."""
         block, rest = divmod(index, 8 * BLOCK)
         before = int(self._ends[block - 1]) if block else 0
-        inside = self._bits[block * BLOCK : (block + 1) * BLOCK]
+        inside = self.bits[block * BLOCK : (block + 1) * BLOCK]
         return before + int(np.unpackbits(inside, bitorder="little")[:rest].sum())
 
     def place(self, index: int) -> int:
@@ -126,7 +129,7 @@ class Selected:
             raise IndexError(f"index {index} is outside 0 … {len(self) - 1}")
         block = int(np.searchsorted(self._ends, index, side="right"))
         rest = int(index) - (int(self._ends[block - 1]) if block else 0)
-        inside = self._bits[block * BLOCK : (block + 1) * BLOCK]
+        inside = self.bits[block * BLOCK : (block + 1) * BLOCK]
         within = np.flatnonzero(np.unpackbits(inside, bitorder="little"))[rest]
         return block * BLOCK * 8 + int(within)
 
@@ -165,17 +168,34 @@ class Selected:
         return lambda index: known(self.place(index))
 
 
+def unfold(path: str, *, selected: Selected) -> None:
+    """Rewrite a selection made of `selected` as one of the source behind it."""
+    length, _, inner = read(path)
+    source = selected.source
+    writer = SelectionWriter(path, length=len(source), fingerprint=source.fingerprint)
+    outer = selected.bits
+    taken = 0
+    for first in range(0, len(outer), PIECE):
+        keep = np.unpackbits(outer[first : first + PIECE], bitorder="little").astype(bool)
+        some = int(keep.sum())
+        begin = taken // 8
+        bits = np.unpackbits(inner[begin : (taken + some + 7) // 8], bitorder="little")
+        keep[keep] = bits[taken - 8 * begin :][:some].astype(bool)
+        writer.write(8 * first, keep)
+        taken += some
+    assert taken == length
+    writer.close()
+
+
 def digest(bits: np.ndarray) -> str:
     """A short hash of the bits, read piece by piece."""
-    import hashlib
-
     made = hashlib.sha256()
     for piece in pieces(bits):
         made.update(piece)
     return made.hexdigest()[:16]
 
 
-def pieces(bits: np.ndarray, *, size: int = 1 << 24) -> Iterator[bytes]:
+def pieces(bits: np.ndarray, *, size: int = PIECE) -> Iterator[bytes]:
     """The bytes of an array, a piece at a time."""
     for first in range(0, len(bits), size):
         yield bits[first : first + size].tobytes()
