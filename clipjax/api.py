@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from PIL import Image
 
-from clipjax import build
+from clipjax import build_model
 from clipjax.config import Config
 from clipjax.data import images as image_files
 from clipjax.data import tokenizers
@@ -66,7 +66,8 @@ class Model:
             context_length=self.config.model.text.context_length,
         )
         self.image_size = self.config.model.vision.image_size
-        self.module = build.model(self.config, mesh=mesh)
+        build_model.check_kernels(self.config, mesh=mesh)
+        self.module = build_model.model(self.config, mesh=mesh)
         placements = sharding.shardings(params, mesh=mesh)
         self.params = jax.tree.map(
             lambda x, placed: jax.make_array_from_callback(x.shape, placed, lambda i: x[i]),

@@ -14,19 +14,17 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from clipjax import losses
+from clipjax import build_model, losses
 from clipjax.common import durations
 from clipjax.common.exits import ConfigError
 from clipjax.config import Config
 from clipjax.models import clip, flops
 from clipjax.optim import optimizer as optimizers
 from clipjax.optim import schedules
-from clipjax.parallel import accelerators, sharding
+from clipjax.parallel import accelerators, compiler_options, sharding
 from clipjax.parallel import mesh as meshes
 from clipjax.parallel.mesh import BATCH_AXES
 from clipjax.training import objectives
-from clipjax.training.checkpoint import restore_params
-from clipjax.training.initial_weights import initialise_from
 from clipjax.training.state import TrainState, make_init
 from clipjax.training.step import make_train_step
 
@@ -115,13 +113,6 @@ def horizon(config: Config, *, epoch_examples: int | None) -> Horizon:
     )
 
 
-def model(config: Config, *, mesh: Mesh) -> clip.CLIP:
-    """The model, its activations pinned to the batch's split."""
-    return clip.from_dict(
-        config.model.to_dict(), constrain=functools.partial(sharding.constrain_batch, mesh=mesh)
-    )
-
-
 def program(
     config: Config,
     *,
@@ -135,7 +126,7 @@ def program(
 
     The steps are the learning rate's, see `optim/schedules.py`.
     """
-    module = model(config, mesh=mesh)
+    module = build_model.model(config, mesh=mesh)
     init_params = clip.initialise(module)
     abstract_params = jax.eval_shape(init_params, jax.random.key(0))
     schedule = schedules.make_schedule(
@@ -148,7 +139,10 @@ def program(
     )
     transformation = optimizer(config, params=abstract_params, schedule=schedule)
     objective = objectives.contrastive(
-        config.loss.name, embed_dtype=config.loss.embed_dtype, **_loss_options(config)
+        config.loss.name,
+        embed_dtype=config.loss.embed_dtype,
+        duplicates=config.loss.duplicates,
+        **_loss_options(config),
     )
     step = make_train_step(
         lambda params, image, text: module.apply({"params": params}, image, text, method="embed"),
@@ -171,13 +165,18 @@ def program(
     )
 
 
+def compile_step(config: Config, program: Program, *, mesh: Mesh) -> jax.stages.Compiled:
+    """The step as training compiles it."""
+    return lower_step(program).compile(compiler_options=_compiler_options(config, mesh=mesh))
+
+
 def lower_step(program: Program) -> jax.stages.Lowered:
-    """The step as training compiles it: state donated, shardings fixed; `.compile()` it."""
+    """The step before it is compiled: state donated, shardings fixed."""
     step = jax.jit(program.step, donate_argnums=0, out_shardings=program.out_shardings)
     return step.lower(program.abstract_state, program.abstract_batch)
 
 
-def lower_loss(config: Config, *, mesh: Mesh) -> jax.stages.Lowered:
+def compile_loss(config: Config, *, mesh: Mesh) -> jax.stages.Compiled:
     """The loss alone, value and gradients, on a batch of embeddings of `config.loss.embed_dtype`.
 
     No program runs it: it shows what the loss needs of the step's memory.
@@ -200,7 +199,13 @@ def lower_loss(config: Config, *, mesh: Mesh) -> jax.stages.Lowered:
         sharding=sharding.batch_sharding(mesh),
     )
     gradient = jax.value_and_grad(value, argnums=(0, 1, 2), has_aux=True)
-    return jax.jit(gradient).lower(embed, embed, scalars)
+    loss_alone = jax.jit(gradient).lower(embed, embed, scalars)
+    return loss_alone.compile(compiler_options=_compiler_options(config, mesh=mesh))
+
+
+def _compiler_options(config: Config, *, mesh: Mesh) -> dict[str, str | bool]:
+    kind = mesh.devices.flat[0].device_kind
+    return compiler_options.find(config.compiler_options, device_kind=kind)
 
 
 def optimizer(
@@ -225,25 +230,6 @@ def optimizer(
     )
 
 
-def initial_weights(config: Config, state: TrainState) -> TrainState:
-    """The state with the weights that `config.init` names, on the same shardings.
-
-    Raises:
-      ConfigError: the weights do not fit the model; names the first parameter that differs.
-    """
-    if not config.init.weights:
-        return state
-    params, _ = restore_params(config.init.weights)
-    taken = initialise_from(
-        state.params,
-        params,
-        towers=config.init.towers,
-        resize_positions=config.init.resize_positions,
-        where=f"config.init.weights={config.init.weights}",
-    )
-    return state.replace(params=taken)
-
-
 def peak_share(config: Config, *, mesh: Mesh) -> float | None:
     """Share of all devices' peak FLOPs that one example a second needs; None on unknown devices."""
     device = accelerators.of_kind(mesh.devices.flat[0].device_kind)
@@ -260,6 +246,8 @@ def abstract_batch(config: Config, *, mesh: Mesh) -> dict[str, Any]:
         "text": ((rows, config.model.text.context_length), jnp.int32),
         "record_id": ((rows,), jnp.uint32),
     }
+    if config.loss.duplicates != "negative":
+        shapes |= dict.fromkeys(("image_id", "text_id"), ((rows,), jnp.uint32))
     split = sharding.batch_sharding(mesh)
     return {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=split)

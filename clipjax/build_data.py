@@ -6,7 +6,7 @@ from typing import Any
 from etils import epath
 from jax.sharding import Mesh
 
-from clipjax import build, evals
+from clipjax import build_model, evals
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.config import Config
 from clipjax.data import captions, mixture, order, sources, tokenizers
@@ -108,6 +108,7 @@ def examples(config: Config, *, source: Any, tokenizer: Any) -> TrainExamples:
         seed=config.seed,
         order=_order(data, source=source, seed=config.seed, where="data"),
         text_weights=weights or tuple(data.text_weights),
+        content_ids=config.loss.duplicates != "negative",
     )
 
 
@@ -199,7 +200,7 @@ def _tokenizer_model(config: Config, *, source: Any, published: epath.Path) -> b
 
 def evaluators(config: Config, *, mesh: Mesh, tokenizer: Any) -> dict[str, Any]:
     """The config's evaluators by name, their data opened now so that a mistake shows at once."""
-    module = build.model(config, mesh=mesh)
+    module = build_model.model(config, mesh=mesh)
     size = config.model.vision.image_size
     made = {}
     for name, settings in config.evals.items():

@@ -23,6 +23,8 @@ OPERATIONAL = (
     "wandb",
     "profile",
     "compilation_cache",
+    "compiler_options",
+    "kernels",
     "sharding_rules",
     "checkpoint",
     "evals",
@@ -80,6 +82,10 @@ def defaults() -> Config:
     c.log_every = "50 steps"  # metrics stay on the device between log steps
     c.wandb = ""  # Weights & Biases project; "" is off
     c.profile = ""  # steps to trace, "100:105"; `touch WORKDIR/profile` traces the next; "" is off
+    c.kernels = (
+        "auto"  # our TPU kernels: "auto" is on TPUs, "on" (elsewhere slow, for tests), "off"
+    )
+    c.compiler_options = "auto"  # preset of parallel/compiler_options.py; "none"
     c.compilation_cache = "~/.cache/clipjax"  # of compiled programs, private to you; "" is off
 
     c.mesh = ConfigDict()  # devices by axis; one axis may be -1: all that remain
@@ -99,6 +105,7 @@ def defaults() -> Config:
     c.loss = ConfigDict()
     c.loss.name = "softmax_gather"  # see clipjax/losses
     c.loss.block_size = 1024  # rows and columns of logits at once, ring losses
+    c.loss.duplicates = "negative"  # equal captions or images in a batch: or "positive", "mask"
     c.loss.embed_dtype = "bfloat16"  # embeddings enter the logits' matmul as; logits are float32
 
     c.optimizer = ConfigDict()

@@ -12,8 +12,10 @@ from clipjax.common.registry import check_name
 from clipjax.config import Config
 from clipjax.data import sources
 from clipjax.models import zoo
+from clipjax.parallel import compiler_options
 
 DTYPES = ("float32", "bfloat16")
+KERNELS = ("auto", "on", "off")
 NO_DATA = """config.data names no data to train on; add one of
   --config.data.source=tfds --config.data.name=NAME --config.data.path=DATA_DIR
   --config.data.source=tar --config.data.path='SHARDS/{00000..00999}.tar'
@@ -76,9 +78,15 @@ def _check_names(config: Config) -> None:
     check_name(config.loss.name, names=losses.LOSSES, kind="config.loss.name")
     if config.loss.name.startswith("sigmoid") and not config.model.logit_bias:
         _fail("loss.name", config.loss.name, "needs a bias; add --config.model.logit_bias=True")
+    duplicates = ("negative", *losses.DUPLICATES)
+    check_name(config.loss.duplicates, names=duplicates, kind="config.loss.duplicates")
     check_name(config.loss.embed_dtype, names=DTYPES, kind="config.loss.embed_dtype")
     check_name(config.optimizer.name, names=optim.OPTIMIZERS, kind="config.optimizer.name")
     check_name(config.optimizer.moments_dtype, names=DTYPES, kind="config.optimizer.moments_dtype")
+    check_name(config.kernels, names=KERNELS, kind="config.kernels")
+    check_name(
+        config.compiler_options, names=compiler_options.NAMES, kind="config.compiler_options"
+    )
     check_name(config.schedule.name, names=optim.SCHEDULES, kind="config.schedule.name")
     check_name(config.tokenizer.kind, names=("sentencepiece",), kind="config.tokenizer.kind")
     for name, settings in config.evals.items():

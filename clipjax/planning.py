@@ -88,7 +88,7 @@ def measure(
         kernel_schedules.clear_dump(dump_folder)
     began = time.monotonic()
     try:
-        step = build.lower_step(program).compile()
+        step = build.compile_step(config, program, mesh=mesh)
     except jax.errors.JaxRuntimeError as error:
         needed, available = _overflow(error)
         figures |= {"hbm_available_bytes": available, **_does_not_fit(needed, available)}
@@ -215,7 +215,7 @@ def _loss(
 ) -> dict[str, Any]:
     """Temporaries and cycles of the loss alone; the bytes it would need if it does not fit."""
     try:
-        loss = build.lower_loss(config, mesh=mesh).compile()
+        loss = build.compile_loss(config, mesh=mesh)
     except jax.errors.JaxRuntimeError as error:
         return {"loss_temp_bytes": _overflow(error)[0], "loss_estimated_cycles": None}
     times = _times(loss, accelerator=accelerator, figures=figures, dump_folder="")

@@ -15,6 +15,10 @@ from clipjax.parallel import sharding
 from clipjax.parallel.mesh import batch_shards
 
 UNSHARDED_WARNING = 0.02  # share of the state's bytes on every device
+WASTE = {  # by a mesh axis that splits nothing
+    "fsdp": "every device holds all of them; config.mesh.data would do the same",
+    "tensor": "its devices repeat each other's work",
+}
 
 
 def describe(
@@ -63,6 +67,18 @@ def describe(
             f"warning     {whole:.1%} of the state is on every device: widths do not divide by"
             f" config.mesh.fsdp={mesh.shape['fsdp']}, or the model is very small"
         )
+    used = {
+        axis
+        for leaf in jax.tree.leaves(state)
+        for part in leaf.sharding.spec
+        for axis in (part if isinstance(part, tuple) else (part,))
+    }
+    lines += [
+        f"warning     config.mesh.{axis}={mesh.shape[axis]} splits no parameter, none has a"
+        f" dimension that divides by it: {waste}"
+        for axis, waste in WASTE.items()
+        if mesh.shape[axis] > 1 and axis not in used
+    ]
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 import clipjax
-from clipjax import build, build_data, run_folder, summary
+from clipjax import build, build_data, build_model, run_folder, summary
 from clipjax import report as reports
 from clipjax.common import exits
 from clipjax.common.exits import ConfigError
@@ -86,6 +86,7 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
         cooldown_steps=horizon.cooldown,
         timescale_steps=horizon.timescale,
     )
+    build_model.check_kernels(config, mesh=mesh)
     if writer is not None:
         print(
             summary.describe(
@@ -117,7 +118,7 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
         num_workers=config.data.num_workers,
     )
     with contextlib.closing(batches):
-        step_function = build.lower_step(program).compile()
+        step_function = build.compile_step(config, program, mesh=mesh)
 
         # The state
         if saved is not None:
@@ -126,7 +127,7 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
             state = jax.jit(program.init, out_shardings=program.out_shardings[0])(
                 jax.random.key(config.seed)
             )
-            state = build.initial_weights(config, state)
+            state = build_model.initial_weights(config, state)
 
         # The loop
         log = StepLog(

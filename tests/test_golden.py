@@ -15,7 +15,7 @@ def dump(name: str) -> str:
     """The golden text of a config, its shardings on 2 × 4 devices."""
     import jax
 
-    from clipjax import build, config
+    from clipjax import build_model, config
     from clipjax.common import trees
     from clipjax.models import clip
     from clipjax.parallel import mesh as meshes
@@ -23,7 +23,7 @@ def dump(name: str) -> str:
 
     c = _load(name)
     mesh = meshes.make_mesh({"data": 2, "fsdp": 4, "tensor": 1})
-    module = build.model(c, mesh=mesh)
+    module = build_model.model(c, mesh=mesh)
     params = jax.eval_shape(clip.initialise(module), jax.random.key(0))
     placed = sharding.shardings(params, mesh=mesh, rules=c.sharding_rules)
     lines = [f"# {name}: settings"]

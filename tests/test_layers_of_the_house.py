@@ -15,6 +15,7 @@ ORDER = (  # top to bottom; names on one line may import each other
     ("build_data",),
     ("planning",),
     ("build",),
+    ("build_model",),
     ("run_folder",),
     ("config_check",),
     ("config",),

@@ -7,6 +7,7 @@ and every host agrees on what came next.
 """
 
 import hashlib
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -56,6 +57,7 @@ class TrainExamples:
       order: which record stands where; all of them shuffled if not given.
       text_weights: of the fields, where texts come by field, see `captions.choose`; of a mixture
         by source.
+      content_ids: also give what tells equal images and equal captions, for losses that ask.
 
     Raises:
       DataError: the source is empty; later, ATTEMPTS records in a row could not be used.
@@ -70,6 +72,7 @@ class TrainExamples:
         seed: int,
         order: Order | None = None,
         text_weights: Sequence[float] | Mapping[str, Sequence[float]] = (),
+        content_ids: bool = False,
     ):
         if len(source) == 0:
             raise DataError(f"data: source {source.name} has 0 records; check path and split")
@@ -79,6 +82,7 @@ class TrainExamples:
         self.seed = seed
         self.order = order or GlobalOrder(len(source), seed=seed)
         self.text_weights = text_weights
+        self.content_ids = content_ids
 
     def prepare(self, position: int) -> None:
         """Let the source fetch what will be read from this position on, if it has to fetch."""
@@ -94,10 +98,11 @@ class TrainExamples:
         """One example.
 
         Returns:
-          {"image": uint8 [S, S, 3], "text": int32 [T], "record_id": uint32} for the device, and
-          for counters: "position", "key", "source", "truncated" (the caption did not fit),
-          "cleaned" (characters were removed from it), "bad" (why the record that belongs here was
-          replaced, else "") and "bad_key" (its key).
+          {"image": uint8 [S, S, 3], "text": int32 [T], "record_id": uint32} for the device, with
+          `content_ids` also "image_id" and "text_id", uint32 (see `content_id`), and for counters:
+          "position", "key", "source", "truncated" (the caption did not fit), "cleaned"
+          (characters were removed from it), "bad" (why the record that belongs here was replaced,
+          else "") and "bad_key" (its key).
         """
         bad = bad_key = ""
         for attempt in range(ATTEMPTS):
@@ -123,7 +128,13 @@ class TrainExamples:
                     bad, bad_key = str(error), key or place(self.source, index)
                 continue
             ids, truncated = self.tokenizer.encode([caption])
-            return {
+            content = {}
+            if self.content_ids:
+                content = {
+                    "image_id": content_id(record["image"]),
+                    "text_id": content_id(ids[0].tobytes()),
+                }
+            return content | {
                 "image": image,
                 "text": ids[0],
                 "record_id": record_id(name, key=key),
@@ -166,7 +177,15 @@ def generator(seed: int, *, position: int, attempt: int = 0) -> np.random.Genera
     )
 
 
+def content_id(content: bytes) -> np.uint32:
+    """A 32-bit checksum: equal for an equal encoded image, or for equal tokens.
+
+    Two of n different contents share one by chance n² / 2³³ times: 0.12 pairs in a batch of 32,768.
+    """
+    return np.uint32(zlib.crc32(content))
+
+
 def record_id(source: str, *, key: str) -> np.uint32:
-    """A 32-bit hash that names a record in logs and in duplicate-aware losses."""
+    """A 32-bit hash that names a record in logs."""
     digest = hashlib.blake2b(f"{source}\n{key}".encode(), digest_size=4).digest()
     return np.uint32(int.from_bytes(digest, "little"))

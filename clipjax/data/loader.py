@@ -17,7 +17,7 @@ import numpy as np
 
 from clipjax.data.examples import TrainExamples
 
-DEVICE_FIELDS = ("image", "text", "record_id")
+DEVICE_FIELDS = ("image", "text", "record_id", "image_id", "text_id")
 ENDLESS = 2**62  # batches; a run never gets there
 START_SECONDS = 30.0  # longest wait for workers that are still starting when all is closed
 
@@ -26,8 +26,9 @@ class TrainBatches:
     """An endless iterator of (batch, info); `close()` ends its threads and processes.
 
     batch: {"image": uint8 [b, S, S, 3], "text": int32 [b, T], "record_id": uint32 [b]}, this
-    host's rows of the global batch. info: {"position", "key", "source", "truncated",
-    "cleaned", "bad", "bad_key"}, arrays [b] as in `TrainExamples`, for counters on the host.
+    host's rows of the global batch, with the content ids if the examples have them. info:
+    {"position", "key", "source", "truncated", "cleaned", "bad", "bad_key"}, arrays [b] as
+    in `TrainExamples`, for counters on the host.
     """
 
     def __init__(self, iterator: Any):
@@ -51,7 +52,7 @@ class TrainBatches:
             # Grain's worker engine ends this way once a worker has failed; taken as an end of the
             # data it would finish a run early without a word.
             raise RuntimeError("data loader: a worker stopped before the end of training") from None
-        batch = {name: np.asarray(rows.pop(name)) for name in DEVICE_FIELDS}
+        batch = {name: np.asarray(rows.pop(name)) for name in DEVICE_FIELDS if name in rows}
         return batch, rows
 
     def close(self) -> None:

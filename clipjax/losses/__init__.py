@@ -16,6 +16,8 @@ LOSSES = {
     "sigmoid_ring": "clipjax.losses.sigmoid:sigmoid_ring",
 }
 
+DUPLICATES = ("positive", "mask")  # what equal images or captions of a batch may be made
+
 
 def get(name: str) -> Callable:
     """The loss function called `name`, one of `LOSSES`.

@@ -5,9 +5,8 @@ from functools import partial
 
 import jax
 
+from clipjax import losses
 from clipjax.common.registry import check_name
-
-MODES = ("positive", "mask")
 
 
 @partial(
@@ -32,7 +31,7 @@ class Positives:
     mode: str = "positive"
 
     def __post_init__(self):
-        check_name(self.mode, names=MODES, kind="positives.mode")
+        check_name(self.mode, names=losses.DUPLICATES, kind="positives.mode")
 
 
 def pair_masks(x: dict, y: dict, *, mode: str | None) -> tuple[jax.Array, jax.Array]:

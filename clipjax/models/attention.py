@@ -6,7 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from clipjax.models.layers import Initializer
+from clipjax.models.kernels import attention as kernel
+from clipjax.models.kernels.bias import add_bias
+from clipjax.models.kernels.rows import Place
+from clipjax.models.layers import DenseParams, Initializer
 
 
 def causal_mask(length: int) -> jax.Array:
@@ -29,61 +32,57 @@ def dot_product_attention(
     return jnp.einsum("BHTS,BHSK->BHTK", weights, value)
 
 
-class HeadProjection(nn.Module):
-    """Dense from width D straight to heads: `kernel` [D, H, K], `bias` [H, K].
+class Attention(nn.Module):
+    """Self-attention with biases, [B, T, D] → [B, T, D] in `dtype`; `causal`: nothing looks ahead.
 
-    [B, T, D] → [B, H, T, K]. Query, key and value each have their own, because a packed one
-    needs a reshape that costs a layout copy on TPU.
+    Query, key and value each have their own matrix [D, H, K], because a packed one needs a reshape
+    that costs a layout copy on TPU. With a `place` the kernel replaces the plain form where it
+    fits; the parameters are the same.
     """
 
     heads: int
-    kernel_init: Initializer
-    dtype: Any
-    param_dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        width = x.shape[-1]
-        shape = (width, self.heads, width // self.heads)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, shape[1:], self.param_dtype)
-        x = jnp.einsum("BTD,DHK->BHTK", x, kernel.astype(self.dtype))
-        return x + bias.astype(self.dtype)[:, None, :]
-
-
-class OutputProjection(nn.Module):
-    """Dense from the heads back to width D: `kernel` [H, K, D], `bias` [D]. → [B, T, D]."""
-
-    width: int
-    kernel_init: Initializer
-    dtype: Any
-    param_dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        _, heads, _, head_width = x.shape
-        shape = (heads, head_width, self.width)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.width,), self.param_dtype)
-        x = jnp.einsum("BHTK,HKD->BTD", x, kernel.astype(self.dtype))
-        return x + bias.astype(self.dtype)
-
-
-class Attention(nn.Module):
-    """Self-attention with biases, [B, T, D] → [B, T, D] in `dtype`; `mask` bool [T, S] or None."""
-
-    heads: int
+    causal: bool
     in_init: Initializer
     out_init: Initializer
     dtype: Any
     param_dtype: Any
+    place: Place | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
+        _, tokens, width = x.shape
+        split = (self.heads, width // self.heads)  # H, K
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        query, key, value = (
-            HeadProjection(self.heads, self.in_init, name=name, **dtypes)(x)  # [B, H, T, K]
+        inputs = [
+            DenseParams((width, *split), split, self.in_init, name=name, **dtypes)()
             for name in ("query", "key", "value")
+        ]
+        out_kernel, out_bias = DenseParams(
+            (*split, width), (width,), self.out_init, name="out", **dtypes
+        )()
+        sizes = {"tokens": tokens, "width": width, "heads": self.heads}
+        if self.place is not None and kernel.fits(place=self.place, **sizes):
+            query, key, value = (
+                add_bias(
+                    x @ matrix.reshape(width, width),
+                    bias.reshape(width),
+                    place=self.place,
+                    features="tensor",
+                )
+                for matrix, bias in inputs
+            )  # [B, T, H·K]
+            x = kernel.attention(
+                query,
+                key=key,
+                value=value,
+                heads=self.heads,
+                causal=self.causal,
+                place=self.place,
+            )
+            return add_bias(x @ out_kernel.reshape(width, width), out_bias, place=self.place)
+        query, key, value = (
+            jnp.einsum("BTD,DHK->BHTK", x, matrix) + bias[:, None, :] for matrix, bias in inputs
         )
-        out = dot_product_attention(query, key=key, value=value, mask=mask)  # [B, H, T, K]
-        return OutputProjection(x.shape[-1], self.out_init, name="out", **dtypes)(out)
+        mask = causal_mask(tokens) if self.causal else None
+        x = dot_product_attention(query, key=key, value=value, mask=mask)  # [B, H, T, K]
+        return jnp.einsum("BHTK,HKD->BTD", x, out_kernel) + out_bias

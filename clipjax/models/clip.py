@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from clipjax.common.registry import check_name
 from clipjax.models import zoo
+from clipjax.models.kernels.rows import Place
 from clipjax.models.layers import ACTIVATIONS, l2_normalize
 from clipjax.models.text import TextTransformer
 from clipjax.models.transformer import REMAT_POLICIES, Constrain
@@ -85,11 +86,12 @@ class CLIP(nn.Module):
     """Two encoders into one space (paper section 2.4).
 
     `constrain` is applied to activations [B, ...] at block boundaries: the caller's sharding
-    constraint.
+    constraint. `place`, if given, is where kernels replace plain forms (see `kernels`).
     """
 
     config: ClipConfig
     constrain: Constrain = identity
+    place: Place | None = None
 
     def setup(self) -> None:
         shared = {
@@ -99,6 +101,7 @@ class CLIP(nn.Module):
             "dtype": jnp.dtype(self.config.dtype),
             "param_dtype": jnp.dtype(self.config.param_dtype),
             "constrain": self.constrain,
+            "place": self.place,
         }
         self.vision = VisionTransformer(**vars(self.config.vision), **shared)
         self.text = TextTransformer(**vars(self.config.text), **shared)
@@ -132,7 +135,12 @@ class CLIP(nn.Module):
         return self.embed(image, text) | self.scalars()
 
 
-def from_dict(model: Mapping[str, Any], *, constrain: Constrain = identity) -> CLIP:
+def from_dict(
+    model: Mapping[str, Any],
+    *,
+    constrain: Constrain = identity,
+    place: Place | None = None,
+) -> CLIP:
     """The CLIP that a nested dict describes (keys of `ClipConfig`; see `zoo.MODELS`).
 
     A key `name` is a label and ignored. Raises ConfigError naming the key that is unknown,
@@ -148,11 +156,14 @@ def from_dict(model: Mapping[str, Any], *, constrain: Constrain = identity) -> C
     check_name(config.text.remat, names=REMAT_POLICIES, kind="model.text.remat")
     check_name(config.dtype, names=DTYPES, kind="model.dtype")
     check_name(config.param_dtype, names=DTYPES, kind="model.param_dtype")
-    return CLIP(config, constrain=constrain)
+    return CLIP(config, constrain=constrain, place=place)
 
 
 def initialise(model: CLIP) -> Callable[[jax.Array], dict[str, Any]]:
     """A function of a PRNG key that returns the model's parameters; fit for `jit`, `eval_shape`."""
+
+    # One example, which no mesh could share: what works on many devices is left out.
+    model = model.clone(constrain=identity, place=None)
 
     def from_key(key: jax.Array) -> dict[str, Any]:
         size = model.config.vision.image_size

@@ -1,12 +1,15 @@
 """Small layers shared by both towers: activations, LayerNorm, dense layers, initialisers."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
+
+from clipjax.models.kernels.bias import add_bias
+from clipjax.models.kernels.rows import Place
 
 Initializer = Callable[..., jax.Array]
 
@@ -36,9 +39,60 @@ def l2_normalize(x: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-24)
 
 
-# Statistics and scaling in float32 whatever the dtype; only the result is cast to `dtype`.
-# The two-pass variance, because E[x²] − E[x]² cancels when the mean is large.
-LayerNorm = functools.partial(nn.LayerNorm, epsilon=LAYER_NORM_EPSILON, use_fast_variance=False)
+def layer_norm(x: jax.Array, *, scale: jax.Array, bias: jax.Array, dtype: Any) -> jax.Array:
+    """Features of mean 0 and variance 1, times `scale`, plus `bias`; [..., D], `dtype`.
+
+    Statistics and scaling in float32 whatever the dtype, in two passes, because E[x²] − E[x]²
+    cancels when the mean is large.
+    """
+    x = x.astype(jnp.float32)
+    x -= jnp.mean(x, axis=-1, keepdims=True)
+    x *= jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + LAYER_NORM_EPSILON)
+    return (x * scale + bias).astype(dtype)
+
+
+class NormParams(nn.Module):
+    """`scale`, which starts as 1, and `bias`, as 0, of a LayerNorm over `width` features."""
+
+    width: int
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self) -> tuple[jax.Array, jax.Array]:
+        scale = self.param("scale", nn.initializers.ones, (self.width,), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.width,), self.param_dtype)
+        return scale, bias
+
+
+class LayerNorm(nn.Module):
+    """`layer_norm` with its parameters. [..., D] → [..., D] in `dtype`."""
+
+    dtype: Any
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (width,), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (width,), self.param_dtype)
+        return layer_norm(x, scale=scale, bias=bias, dtype=self.dtype)
+
+
+class DenseParams(nn.Module):
+    """`kernel` and `bias`, which starts as 0, of a matrix product, in `dtype`; the caller
+    multiplies."""
+
+    shape: tuple[int, ...]
+    bias_shape: tuple[int, ...]
+    kernel_init: Initializer
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self) -> tuple[jax.Array, jax.Array]:
+        kernel = self.param("kernel", self.kernel_init, self.shape, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, self.bias_shape, self.param_dtype)
+        return kernel.astype(self.dtype), bias.astype(self.dtype)
 
 
 class Linear(nn.Module):
@@ -74,11 +128,17 @@ class Mlp(nn.Module):
     down_init: Initializer
     dtype: Any
     param_dtype: Any
+    place: Place | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        dense = functools.partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype)
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         width = x.shape[-1]
-        x = dense(self.hidden, kernel_init=self.up_init, name="up")(x)  # [B, T, F]
-        x = ACTIVATIONS[self.activation](x)
-        return dense(width, kernel_init=self.down_init, name="down")(x)  # [B, T, D]
+        up, up_bias = DenseParams(
+            (width, self.hidden), (self.hidden,), self.up_init, name="up", **dtypes
+        )()
+        down, down_bias = DenseParams(
+            (self.hidden, width), (width,), self.down_init, name="down", **dtypes
+        )()
+        x = checkpoint_name(x @ up + up_bias, "mlp_hidden")  # [B, T, F]
+        return add_bias(ACTIVATIONS[self.activation](x) @ down, down_bias, place=self.place)

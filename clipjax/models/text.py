@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from clipjax.models.attention import causal_mask
+from clipjax.models.kernels.rows import Place
 from clipjax.models.layers import LayerNorm, Linear
 from clipjax.models.transformer import Constrain, apply_blocks
 
@@ -58,6 +58,7 @@ class TextTransformer(nn.Module):
     dtype: Any
     param_dtype: Any
     constrain: Constrain
+    place: Place | None = None
 
     @nn.compact
     def __call__(self, text: jax.Array) -> jax.Array:
@@ -74,7 +75,7 @@ class TextTransformer(nn.Module):
         x = self.constrain(x + positions.astype(self.dtype))  # [B, T, D]
         x = apply_blocks(
             x,
-            mask=causal_mask(self.context_length),
+            causal=True,
             scan=self.scan,
             remat=self.remat,
             layers=self.layers,
@@ -82,6 +83,7 @@ class TextTransformer(nn.Module):
             mlp_width=MLP_RATIO * self.width,
             activation=self.activation,
             constrain=self.constrain,
+            place=self.place,
             **dtypes,
         )
         # Each position is normalised alone, so the others need not be.

@@ -10,15 +10,19 @@ import numpy as np
 from flax import linen as nn
 
 from clipjax.models.attention import Attention
-from clipjax.models.layers import LayerNorm, Mlp
+from clipjax.models.kernels import layer_norm as kernel
+from clipjax.models.kernels.rows import Place
+from clipjax.models.layers import LAYER_NORM_EPSILON, Mlp, NormParams, layer_norm
 
 Constrain = Callable[[jax.Array], jax.Array]
 
-# What the backward pass finds saved: everything; each block's input only; that and the results
-# of the projections and the MLP (the products without batch dimensions), not the scores.
+# What the backward pass finds saved: everything; each block's input only; that and the MLP's inner
+# features before the activation, the dearest product to make again; the block's input and the
+# results of all products without batch dimensions, projections and MLP, not the scores.
 REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
     "none": None,
     "block": jax.checkpoint_policies.nothing_saveable,
+    "mlp": jax.checkpoint_policies.save_only_these_names("mlp_hidden"),
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
@@ -39,33 +43,49 @@ class Block(nn.Module):
     dtype: Any
     param_dtype: Any
     constrain: Constrain
+    causal: bool = False
+    place: Place | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         width = x.shape[-1]
         normal = nn.initializers.normal
         into_stream = normal(width**-0.5 * (2 * self.layers) ** -0.5)
 
-        y = LayerNorm(name="ln_1", **dtypes)(x)
-        x = x + Attention(self.heads, normal(width**-0.5), into_stream, name="attention", **dtypes)(
-            y, mask
-        )
-        y = LayerNorm(name="ln_2", **dtypes)(x)
+        x, y = self.branch(x, norm="ln_1")
+        x = x + Attention(
+            self.heads,
+            self.causal,
+            normal(width**-0.5),
+            into_stream,
+            place=self.place,
+            name="attention",
+            **dtypes,
+        )(y)
+        x, y = self.branch(x, norm="ln_2")
         x = x + Mlp(
             self.mlp_width,
             self.activation,
             normal((2 * width) ** -0.5),
             into_stream,
+            place=self.place,
             name="mlp",
             **dtypes,
         )(y)
         return self.constrain(x)
 
+    def branch(self, x: jax.Array, *, norm: str) -> tuple[jax.Array, jax.Array]:
+        """The stream x, for the way around, and its LayerNorm, for the way through."""
+        scale, bias = NormParams(x.shape[-1], self.param_dtype, name=norm)()
+        if self.place is None:
+            return x, layer_norm(x, scale=scale, bias=bias, dtype=self.dtype)
+        return kernel.layer_norm(
+            x, scale=scale, bias=bias, epsilon=LAYER_NORM_EPSILON, place=self.place
+        )
 
-def apply_blocks(
-    x: jax.Array, *, mask: jax.Array | None, scan: bool, remat: str, layers: int, **block: Any
-) -> jax.Array:
+
+def apply_blocks(x: jax.Array, *, scan: bool, remat: str, layers: int, **block: Any) -> jax.Array:
     """Run `layers` blocks on x [B, T, D]; call from a module's compact method, which owns them.
 
     scan=True compiles one block and keeps its parameters stacked under `blocks`; scan=False
@@ -78,16 +98,15 @@ def apply_blocks(
         block_class = nn.remat(Block, policy=policy, prevent_cse=not scan)
     if not scan:
         for i in range(layers):
-            x = block_class(layers=layers, name=f"block_{i}", **block)(x, mask)
+            x = block_class(layers=layers, name=f"block_{i}", **block)(x)
         return x
     scanned = nn.scan(
-        lambda module, x, mask: (module(x, mask), None),
+        lambda module, x, _: (module(x), None),
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType] - flax's own sentinel
         length=layers,
     )
-    x, _ = scanned(block_class(layers=layers, name="blocks", **block), x, mask)
+    x, _ = scanned(block_class(layers=layers, name="blocks", **block), x, None)
     return x
 
 

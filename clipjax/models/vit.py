@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from clipjax.models.kernels.rows import Place
 from clipjax.models.layers import LayerNorm, Linear
 from clipjax.models.transformer import Constrain, apply_blocks
 
@@ -60,6 +61,7 @@ class VisionTransformer(nn.Module):
     dtype: Any
     param_dtype: Any
     constrain: Constrain
+    place: Place | None = None
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
@@ -80,7 +82,6 @@ class VisionTransformer(nn.Module):
         x = LayerNorm(name="ln_pre", **dtypes)(x)
         x = apply_blocks(
             x,
-            mask=None,
             scan=self.scan,
             remat=self.remat,
             layers=self.layers,
@@ -88,6 +89,7 @@ class VisionTransformer(nn.Module):
             mlp_width=int(self.width * self.mlp_ratio),
             activation=self.activation,
             constrain=self.constrain,
+            place=self.place,
             **dtypes,
         )
         x = LayerNorm(name="ln_post", **dtypes)(x[:, 0])  # [B, D]

@@ -118,7 +118,8 @@ def read(
       ValueError: the text is no HLO module.
     """
     module = hlo.parse(text)
-    reader = _Reader(module, accelerator, num_slices, devices // num_slices, schedules or {})
+    schedules = kernels.shared_schedules(module, schedules=schedules or {})
+    reader = _Reader(module, accelerator, num_slices, devices // num_slices, schedules)
     return _run(module.entry, reader, where="")
 
 

@@ -39,6 +39,21 @@ def is_kernel(instruction: Instruction) -> bool:
     return is_call and instruction.attribute("custom_call_target") == TARGET
 
 
+def shared_schedules(module: Module, *, schedules: dict[str, int]) -> dict[str, int]:
+    """The schedules, with those of kernels that the compiler took for copies of another.
+
+    It compiles equal code once and dumps it under one of the names.
+    """
+    by_body: dict[str, int] = {}
+    bodies: dict[str, str] = {}
+    for computation in module.computations:
+        for instruction in filter(is_kernel, module.scheduled(computation)):
+            bodies[instruction.name] = _body(instruction)
+            if instruction.name in schedules:
+                by_body[_body(instruction)] = schedules[instruction.name]
+    return {name: by_body[body] for name, body in bodies.items() if body in by_body}
+
+
 def charge(
     instruction: Instruction,
     *,
@@ -68,8 +83,12 @@ def charge(
         cycles, charged = float(scheduled), "its compiled schedule"
     else:
         cycles, charged = memory, "its bytes over the memory's bandwidth"
+    return Kernel(instruction.name, hash(_body(instruction)), cycles, charged)
+
+
+def _body(instruction: Instruction) -> str:
     body = re.search(r'"body":"([^"]*)"', instruction.attributes)
-    return Kernel(instruction.name, hash(body[1] if body else ""), cycles, charged)
+    return body[1] if body else instruction.name
 
 
 def _declared(instruction: Instruction, name: str) -> float:

@@ -8,16 +8,22 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from clipjax import losses
+from clipjax.losses.positives import Positives
 
 Objective = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
 
-def contrastive(name: str, *, embed_dtype: str = "bfloat16", **options: Any) -> Objective:
+def contrastive(
+    name: str, *, embed_dtype: str = "bfloat16", duplicates: str = "negative", **options: Any
+) -> Objective:
     """The contrastive objective over the global batch.
 
     Args:
       name: a loss of `clipjax.losses`.
       embed_dtype: embeddings are cast to it before the loss; logits are float32 all the same.
+      duplicates: what pairs of an image and the caption of an equal image, or of an equal caption,
+        are: "negative" like any other pair, "positive", or left out with "mask". The latter two
+        read image_id and text_id, uint32 [B], of the batch; see `losses/positives.py`.
       **options: passed to the loss, such as `block_size`.
 
     Returns:
@@ -34,7 +40,9 @@ def contrastive(name: str, *, embed_dtype: str = "bfloat16", **options: Any) -> 
         mesh: Mesh,
         batch_axes: tuple[str, ...],
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        del batch  # the pairing is by row; other objectives read targets from it
+        positives = None
+        if duplicates != "negative":
+            positives = Positives(batch["image_id"], batch["text_id"], mode=duplicates)
         return loss(
             outputs["image_embed"].astype(dtype),
             outputs["text_embed"].astype(dtype),
@@ -42,6 +50,7 @@ def contrastive(name: str, *, embed_dtype: str = "bfloat16", **options: Any) -> 
             logit_bias=outputs.get("logit_bias"),
             mesh=mesh,
             batch_axes=batch_axes,
+            positives=positives,
             **options,
         )
 

@@ -58,7 +58,7 @@ def clipjax_step(batch_size, options):
 
     mesh = build.mesh(c)
     program = build.program(c, mesh=mesh, total_steps=1000, warmup_steps=0)
-    step = build.lower_step(program).compile()
+    step = build.compile_step(c, program, mesh=mesh)
     init = jax.jit(program.init, out_shardings=program.out_shardings[0])
     carried = {"state": init(jax.random.key(0))}
     images, texts = random_batch(batch_size)

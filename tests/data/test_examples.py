@@ -28,6 +28,28 @@ def test_an_example_has_the_promised_fields():
     assert row["key"].startswith("record-") and row["truncated"] is True
 
 
+def test_content_ids_tell_equal_images_and_equal_captions():
+    class Twins(fakes.FakeSource):
+        def __getitem__(self, index):
+            record = dict(super().__getitem__(index))
+            if index in (2, 3):
+                record |= {"image": super().__getitem__(0)["image"], "text": "the same words"}
+            return record
+
+    rows = examples.TrainExamples(
+        Twins(length=6),
+        tokenizer=fakes.FakeTokenizer(16),
+        image_size=16,
+        seed=3,
+        content_ids=True,
+    )
+    found = {row["key"][-1]: row for row in map(rows.__getitem__, range(6))}
+    images_, texts = ([found[str(i)][name] for i in range(6)] for name in ("image_id", "text_id"))
+    assert images_[0] == images_[2] == images_[3] and len(set(images_)) == 4
+    assert texts[2] == texts[3] and len(set(texts)) == 5
+    assert isinstance(images_[0], np.uint32)
+
+
 def test_examples_are_a_pure_function_of_seed_and_position():
     source = fakes.FakeSource(captions_each=3)
     forward, backward = stream(source), stream(source)

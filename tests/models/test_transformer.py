@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from clipjax.models.attention import causal_mask
 from clipjax.models.transformer import REMAT_POLICIES, apply_blocks, unstack_blocks
 
 
@@ -20,7 +19,7 @@ class Stack(nn.Module):
     def __call__(self, x):
         return apply_blocks(
             x,
-            mask=causal_mask(x.shape[1]),
+            causal=True,
             scan=self.scan,
             remat=self.remat,
             layers=2,

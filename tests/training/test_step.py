@@ -145,3 +145,38 @@ def test_micro_batches_change_nothing(name):
             moments[tower]["blocks"]["attention"]["key"].pop("bias")
     assert error(found[4][0], found[1][0]) < 1e-5
     assert float(np.abs(found[1][0]["logit_scale"])) > 1e-6
+
+
+@pytest.mark.parametrize("duplicates", ["positive", "mask"])
+def test_duplicates_of_a_batch_take_part_as_asked(duplicates):
+    """Captions 0, 5 and 9 are equal and images 1 and 14, over devices and micro-batches."""
+    config = tiny.tiny()
+    config.loss.duplicates, config.micro_batches = duplicates, 2
+    batch = make_batch(config)
+    rows = np.arange(config.batch_size, dtype=np.uint32)
+    batch |= {"image_id": rows.copy(), "text_id": rows.copy()}
+    batch["text_id"][[5, 9]] = 0
+    batch["image_id"][14] = 1
+    mesh = meshes.make_mesh({"data": 2, "fsdp": 4, "tensor": 1})
+    program = build.program(config, mesh=mesh, total_steps=10, warmup_steps=1)
+    state = jax.jit(program.init, out_shardings=program.out_shardings[0])(jax.random.key(1))
+    placed = sharding.to_device(batch, mesh=mesh, batch_size=config.batch_size)
+    _, metrics = jax.jit(program.step, out_shardings=program.out_shardings)(state, placed)
+
+    module = clip.from_dict(config.model.to_dict())
+    params = jax.device_get(state.params)
+    outputs = module.apply({"params": params}, batch["image"], batch["text"])
+    cosines = np.float64(outputs["image_embed"]) @ np.float64(outputs["text_embed"]).T
+    logits = float(outputs["logit_scale"]) * cosines
+    same = (batch["image_id"][:, None] == batch["image_id"]) | (
+        batch["text_id"][:, None] == batch["text_id"]
+    )
+    positive = same if duplicates == "positive" else np.eye(len(rows), dtype=bool)
+    kept = np.where(positive | ~same, logits, -np.inf)
+
+    def cross_entropy(kept, positive):
+        log_total = np.log(np.sum(np.exp(kept), axis=1))
+        return np.mean(log_total - np.sum(np.where(positive, kept, 0), 1) / positive.sum(1))
+
+    wanted = (cross_entropy(kept, positive) + cross_entropy(kept.T, positive.T)) / 2
+    assert float(metrics["train/loss"]) == pytest.approx(wanted, rel=1e-5)

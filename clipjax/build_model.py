@@ -1,0 +1,71 @@
+"""From a config to the model, its kernels and the weights it starts from; `build.py` trains it."""
+
+import functools
+
+from jax.sharding import Mesh
+
+from clipjax.common.exits import CleanExit
+from clipjax.config import Config
+from clipjax.models import clip
+from clipjax.models.kernels import self_check
+from clipjax.models.kernels.rows import Place
+from clipjax.parallel import mesh as meshes
+from clipjax.parallel import sharding
+from clipjax.training.checkpoint import restore_params
+from clipjax.training.initial_weights import initialise_from
+from clipjax.training.state import TrainState
+
+ONE_DEVICE = {"data": 1, "fsdp": 1, "tensor": 1}
+
+
+def model(config: Config, *, mesh: Mesh) -> clip.CLIP:
+    """The model, its activations pinned to the batch's split, with kernels where wanted."""
+    return clip.from_dict(
+        config.model.to_dict(),
+        constrain=functools.partial(sharding.constrain_batch, mesh=mesh),
+        place=_place(config, mesh=mesh),
+    )
+
+
+def check_kernels(config: Config, *, mesh: Mesh) -> None:
+    """Compare the kernels that `model` would use with the plain forms, on a device of this process.
+
+    Raises:
+      CleanExit: they differ by more than rounding; names by how much and what to do.
+    """
+    place = _place(config, mesh=meshes.make_mesh(ONE_DEVICE, devices=mesh.local_devices[:1]))
+    if place is None:
+        return
+    plain = clip.from_dict(config.model.to_dict())
+    for tower, (kernels, forms) in self_check.errors(plain, place=place).items():
+        if not self_check.passes(kernels, forms):
+            raise CleanExit(
+                f"the TPU kernels are wrong on {mesh.local_devices[0].device_kind}: error"
+                f" {kernels:.2g} in a block of the {tower} tower, where the plain form has"
+                f" {forms:.2g}; add --config.kernels=off, and please report this"
+            )
+
+
+def _place(config: Config, *, mesh: Mesh) -> Place | None:
+    on_tpu = mesh.devices.flat[0].platform == "tpu"
+    wanted = {"auto": on_tpu, "on": True, "off": False}[config.kernels]
+    return Place(mesh, interpret=not on_tpu) if wanted else None
+
+
+def initial_weights(config: Config, state: TrainState) -> TrainState:
+    """The state with the weights that `config.init` names, on the same shardings.
+
+    Raises:
+      ConfigError: the weights do not fit the model; names the first parameter that differs.
+    """
+    if not config.init.weights:
+        return state
+    params, _ = restore_params(config.init.weights)
+    taken = initialise_from(
+        state.params,
+        params,
+        towers=config.init.towers,
+        resize_positions=config.init.resize_positions,
+        where=f"config.init.weights={config.init.weights}",
+    )
+    return state.replace(params=taken)
