@@ -23,7 +23,7 @@ from clipjax.data import tokenizers
 from clipjax.evals import embed, prompts, zero_shot
 from clipjax.parallel import mesh as meshes
 from clipjax.parallel import sharding
-from clipjax.training.checkpoint import restore_params
+from clipjax.training.checkpoint_reader import restore_params
 
 AnyImage = Image.Image | np.ndarray | str | os.PathLike[str]
 LARGEST_BATCH = 64  # images or texts a device at once

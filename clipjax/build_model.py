@@ -11,7 +11,7 @@ from clipjax.models.kernels import self_check
 from clipjax.models.kernels.rows import Place
 from clipjax.parallel import mesh as meshes
 from clipjax.parallel import sharding
-from clipjax.training.checkpoint import restore_params
+from clipjax.training.checkpoint_reader import restore_params
 from clipjax.training.initial_weights import initialise_from
 from clipjax.training.state import TrainState
 

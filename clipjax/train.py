@@ -1,17 +1,14 @@
 """Training, one straight line: devices, data, program, state, loop. Called by `main`."""
 
-import base64
 import contextlib
+import functools
 import time
-from typing import Any
 
 import jax
 
-import clipjax
-from clipjax import build, build_data, build_model, run_folder, summary
+from clipjax import build, build_data, build_model, run_folder, run_record, summary
 from clipjax import report as reports
 from clipjax.common import exits
-from clipjax.common.exits import ConfigError
 from clipjax.config import Config
 from clipjax.data import loader
 from clipjax.evals.embed import Preempted
@@ -21,6 +18,7 @@ from clipjax.training.bad_records import BadRecords
 from clipjax.training.checkpoint import Checkpoints
 from clipjax.training.metric_writer import MetricWriter
 from clipjax.training.profile import Profiler
+from clipjax.training.resume import restore_newest
 from clipjax.training.step_log import StepLog
 
 
@@ -58,10 +56,7 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
         best_metric=best.metric,
         best_mode=best.mode,
     )
-    saved = checkpoints.latest()
-    start = saved or 0
-    if saved is not None:
-        _check_run(checkpoints.read_run(saved), source=source, tokenizer=tokenizer, where=workdir)
+    start = checkpoints.latest() or 0
     writer = (
         MetricWriter(workdir, config=config.to_dict(), wandb_project=config.wandb)
         if distributed.is_lead()
@@ -87,6 +82,26 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
         timescale_steps=horizon.timescale,
     )
     build_model.check_kernels(config, mesh=mesh)
+
+    # The state
+    found = restore_newest(
+        checkpoints,
+        program.abstract_state,
+        check=functools.partial(
+            run_record.check, source=source, tokenizer=tokenizer, workdir=workdir
+        ),
+    )
+    if found is not None:
+        start, state = found
+    else:
+        start, state = (
+            0,
+            jax.jit(program.init, out_shardings=program.out_shardings[0])(
+                jax.random.key(config.seed)
+            ),
+        )
+        state = build_model.initial_weights(config, state)
+    evaluated = _recorded(writer, step=start)
     if writer is not None:
         print(
             summary.describe(
@@ -120,15 +135,6 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
     with contextlib.closing(batches):
         step_function = build.compile_step(config, program, mesh=mesh)
 
-        # The state
-        if saved is not None:
-            state = checkpoints.restore(saved, program.abstract_state)
-        else:
-            state = jax.jit(program.init, out_shardings=program.out_shardings[0])(
-                jax.random.key(config.seed)
-            )
-            state = build_model.initial_weights(config, state)
-
         # The loop
         log = StepLog(
             writer,
@@ -150,19 +156,7 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
 
         def save() -> None:
             nonlocal last_save
-            run = {
-                "step": step,
-                "examples_seen": step * config.batch_size,
-                "seed": config.seed,
-                "data_fingerprint": source.fingerprint,
-                "tokenizer_hash": tokenizer.hash,
-                "tokenizer": {
-                    name: base64.b64encode(content).decode()
-                    for name, content in tokenizer.files().items()
-                },
-                "config": config.to_dict(),
-                "clipjax": clipjax.__version__,
-            }
+            run = run_record.make(config, step=step, source=source, tokenizer=tokenizer)
             log.flush()  # every line before the checkpoint is on disk before the checkpoint is
             checkpoints.save(step, state, run=run, metrics=metrics)
             last_save = time.monotonic()
@@ -220,18 +214,6 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
         ended = "complete" if exit_code == exits.DONE else f"saved, leaving with {exit_code}"
         print(f"{workdir}: step {step:,} of {horizon.total:,}, {ended}", flush=True)
     return exit_code
-
-
-def _check_run(run: dict[str, Any], *, source: Any, tokenizer: Any, where: str) -> None:
-    for what, old, new in (
-        ("data", run["data_fingerprint"], source.fingerprint),
-        ("tokenizer", run["tokenizer_hash"], tokenizer.hash),
-    ):
-        if old != new:
-            raise ConfigError(
-                f"{where}: the {what} changed since its checkpoint ({old} → {new});"
-                " restore it, or start in another --workdir"
-            )
 
 
 def _recorded(writer: MetricWriter | None, *, step: int) -> set[str]:

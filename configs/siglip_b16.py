@@ -20,4 +20,6 @@ def get_config():
     c.optimizer.beta2 = 0.95
     c.optimizer.clip_norm = 1.0
     c.schedule.warmup = "6500 steps"
+    c.model.vision.remat, c.model.text.remat = "block", "block"
+    c.mesh.data, c.mesh.fsdp = -1, 16
     return c

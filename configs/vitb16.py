@@ -11,4 +11,7 @@ def get_config():
     c = config.defaults()
     c.model = config.model("ViT-B/16")
     c.optimizer.learning_rate = 5e-4
+    c.loss.name = "softmax_ring"
+    c.model.vision.remat, c.model.text.remat = "block", "block"
+    c.mesh.data, c.mesh.fsdp = -1, 16
     return c

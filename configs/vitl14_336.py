@@ -16,4 +16,7 @@ def get_config():
     c.model = config.model("ViT-L/14@336px")
     c.total = "400M examples"
     c.optimizer.learning_rate = 2e-5
+    c.loss.name = "softmax_ring"
+    c.model.vision.remat, c.model.text.remat = "mlp", "block"
+    c.mesh.data, c.mesh.fsdp = -1, 16
     return c

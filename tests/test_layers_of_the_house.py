@@ -9,14 +9,14 @@ import clipjax
 
 ROOT = pathlib.Path(clipjax.__file__).parent
 ORDER = (  # top to bottom; names on one line may import each other
-    ("main", "train", "evaluate", "plan", "convert", "dataset"),
+    ("main", "train", "evaluate", "plan", "convert", "dataset", "verify"),
     ("api",),
     ("summary", "report"),
     ("build_data",),
     ("planning",),
     ("build",),
     ("build_model",),
-    ("run_folder",),
+    ("run_folder", "run_record"),
     ("config_check",),
     ("config",),
     ("evals",),

@@ -1,18 +1,18 @@
 """Checkpoints of a run, through orbax: asynchronous saves, what is kept, restore onto any mesh.
 
 A step's folder holds `state` (the TrainState) and `run` (JSON: step, examples seen, config, data
-fingerprint, tokenizer files, evaluations), so that one folder is usable alone. The training loop
-decides when to save; this module decides what stays.
+fingerprint, tokenizer files, evaluations), so that one folder is usable alone. `run` also holds the
+digest of every array and one of itself, compared at each restore. The training loop decides when to
+save; this module decides what stays.
 """
 
-import contextlib
+import hashlib
+import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
@@ -21,8 +21,10 @@ from orbax.checkpoint import checkpoint_managers as managers
 from clipjax.common import trees
 from clipjax.common.exits import CheckpointError, ConfigError
 from clipjax.parallel import distributed
+from clipjax.training import digest
 
 FOLDER = "checkpoints"
+DIGESTS, HASH = "digests", "hash"  # keys of the JSON: of each array, of the JSON itself
 RANKS_NOTHING = "Requested `tracked_metric`; did not provide metrics."  # of each save unevaluated
 
 
@@ -125,20 +127,30 @@ class Checkpoints:
         try:
             if step in self.manager.all_steps():
                 return False
+            run = {**run, DIGESTS: digest.digest(state)}
             items = ocp.args.Composite(
-                state=ocp.args.PyTreeSave(state), run=ocp.args.JsonSave(dict(run))
+                state=ocp.args.PyTreeSave(state), run=ocp.args.JsonSave({**run, HASH: _hash(run)})
             )
             return self.manager.save(step, args=items, metrics=ranked, force=True)
         except (OSError, ValueError, RuntimeError) as error:
-            raise CheckpointError(_failed("saving", step, self.directory, error)) from error
+            raise CheckpointError(failed("saving", step, self.directory, error)) from error
 
     def read_run(self, step: int) -> dict[str, Any]:
-        """The JSON part of a step."""
+        """The JSON part of a step.
+
+        Raises:
+          CheckpointError: it is unreadable, or not what was saved.
+        """
         args = ocp.args.Composite(run=ocp.args.JsonRestore())
         try:
-            return self.manager.restore(step, args=args)["run"]
-        except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(_failed("reading", step, self.directory, error)) from error
+            run = dict(self.manager.restore(step, args=args)["run"])
+        except Exception as error:  # of damaged files orbax raises any
+            raise CheckpointError(failed("reading", step, self.directory, error)) from error
+        if run.pop(HASH, None) != _hash(run):
+            raise CheckpointError(
+                f"step {step} in {self.directory}: damaged, its JSON is not what was saved"
+            )
+        return run
 
     def restore(self, step: int, abstract: Any) -> Any:
         """The state of a step, on the devices and in the shardings of `abstract`.
@@ -149,24 +161,29 @@ class Checkpoints:
             one that saved.
 
         Raises:
-          CheckpointError: files are unreadable.
+          CheckpointError: files are unreadable, or values are not what was saved.
           ConfigError: names, shapes or dtypes differ from what was saved.
         """
-        saved = self._metadata(step)
-        _check_same(trees.named_leaves(saved.tree), trees.named_leaves(abstract), step=step)
+        wanted = self.read_run(step)[DIGESTS]
+        _check_same(wanted, abstract, step=step)
         restore = ocp.checkpoint_utils.construct_restore_args(abstract)
         args = ocp.args.Composite(state=ocp.args.PyTreeRestore(item=abstract, restore_args=restore))
         try:
-            return self.manager.restore(step, args=args)["state"]
-        except (OSError, ValueError) as error:
-            raise CheckpointError(_failed("reading", step, self.directory, error)) from error
+            state = self.manager.restore(step, args=args)["state"]
+        except Exception as error:  # as above
+            raise CheckpointError(failed("reading", step, self.directory, error)) from error
+        check_digests(state, wanted=wanted, step=step, where=self.directory)
+        return state
 
-    def _metadata(self, step: int) -> Any:
-        """Names, shapes and dtypes of a step's state."""
-        try:
-            return self.manager.item_metadata(step)["state"]
-        except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(_failed("reading", step, self.directory, error)) from error
+    def put_aside(self, step: int, folder: Any) -> None:
+        """Move a step to `folder`, which it makes; a collective. What lies there gives way."""
+        if distributed.is_lead():
+            folder.mkdir(parents=True, exist_ok=True)
+            if (folder / str(step)).exists():
+                (folder / str(step)).rmtree()
+            (self.directory / str(step)).rename(folder / str(step))
+        distributed.from_lead(b"moved")
+        self.manager.reload()
 
     def wait(self) -> None:
         """Block until saves in the background are on disk.
@@ -178,7 +195,7 @@ class Checkpoints:
             self.manager.wait_until_finished()
         except (OSError, ValueError, RuntimeError) as error:
             latest = self.manager.latest_step() or 0
-            raise CheckpointError(_failed("saving after", latest, self.directory, error)) from error
+            raise CheckpointError(failed("saving after", latest, self.directory, error)) from error
 
     def close(self) -> None:
         """Wait, then let go of the directory."""
@@ -186,72 +203,33 @@ class Checkpoints:
         self.manager.close()
 
 
-def restore_params(path: str, *, step: int | None = None) -> tuple[Any, dict[str, Any]]:
-    """Parameters (numpy, host) and run JSON of a run's work directory or of one step's folder.
-
-    Args:
-      path: `WORKDIR`, `WORKDIR/checkpoints` or `WORKDIR/checkpoints/STEP`.
-      step: which; default the newest. Not with a step's folder.
-
-    Raises:
-      ConfigError: there is no such checkpoint.
-      CheckpointError: files are unreadable.
-    """
-    folder = epath.Path(path)
-    if folder.name.isdigit() and (folder / "state").exists():
-        folder, step = folder.parent, int(folder.name)
-    elif (folder / FOLDER).exists():
-        folder = folder / FOLDER
-    steps = (
-        sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
-    )
-    if not steps:
-        raise ConfigError(f"{path}: holds no clipjax checkpoint (looked for {FOLDER}/STEP)")
-    step = steps[-1] if step is None else step
-    if step not in steps:
-        raise ConfigError(f"{path}: has no step {step}; it has {', '.join(map(str, steps))}")
-    with _quiet():  # orbax warns at length that it will not write
-        reader = Checkpoints(str(folder.parent), read_only=True)
-    run = reader.read_run(step)
-    saved = reader._metadata(step)
-    item = {
-        key: tree if key == "params" else jax.tree.map(lambda _: ocp.PLACEHOLDER, tree)
-        for key, tree in saved.tree.items()
-    }
-    to_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-    args = ocp.args.Composite(state=ocp.args.PyTreeRestore(item=item, restore_args=to_numpy))
-    try:
-        return reader.manager.restore(step, args=args)["state"]["params"], run
-    except (OSError, ValueError) as error:
-        raise CheckpointError(_failed("reading", step, folder, error)) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-
-
-def _check_same(saved: list[Any], wanted: list[Any], *, step: int) -> None:
+def _check_same(saved: Mapping[str, str], abstract: Any, *, step: int) -> None:
     """orbax casts dtypes without a word, and explains a missing name at length."""
-    old = {name: (tuple(leaf.shape), str(np.dtype(leaf.dtype))) for name, leaf in saved}
-    new = {name: (tuple(leaf.shape), str(np.dtype(leaf.dtype))) for name, leaf in wanted}
+    old = {name: text.split()[0] for name, text in saved.items()}
+    new = {name: digest.kind(leaf) for name, leaf in trees.named_leaves(abstract)}
     for name in [*old, *new]:
         if old.get(name) != new.get(name):
             raise ConfigError(
-                f"checkpoint step {step}: {name} is {_told(old.get(name))} there, but the config"
-                f" makes {_told(new.get(name))}; use the config it was trained with"
+                f"checkpoint step {step}: {name} is {old.get(name, 'absent')} there, but the config"
+                f" makes {new.get(name, 'absent')}; use the config it was trained with"
             )
 
 
-def _told(leaf: tuple[Any, str] | None) -> str:
-    return "absent" if leaf is None else f"{leaf[1]}{list(leaf[0])}"
+def check_digests(tree: Any, *, wanted: Mapping[str, str], step: int, where: Any) -> None:
+    """Raise CheckpointError if an array of the tree is not what was saved."""
+    if names := digest.differing(digest.digest(tree), wanted):
+        raise CheckpointError(
+            f"step {step} in {where}: damaged, {len(names)} of {len(wanted)} arrays are not what"
+            f" was saved, first {names[0]}"
+        )
 
 
-def _failed(what: str, step: int, directory: Any, error: Exception) -> str:
+def _hash(run: Mapping[str, Any]) -> str:
+    text = json.dumps(run, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def failed(what: str, step: int, directory: Any, error: Exception) -> str:
+    """What to say when orbax could not do something to a step."""
     reason = " ".join(str(error).split())[:300]
     return f"{what} step {step} in {directory}: {type(error).__name__}: {reason}"

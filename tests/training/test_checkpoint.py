@@ -13,7 +13,8 @@ from jax.experimental import multihost_utils
 from clipjax import build
 from clipjax.common.exits import CheckpointError, ConfigError
 from clipjax.parallel import mesh as meshes
-from clipjax.training.checkpoint import Checkpoints, restore_params
+from clipjax.training.checkpoint import Checkpoints
+from clipjax.training.checkpoint_reader import restore_params
 
 
 def program(sizes, devices=8, **changes):
@@ -67,7 +68,7 @@ def test_another_shape_or_dtype_is_refused_by_name(saved):
         **wider.params["text"],
         "position_embedding": jax.ShapeDtypeStruct((9, 32), jnp.float32),
     }
-    with pytest.raises(ConfigError, match=r"text/position_embedding is float32\[24, 32\] there"):
+    with pytest.raises(ConfigError, match=r"text/position_embedding is float32\[24,32\] there"):
         checkpoints.restore(7, wider.replace(params={**wider.params, "text": text}))
     half = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), wider)
     with pytest.raises(ConfigError, match="there, but the config makes bfloat16"):

@@ -1,0 +1,101 @@
+"""Reading checkpoints without a run: the parameters alone, and whether a step is what was saved."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+
+from clipjax.common.exits import CheckpointError, ConfigError
+from clipjax.training.checkpoint import DIGESTS, FOLDER, Checkpoints, check_digests, failed
+
+
+def restore_params(path: str, *, step: int | None = None) -> tuple[Any, dict[str, Any]]:
+    """Parameters (numpy, host) and run JSON of a run's work directory or of one step's folder.
+
+    Args:
+      path: `WORKDIR`, `WORKDIR/checkpoints` or `WORKDIR/checkpoints/STEP`.
+      step: which; default the newest. Not with a step's folder.
+
+    Raises:
+      ConfigError: there is no such checkpoint.
+      CheckpointError: files are unreadable, or values are not what was saved.
+    """
+    reader, steps, named = _open(path)
+    step = (steps[-1] if named is None else named) if step is None else step
+    if step not in steps:
+        raise ConfigError(f"{path}: has no step {step}; it has {', '.join(map(str, steps))}")
+    state, run = _restore(reader, step, only=("params",))
+    return state["params"], run
+
+
+def steps(path: str) -> list[int]:
+    """The steps of a run's work directory, ascending; ConfigError if there is none."""
+    return _open(path)[1]
+
+
+def verify(path: str, *, step: int) -> int:
+    """Read all of a step, as a run would; returns the number of its arrays.
+
+    Raises:
+      CheckpointError: files are unreadable, or values are not what was saved.
+    """
+    reader, _, _ = _open(path)
+    state, _ = _restore(reader, step)
+    return len(jax.tree.leaves(state))
+
+
+def _open(path: str) -> tuple[Checkpoints, list[int], int | None]:
+    """(reader, steps, the step that `path` itself names)."""
+    folder, named = epath.Path(path), None
+    if folder.name.isdigit() and (folder / "state").exists():
+        folder, named = folder.parent, int(folder.name)
+    elif (folder / FOLDER).exists():
+        folder = folder / FOLDER
+    steps = (
+        sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
+    )
+    if not steps:
+        raise ConfigError(f"{path}: holds no clipjax checkpoint (looked for {FOLDER}/STEP)")
+    with _quiet():  # orbax warns at length that it will not write
+        return Checkpoints(str(folder.parent), read_only=True), steps, named
+
+
+def _restore(
+    reader: Checkpoints, step: int, *, only: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(state as numpy arrays, run JSON), checked; `only` the parts of the state that are named."""
+    run = reader.read_run(step)
+    try:
+        saved = reader.manager.item_metadata(step)["state"].tree
+        item = {
+            key: jax.tree.map(lambda _: ocp.PLACEHOLDER, tree) if only and key not in only else tree
+            for key, tree in saved.items()
+        }
+        to_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        args = ocp.args.Composite(state=ocp.args.PyTreeRestore(item=item, restore_args=to_numpy))
+        state = reader.manager.restore(step, args=args)["state"]
+    except Exception as error:  # of damaged files orbax raises any
+        raise CheckpointError(failed("reading", step, reader.directory, error)) from error
+    state = {key: tree for key, tree in state.items() if not only or key in only}
+    wanted = {
+        name: value
+        for name, value in run[DIGESTS].items()
+        if not only or name.split("/")[0] in only
+    }
+    check_digests(state, wanted=wanted, step=step, where=reader.directory)
+    return state, run
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

@@ -1,0 +1,161 @@
+"""Damaged checkpoints: found out, put aside, and never trained on."""
+
+import pathlib
+import random
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import test_checkpoint
+
+from clipjax import verify
+from clipjax.common import exits
+from clipjax.training import digest
+from clipjax.training.checkpoint import Checkpoints
+from clipjax.training.resume import restore_newest
+
+MADE = test_checkpoint.program(test_checkpoint.FSDP)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A work directory with steps 1 and 2, and their states."""
+    folder = tmp_path_factory.mktemp("run")
+    checkpoints = Checkpoints(str(folder))
+    states = {}
+    for step in (1, 2):
+        states[step] = jax.jit(MADE.init, out_shardings=MADE.out_shardings[0])(jax.random.key(step))
+        checkpoints.save(step, states[step], run={"step": step, "config": {"seed": [1, 2.5, "x"]}})
+    checkpoints.close()
+    return folder, states
+
+
+def equal(a, b):
+    return all(
+        np.array_equal(np.asarray(x), np.asarray(y))
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def damage(folder, choose):
+    """Flip a bit, truncate or delete one file; says what was done."""
+    file = choose.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
+    kind = choose.choice(["flip", "flip", "flip", "truncate", "delete"])
+    data = bytearray(file.read_bytes())
+    if kind == "delete":
+        file.unlink()
+    elif kind == "truncate" or not data:
+        file.write_bytes(data[: choose.randrange(len(data) + 1)])
+    else:
+        place = choose.randrange(len(data))
+        data[place] ^= 1 << choose.randrange(8)
+        file.write_bytes(data)
+    return f"{kind} {file.relative_to(folder)}"
+
+
+def trials(folder, states, tmp_path, *, count, seed):
+    """Damage step 2 `count` times; how often it was found out, harmless, and silent."""
+    choose = random.Random(seed)
+    outcomes = {"found": 0, "harmless": 0, "silent": 0}
+    for trial in range(count):
+        copy = tmp_path / str(trial)
+        shutil.copytree(folder, copy)
+        done = damage(copy / "checkpoints" / "2", choose)
+        checkpoints = Checkpoints(str(copy))
+        told = []
+        try:
+            found = restore_newest(checkpoints, MADE.abstract_state, check=told.append)
+        except exits.CheckpointError:  # step 1 was not damaged
+            raise AssertionError(f"{done}: step 1 was not gone back to") from None
+        assert found is not None, done
+        step, state = found
+        whole = equal(state, states[step]) and told[-1]["config"] == {"seed": [1, 2.5, "x"]}
+        outcome = "silent" if not whole else "found" if step == 1 else "harmless"
+        outcomes[outcome] += 1
+        assert outcome != "silent", f"trial {trial}: {done}"
+        assert (copy / "damaged" / "2").exists() == (step == 1)
+        checkpoints.close()
+        shutil.rmtree(copy)
+    print(f"{count} damaged checkpoints: {outcomes}")
+    return outcomes
+
+
+def test_damage_is_found_or_harmless(run, tmp_path):
+    outcomes = trials(*run, tmp_path, count=25, seed=0)
+    assert outcomes["found"] > 5
+
+
+@pytest.mark.slow
+def test_five_hundred_damages_are_found_or_harmless(run, tmp_path):
+    trials(*run, tmp_path, count=500, seed=20261124)
+
+
+def test_a_flipped_value_is_told_by_step_and_array(run, tmp_path, caplog):
+    folder, states = run
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    largest = max(
+        (copy / "checkpoints" / "2" / "state").rglob("d/*"), key=lambda p: p.stat().st_size
+    )
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 16
+    largest.write_bytes(data)
+    found = restore_newest(Checkpoints(str(copy)), MADE.abstract_state, check=lambda run: None)
+    assert found is not None and found[0] == 1 and equal(found[1], states[1])
+    assert "step 2" in caplog.text and "moved to" in caplog.text
+
+
+def test_all_damaged_is_an_error_and_starts_nothing_anew(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run[0], copy)
+    for step in ("1", "2"):
+        (copy / "checkpoints" / step / "state" / "manifest.ocdbt").write_bytes(b"")
+    with pytest.raises(exits.CheckpointError, match="all 2 checkpoints are damaged"):
+        restore_newest(Checkpoints(str(copy)), MADE.abstract_state, check=lambda run: None)
+
+
+def test_a_new_run_has_nothing_to_go_on_from(tmp_path):
+    found = restore_newest(Checkpoints(str(tmp_path)), MADE.abstract_state, check=lambda run: None)
+    assert found is None
+
+
+def test_verify_reads_all_and_changes_nothing(run, tmp_path, capsys):
+    assert verify.run(str(run[0])) == exits.DONE
+    assert capsys.readouterr().out.count("whole") == 2
+    copy = tmp_path / "run"
+    shutil.copytree(run[0], copy)
+    text = copy / "checkpoints" / "2" / "run" / "metadata"
+    text.write_text(text.read_text().replace("2.5", "2.6"))
+    before = sorted(pathlib.Path(copy).rglob("*"))
+    assert verify.run(str(copy)) == exits.CHECKPOINT_IO
+    told = capsys.readouterr().out.splitlines()
+    assert "whole" in told[0] and "step 2" in told[1] and "JSON is not what was saved" in told[1]
+    assert sorted(pathlib.Path(copy).rglob("*")) == before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8", "bool"])
+def test_every_single_change_changes_the_digest(dtype):
+    rng = np.random.default_rng(0)
+    x = jax.numpy.asarray(rng.integers(0, 2, (7, 12)), dtype)
+    wanted = digest.digest({"x": x})
+    values = np.array(x)
+    raw = values.view(np.uint8).reshape(-1)
+    for trial in range(60):
+        place = rng.integers(len(raw))
+        bit = np.uint8(1 if dtype == "bool" else 1 << rng.integers(8))
+        raw[place] ^= bit
+        found = digest.digest({"x": jax.numpy.asarray(values)})
+        assert digest.differing(found, wanted) == ["x"], trial
+        raw[place] ^= bit
+    swapped = values[::-1].copy()
+    assert digest.differing(digest.digest({"x": jax.numpy.asarray(swapped)}), wanted) == ["x"]
+    assert digest.digest({"x": jax.numpy.asarray(values)}) == wanted
+
+
+def test_the_digest_does_not_see_the_sharding(run):
+    _, states = run
+    single = jax.device_put(jax.device_get(states[1]), jax.devices()[0])
+    assert digest.digest(states[1]) == digest.digest(single)
+    other = test_checkpoint.program({"data": 2, "fsdp": 2, "tensor": 2}).out_shardings[0]
+    assert digest.digest(jax.device_put(jax.device_get(states[1]), other)) == digest.digest(single)
