@@ -35,6 +35,12 @@ class DataError(CleanExit):
     code = BAD_DATA
 
 
+class Diverged(CleanExit):
+    """Too many steps in a row were not finite; the message says what to do."""
+
+    code = DIVERGED
+
+
 class RemoteError(CleanExit):
     """A remote file does not come in spite of retries; it may come after a restart."""
 

@@ -16,11 +16,15 @@ class TrainState(struct.PyTreeNode):
       step: int32 [], finished optimizer steps.
       params: the model's parameter tree.
       opt_state: optax's state for them.
+      skipped: int32 [], steps without an update because something was not finite.
+      skipped_in_a_row: int32 [], of these the last ones; see `training/step.py`.
     """
 
     step: jax.Array
     params: Any
     opt_state: Any
+    skipped: jax.Array
+    skipped_in_a_row: jax.Array
 
 
 def make_init(
@@ -30,6 +34,7 @@ def make_init(
 
     def init(key: jax.Array) -> TrainState:
         params = init_params(key)
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(zero, params, optimizer.init(params), zero, zero)
 
     return init

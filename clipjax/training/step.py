@@ -15,6 +15,7 @@ from clipjax.training.accumulate import make_gradient
 from clipjax.training.objectives import Objective
 from clipjax.training.state import TrainState
 
+MAX_SKIPPED_IN_A_ROW = 10  # then the run has diverged, and nothing is updated any more
 MAX_LOG_SCALE = math.log(100.0)  # the paper clips the multiplier at 100 (section 2.5)
 
 Batch = dict[str, jax.Array]
@@ -45,8 +46,10 @@ def make_train_step(
     Returns:
       A step on batches {"image": uint8 [B, H, W, 3], "text": int32 [B, T], "record_id": uint32
       [B]}.
-      Metrics are float32 [], but `data/records_hash`, uint32 [], an order-sensitive hash of the
-      global batch's record ids.
+      A step whose loss or gradient is not finite updates nothing and is counted. After
+      MAX_SKIPPED_IN_A_ROW of them the count only rises, so that whoever looks now and then sees it.
+      Metrics are float32 [], but counts, int32 [], and `data/records_hash`, uint32 [], an
+      order-sensitive hash of the global batch's record ids.
     """
 
     gradient = make_gradient(
@@ -63,15 +66,32 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, updates)
         params = {**params, "logit_scale": jnp.minimum(params["logit_scale"], MAX_LOG_SCALE)}
+        grad_norm = optax.tree.norm(grads)
+        alive = state.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW
+        sound = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & alive
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(sound, new, old),
+            (params, opt_state),
+            (state.params, state.opt_state),
+        )
+        new_state = TrainState(
+            step=state.step + 1,
+            params=params,
+            opt_state=opt_state,
+            skipped=state.skipped + ~sound,
+            skipped_in_a_row=jnp.where(sound, 0, state.skipped_in_a_row + 1),
+        )
         logged = {
             "train/loss": loss,
             **{f"train/{name}": value for name, value in scalars(state.params).items()},
-            "train/grad_norm": optax.tree.norm(grads),
-            "train/learning_rate": schedule(state.step),
+            "train/grad_norm": grad_norm,
+            "train/learning_rate": schedule(state.step - state.skipped),
+            "train/skipped": new_state.skipped,
+            "train/skipped_in_a_row": new_state.skipped_in_a_row,
             **{f"train/{name}": value for name, value in metrics.items()},
             "data/records_hash": records_hash(batch["record_id"]),
         }
-        return TrainState(state.step + 1, params, opt_state), logged
+        return new_state, logged
 
     return train_step
 

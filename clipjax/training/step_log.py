@@ -14,8 +14,10 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from clipjax.common.exits import Diverged
 from clipjax.parallel import distributed
 from clipjax.training.metric_writer import MetricWriter
+from clipjax.training.step import MAX_SKIPPED_IN_A_ROW
 
 RUN_AHEAD = 2
 
@@ -103,7 +105,9 @@ class StepLog:
         jax.block_until_ready(metrics["train/loss"])
         self.window_steps += 1
         if step % self.log_every == 0 or step == self.total:
-            self._write_line(step, jax.device_get(metrics), counts)
+            metrics = jax.device_get(metrics)
+            self._write_line(step, metrics, counts)
+            _check_finite(step, metrics)
         self.bar.update(1)
 
     def _write_line(self, step: int, metrics: dict[str, Any], counts: dict[str, int]) -> None:
@@ -154,3 +158,15 @@ class StepLog:
         """Write what is pending and let the bar stand."""
         self.flush()
         self.bar.close()
+
+
+def _check_finite(step: int, metrics: dict[str, Any]) -> None:
+    """Raise Diverged, on all processes alike, if the last steps were too often not finite."""
+    in_a_row = int(metrics.get("train/skipped_in_a_row", 0))
+    if in_a_row >= MAX_SKIPPED_IN_A_ROW:
+        raise Diverged(
+            f"step {step:,}: loss or gradient was not finite in the last {in_a_row} steps, at least"
+            f" {MAX_SKIPPED_IN_A_ROW} in a row; parameters are as before them, checkpoints too. Try"
+            " a lower --config.optimizer.learning_rate or --config.optimizer.clip_norm=1 with"
+            " --allow_config_change"
+        )
