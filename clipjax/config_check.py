@@ -114,6 +114,7 @@ def _check_positive(config: Config) -> None:
         if value <= 0:
             _fail(key, value, "must be positive")
     for key, value in {
+        "watchdog_seconds": config.watchdog_seconds,
         "data.num_workers": config.data.num_workers,
         "data.cache_gigabytes": config.data.cache_gigabytes,
         "optimizer.clip_norm": config.optimizer.clip_norm,

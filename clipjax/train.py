@@ -6,20 +6,22 @@ import time
 
 import jax
 
-from clipjax import build, build_data, build_model, run_folder, run_record, summary
+from clipjax import build, build_data, build_model, lease, run_folder, run_record, summary
 from clipjax import report as reports
 from clipjax.common import exits
 from clipjax.config import Config
 from clipjax.data import loader
 from clipjax.evals.embed import Preempted
-from clipjax.parallel import compilation_cache, distributed, sharding
+from clipjax.parallel import compilation_cache, distributed, leaving, sharding
 from clipjax.parallel.preemption import Preemption
 from clipjax.training.bad_records import BadRecords
 from clipjax.training.checkpoint import Checkpoints
 from clipjax.training.metric_writer import MetricWriter
 from clipjax.training.profile import Profiler
 from clipjax.training.resume import restore_newest
+from clipjax.training.saver import Saver
 from clipjax.training.step_log import StepLog
+from clipjax.training.watchdog import Watchdog
 
 
 def train(config: Config, *, workdir: str, allow_config_change: bool = False) -> int:
@@ -31,8 +33,16 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
     Raises:
       CleanExit: with the exit code for what was wrong.
     """
-    # Devices
     distributed.initialize()
+    with leaving.together():
+        run_folder.open_for_training(workdir, config, allow_config_change=allow_config_change)
+        with lease.hold(workdir):
+            return _train(config, workdir=workdir)
+
+
+def _train(config: Config, *, workdir: str) -> int:
+    # Devices
+    watchdog = Watchdog(config.watchdog_seconds)
     preemption = Preemption()
     compilation_cache.enable(config.compilation_cache)
     mesh = build.mesh(config)
@@ -42,7 +52,6 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
         config.data, image_size=config.model.vision.image_size, seed=config.seed
     )
     horizon = build.horizon(config, epoch_examples=len(source))
-    run_folder.open_for_training(workdir, config, allow_config_change=allow_config_change)
     tokenizer = build_data.tokenizer(config, source=source, workdir=workdir)
     examples = build_data.examples(config, source=source, tokenizer=tokenizer)
     evaluators = build_data.evaluators(config, mesh=mesh, tokenizer=tokenizer)
@@ -154,17 +163,23 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
         step, exit_code, metrics = start, exits.DONE, {}
         last_save = time.monotonic()
 
-        def save() -> None:
+        saver = Saver(checkpoints)
+
+        def poll() -> bool:
+            watchdog.beat()
+            return preemption.poll()
+
+        def save(*, last: bool = False) -> None:
             nonlocal last_save
             run = run_record.make(config, step=step, source=source, tokenizer=tokenizer)
             log.flush()  # every line before the checkpoint is on disk before the checkpoint is
-            checkpoints.save(step, state, run=run, metrics=metrics)
+            saver.save(step, state, run=run, metrics=metrics, last=last)
             last_save = time.monotonic()
 
         while True:
-            if preemption.poll():
+            if poll():
                 exit_code = preemption.exit_code
-                save()
+                save(last=True)
                 break
             try:
                 metrics = {}
@@ -172,7 +187,7 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
                     due = step and (step % horizon.evals_every[name] == 0 or step == horizon.total)
                     if due and not (step == start and name in evaluated):
                         log.pause()
-                        values = evaluator(state.params, poll=preemption.poll)
+                        values = evaluator(state.params, poll=poll)
                         named = {f"eval/{name}/{key}": value for key, value in values.items()}
                         log.evaluation(step, named)
                         log.resume()
@@ -190,7 +205,7 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
                 or step % horizon.save_every == 0
                 or _time_is_up(minutes, config=config, step=step, log_every=horizon.log_every)
             ):
-                save()
+                save(last=step == horizon.total)
             if step >= horizon.total:
                 break
             profiler.before(step)
@@ -200,11 +215,12 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
             state, step_metrics = step_function(
                 state, sharding.to_device(host_batch, mesh=mesh, batch_size=config.batch_size)
             )
-            step += 1
+            step, metrics = step + 1, {}
             log.step(step, step_metrics, counts=bad_records.count(info))
             reports.show_progress(report, step)
 
     # The end
+    watchdog.close()
     profiler.close()
     log.close()
     checkpoints.close()

@@ -16,7 +16,7 @@ ORDER = (  # top to bottom; names on one line may import each other
     ("planning",),
     ("build",),
     ("build_model",),
-    ("run_folder", "run_record"),
+    ("run_folder", "run_record", "lease"),
     ("config_check",),
     ("config",),
     ("evals",),

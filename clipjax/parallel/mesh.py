@@ -46,18 +46,21 @@ def make_mesh(
     """
     devices = list(devices if devices is not None else jax.devices())
     shape = axis_sizes(sizes, devices=len(devices))
+    from jax.experimental import mesh_utils
+
+    # An axis may take part of a physical one: 16 × 16 on the 4 × 8 × 8 chips of a v4 slice.
+    split = {"allow_split_physical_axes": True}
     if num_slices == 1:
-        return jax.make_mesh(
-            tuple(shape.values()), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
-        )
+        grid = mesh_utils.create_device_mesh(tuple(shape.values()), devices=devices, **split)
+        return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
     if shape["data"] % num_slices:
         raise ConfigError(
             f"config.mesh.data={shape['data']}: is not a multiple of config.num_slices={num_slices}"
         )
-    from jax.experimental import mesh_utils
-
     within = (shape["data"] // num_slices, shape["fsdp"], shape["tensor"])
-    grid = mesh_utils.create_hybrid_device_mesh(within, (num_slices, 1, 1), devices=devices)
+    grid = mesh_utils.create_hybrid_device_mesh(
+        within, (num_slices, 1, 1), devices=devices, **split
+    )
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 
 

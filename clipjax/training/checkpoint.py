@@ -24,6 +24,7 @@ from clipjax.parallel import distributed
 from clipjax.training import digest
 
 FOLDER = "checkpoints"
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is being saved
 DIGESTS, HASH = "digests", "hash"  # keys of the JSON: of each array, of the JSON itself
 RANKS_NOTHING = "Requested `tracked_metric`; did not provide metrics."  # of each save unevaluated
 
@@ -174,6 +175,12 @@ class Checkpoints:
             raise CheckpointError(failed("reading", step, self.directory, error)) from error
         check_digests(state, wanted=wanted, step=step, where=self.directory)
         return state
+
+    def remove_unfinished(self) -> None:
+        """Delete what failed saves left behind, which would keep a full disk full."""
+        if distributed.is_lead():
+            for folder in self.directory.glob(f"*{UNFINISHED}*"):
+                folder.rmtree(missing_ok=True)
 
     def put_aside(self, step: int, folder: Any) -> None:
         """Move a step to `folder`, which it makes; a collective. What lies there gives way."""

@@ -1,0 +1,125 @@
+"""How the processes of a run end together: with one exit code, at once, leaving no child behind.
+
+A process that must end says so to the others through jax's coordination service; each listens in
+a thread of its own, so that one stuck in a collective hears it, too. Then all leave without jax's
+orderly shutdown, which would wait for the peers that are gone until heartbeats time out.
+"""
+
+import contextlib
+import faulthandler
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import jax
+
+from clipjax.common import exits
+from clipjax.common.exits import CleanExit
+
+KEY = "clipjax/leaving"  # in the coordination service; "CODE PROCESS MESSAGE"
+LISTEN_SECONDS = 5.0  # of one call to the service
+_FIRST = threading.Lock()
+LINGER_SECONDS = 1.0  # that the coordinator stays, so that the others can hear
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Within it, an error of any process ends all of them, each with the same exit code.
+
+    A CleanExit keeps its code. Of another error the traceback is shown and the code is 70 if it
+    came from jax (a peer or the runtime failed) or 71 for device memory, else 1. Alone, a process
+    raises as usual.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    listener = threading.Thread(target=_listen, args=(_client(),), daemon=True)
+    listener.start()
+    try:
+        yield
+    except CleanExit as error:
+        leave(error.code, str(error))
+    except jax.errors.JaxRuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        memory = "RESOURCE_EXHAUSTED" in reason
+        # What ended the peer, if it said so, stands in the service already.
+        leave(exits.OUT_OF_MEMORY if memory else exits.PEER_FAILURE, f"a peer or jax: {reason}")
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        leave(1, f"{type(error).__name__}: {error}")
+
+
+def leave(code: int, message: str) -> NoReturn:
+    """Tell the others, unless one of them spoke first, and end this process now."""
+    if jax.process_count() > 1:
+        text = f"{code} {jax.process_index()} {message}"
+        with contextlib.suppress(Exception):  # the service may be gone
+            _client().key_value_set(KEY, text)
+        with contextlib.suppress(Exception):
+            text = _client().key_value_try_get(KEY)
+        _end_as_told(text)
+    print(f"clipjax: {message}", file=sys.stderr)
+    end(code)
+
+
+def end(code: int) -> NoReturn:
+    """End this process and its children at once, with flushed output."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    for child in _children(os.getpid()):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(child, signal.SIGKILL)
+    os._exit(code)
+
+
+def show_stacks() -> None:
+    """Every thread's Python stack, to stderr."""
+    faulthandler.dump_traceback(all_threads=True)
+
+
+def _client() -> Any:
+    # The service that `jax.distributed` runs on; jax has no public name for its notice board.
+    from jax._src import distributed
+
+    return distributed.global_state.client
+
+
+def _listen(client: Any) -> None:
+    while True:
+        try:
+            text = client.blocking_key_value_get(KEY, int(LISTEN_SECONDS * 1000))
+        except Exception as error:
+            if "DEADLINE_EXCEEDED" in str(error):
+                continue
+            return  # the service is gone; jax ends us
+        if int(text.split(" ", 2)[1]) != jax.process_index():  # it ends itself
+            _end_as_told(text)
+        return
+
+
+def _end_as_told(text: str) -> NoReturn:
+    _FIRST.acquire()  # never released: only one thread of the process ends it
+    code, process, message = text.split(" ", 2)
+    print(f"clipjax: process {process}: {message}", file=sys.stderr, flush=True)
+    if jax.process_index() == 0:
+        time.sleep(LINGER_SECONDS)
+    end(int(code))
+
+
+def _children(parent: int) -> list[int]:
+    """Process ids of all descendants."""
+    listed = subprocess.run(
+        ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=False
+    ).stdout.split()
+    pairs = list(zip(map(int, listed[::2]), map(int, listed[1::2]), strict=True))
+    found, parents = [], {parent}
+    while parents:
+        parents = {pid for pid, above in pairs if above in parents}
+        found += parents
+    return found
