@@ -41,6 +41,12 @@ class Diverged(CleanExit):
     code = DIVERGED
 
 
+class OutOfMemory(CleanExit):
+    """The devices' memory does not hold the step; the message says what to change."""
+
+    code = OUT_OF_MEMORY
+
+
 class RemoteError(CleanExit):
     """A remote file does not come in spite of retries; it may come after a restart."""
 

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import jax
 
 from clipjax.common import exits
-from clipjax.common.exits import CleanExit
+from clipjax.common.exits import CleanExit, OutOfMemory
 
 KEY = "clipjax/leaving"  # in the coordination service; "CODE PROCESS MESSAGE"
 LISTEN_SECONDS = 5.0  # of one call to the service
@@ -33,10 +33,15 @@ def together() -> Iterator[None]:
 
     A CleanExit keeps its code. Of another error the traceback is shown and the code is 70 if it
     came from jax (a peer or the runtime failed) or 71 for device memory, else 1. Alone, a process
-    raises as usual.
+    raises as usual, but OutOfMemory for device memory.
     """
     if jax.process_count() == 1:
-        yield
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise OutOfMemory(_out_of_memory(error)) from error
+            raise
         return
     listener = threading.Thread(target=_listen, args=(_client(),), daemon=True)
     listener.start()
@@ -45,13 +50,21 @@ def together() -> Iterator[None]:
     except CleanExit as error:
         leave(error.code, str(error))
     except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            leave(exits.OUT_OF_MEMORY, _out_of_memory(error))
         reason = " ".join(str(error).split())[:300]
-        memory = "RESOURCE_EXHAUSTED" in reason
-        # What ended the peer, if it said so, stands in the service already.
-        leave(exits.OUT_OF_MEMORY if memory else exits.PEER_FAILURE, f"a peer or jax: {reason}")
+        leave(exits.PEER_FAILURE, f"a peer or the runtime failed: {reason}")
     except Exception as error:
         sys.excepthook(type(error), error, error.__traceback__)
         leave(1, f"{type(error).__name__}: {error}")
+
+
+def _out_of_memory(error: Exception) -> str:
+    reason = " ".join(str(error).split())[:200]
+    return (
+        "out of device memory; raise --config.micro_batches or --config.model.vision.remat=block"
+        f" (python -m clipjax.plan shows what fits): {reason}"
+    )
 
 
 def leave(code: int, message: str) -> NoReturn:

@@ -8,8 +8,10 @@ save; this module decides what stays.
 
 import hashlib
 import json
+import logging as standard_logging
 import math
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,6 +72,9 @@ class Checkpoints:
                 )
             )
         logging.get_absl_logger().addFilter(lambda record: record.msg != RANKS_NOTHING)
+        # Of damaged files and failed saves each reader and writer would tell again.
+        asyncio_log = standard_logging.getLogger("asyncio")
+        asyncio_log.addFilter(lambda record: "was never retrieved" not in record.getMessage())
         # orbax takes no relative path, and says so only when a save has failed in the background.
         absolute = workdir if "://" in workdir else os.path.abspath(workdir)
         self.directory = epath.Path(absolute) / FOLDER
@@ -178,9 +183,15 @@ class Checkpoints:
 
     def remove_unfinished(self) -> None:
         """Delete what failed saves left behind, which would keep a full disk full."""
-        if distributed.is_lead():
-            for folder in self.directory.glob(f"*{UNFINISHED}*"):
-                folder.rmtree(missing_ok=True)
+        if not distributed.is_lead():
+            return
+        for folder in self.directory.glob(f"*{UNFINISHED}*"):
+            for _ in range(5):
+                try:
+                    folder.rmtree(missing_ok=True)
+                    break
+                except OSError:  # a writer that has not heard of the failure yet
+                    time.sleep(0.2)
 
     def put_aside(self, step: int, folder: Any) -> None:
         """Move a step to `folder`, which it makes; a collective. What lies there gives way."""

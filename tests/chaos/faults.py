@@ -1,0 +1,50 @@
+"""Configs with a fault built in, for processes of their own: a file of settings is Python."""
+
+import pathlib
+
+import processes
+
+HEAD = """
+import os, sys, threading, time
+sys.path.insert(0, {tests!r})
+import tiny
+HOST = os.environ.get("CLIPJAX_PROCESS_ID", "0")
+
+def get_config():
+    c = tiny.tiny(total="5000 steps")
+    {settings}
+    {fault}
+    return c
+"""
+STUCK_LOADER = """
+    from clipjax.data import images
+    decode, made = images.decode_train, []
+    def stuck(*arguments, **settings):
+        made.append(1)
+        if HOST == "1" and len(made) > 200:
+            time.sleep(10_000)
+        return decode(*arguments, **settings)
+    images.decode_train = stuck
+"""
+SMALL_FILES = """
+    import pathlib, resource, signal
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
+    def lift():
+        while not pathlib.Path({lift!r}).exists():
+            time.sleep(0.05)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    threading.Thread(target=lift, daemon=True).start()
+"""
+
+
+def config(folder: pathlib.Path, *, settings: str = "", fault: str = "", **names: str) -> str:
+    """`--config=FILE` of a tiny run with a fault; `names` fill the fault's braces."""
+    file = folder / "faulty.py"
+    filled = fault.format(**names) if names else fault
+    tests = str(processes.ROOT / "tests")
+    file.write_text(
+        HEAD.format(tests=tests, settings=settings or "pass", fault=filled.strip() or "pass")
+    )
+    return f"--config={file}"

@@ -1,0 +1,98 @@
+"""Each fault ends in its documented state: who goes on, who leaves, and with which code."""
+
+import signal
+import time
+
+import faults
+import processes
+import pytest
+import tiny
+
+from clipjax.common import exits
+
+pytestmark = pytest.mark.multihost
+
+
+def ended(group, timeout=120.0):
+    """Exit codes and everything said."""
+    codes = [processes.finish(process, timeout=timeout) for process in group]
+    return codes, "\n".join(map(processes.output, group))
+
+
+def test_a_full_disk_does_not_stop_training(tmp_path):
+    workdir, lift = tmp_path / "run", tmp_path / "lift"
+    config = faults.config(tmp_path, fault=faults.SMALL_FILES, lift=str(lift))
+    process = processes.start(
+        config,
+        f"--workdir={workdir}",
+        "--config.total=400 steps",
+        "--config.checkpoint.every=100 steps",
+    )
+    deadline = time.monotonic() + 120
+    while "training goes on" not in processes.output(process):
+        assert process.poll() is None and time.monotonic() < deadline, processes.output(process)
+        time.sleep(0.05)
+    lift.touch()
+    codes, told = ended([process])
+    assert codes == [exits.DONE], told
+    assert "steps saved before are intact" in told
+    assert (workdir / "checkpoints" / "400").is_dir()
+    assert not list((workdir / "checkpoints").glob("*tmp*"))
+    assert sorted(tiny.values(workdir)) == list(range(1, 401))
+
+
+def test_a_disk_that_stays_full_ends_the_run_with_74(tmp_path):
+    workdir = tmp_path / "run"
+    config = faults.config(tmp_path, fault=faults.SMALL_FILES, lift=str(tmp_path / "never"))
+    codes, told = ended([processes.start(config, f"--workdir={workdir}")])
+    assert codes == [exits.CHECKPOINT_IO], told
+    assert "3 failures in a row" in told
+
+
+def test_a_second_program_in_the_same_folder_is_refused(tmp_path):
+    arguments = ("--config=tests/tiny.py", f"--workdir={tmp_path / 'run'}")
+    first = processes.start(*arguments, "--config.total=5000 steps")
+    processes.wait_for_lines(first, tmp_path / "run" / "metrics.jsonl", 3)
+    codes, told = ended([processes.start(*arguments, "--config.total=5000 steps")])
+    assert codes == [exits.BAD_CONFIG], told
+    assert f"process {first.pid} on" in told and "is training there" in told
+    assert first.poll() is None
+    processes.kill(first)
+    processes.finish(first)
+    again = processes.start(*arguments, "--config.total=5000 steps")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes().count(b"\n")
+    processes.wait_for_lines(again, tmp_path / "run" / "metrics.jsonl", before + 1)
+    processes.kill(again)
+    processes.finish(again)
+
+
+def test_a_host_that_waits_for_ever_ends_all_and_shows_where(tmp_path):
+    config = faults.config(
+        tmp_path, settings="c.watchdog_seconds = 12.0", fault=faults.STUCK_LOADER
+    )
+    group = processes.start_joined(config, f"--workdir={tmp_path / 'run'}", count=2, devices=1)
+    codes, told = ended(group)
+    assert codes == [exits.HANG] * 2, told
+    assert "nothing was finished for" in told and "stacks of all threads" in told
+
+
+def test_a_frozen_host_ends_the_others(tmp_path):
+    config = faults.config(tmp_path, settings="c.watchdog_seconds = 12.0")
+    workdir = tmp_path / "run"
+    group = processes.start_joined(config, f"--workdir={workdir}", count=2, devices=1)
+    processes.wait_for_lines(group[0], workdir / "metrics.jsonl", 3)
+    group[1].send_signal(signal.SIGSTOP)
+    codes, told = ended(group[:1])
+    processes.kill(group[1])
+    processes.finish(group[1])
+    assert codes == [exits.HANG], told
+
+
+def test_a_diverged_run_ends_with_76_on_all_hosts(tmp_path):
+    config = faults.config(
+        tmp_path, settings="c.optimizer.learning_rate = 1e30; c.optimizer.weight_decay = 0.0"
+    )
+    group = processes.start_joined(config, f"--workdir={tmp_path / 'run'}", count=2, devices=1)
+    codes, told = ended(group)
+    assert codes == [exits.DIVERGED] * 2, told
+    assert "in a row; parameters are as before them" in told
