@@ -25,7 +25,7 @@ RENEW_SECONDS, STALE_SECONDS = 30.0, 150.0
 
 @contextlib.contextmanager
 def hold(workdir: str) -> Iterator[None]:
-    """Own the work directory, which exists; on all processes alike, the lead holds it.
+    """Own the work directory, made if need be; on all processes alike, the lead holds it.
 
     Raises:
       ConfigError: another live program owns it; names its host and process.
@@ -33,6 +33,11 @@ def hold(workdir: str) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         problem = ""
         if distributed.is_lead():
+            try:
+                epath.Path(workdir).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                problem = f"--workdir={workdir}: cannot be made: {error.strerror}"
+        if distributed.is_lead() and not problem:
             take = _renewed if "://" in workdir else _locked
             try:
                 held.enter_context(take(epath.Path(workdir) / FILE))

@@ -4,10 +4,12 @@
 change that was allowed. The training program opens the folder, the evaluating one reads it.
 """
 
+import importlib.metadata
 import json
 import time
 from typing import Any
 
+import jax
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -15,6 +17,8 @@ from clipjax import config as settings
 from clipjax.common.exits import ConfigError
 from clipjax.config import Config
 from clipjax.parallel import distributed
+
+VERSIONS = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint")
 
 
 def open_for_training(workdir: str, config: Config, *, allow_config_change: bool) -> None:
@@ -32,6 +36,25 @@ def open_for_training(workdir: str, config: Config, *, allow_config_change: bool
     problem = distributed.from_lead(problem.encode()).decode()
     if problem:
         raise ConfigError(problem)
+
+
+def check_same(config: Config) -> None:
+    """All processes must have been started alike; a collective.
+
+    Raises:
+      ConfigError: this process's settings or versions are not the lead's; names the first.
+    """
+    mine = {key: repr(value) for key, value in settings.flatten(config).items()}
+    mine |= {f"version of {name}": importlib.metadata.version(name) for name in VERSIONS}
+    lead = json.loads(distributed.from_lead(json.dumps(mine).encode()))
+    differing = sorted(key for key in mine | lead if mine.get(key) != lead.get(key))
+    if differing:
+        key = differing[0]
+        raise ConfigError(
+            f"process {jax.process_index()} was not started like process 0: {key} is"
+            f" {mine.get(key)} here, {lead.get(key)} there"
+            + (f", and {len(differing) - 1} more differ" if len(differing) > 1 else "")
+        )
 
 
 def _open(folder: epath.Path, config: Config, *, allow_config_change: bool) -> None:

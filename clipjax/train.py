@@ -16,7 +16,8 @@ from clipjax.parallel import compilation_cache, distributed, leaving, sharding
 from clipjax.parallel.preemption import Preemption
 from clipjax.training.bad_records import BadRecords
 from clipjax.training.checkpoint import Checkpoints
-from clipjax.training.metric_writer import MetricWriter
+from clipjax.training.goodput import Goodput
+from clipjax.training.metric_writer import MetricWriter, evaluated_before, last_step
 from clipjax.training.profile import Profiler
 from clipjax.training.resume import restore_newest
 from clipjax.training.saver import Saver
@@ -35,12 +36,15 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
     """
     distributed.initialize()
     with leaving.together():
-        run_folder.open_for_training(workdir, config, allow_config_change=allow_config_change)
+        run_folder.check_same(config)
         with lease.hold(workdir):
+            run_folder.open_for_training(workdir, config, allow_config_change=allow_config_change)
             return _train(config, workdir=workdir)
 
 
 def _train(config: Config, *, workdir: str) -> int:
+    goodput = Goodput()
+
     # Devices
     watchdog = Watchdog(config.watchdog_seconds)
     preemption = Preemption()
@@ -71,7 +75,7 @@ def _train(config: Config, *, workdir: str) -> int:
         if distributed.is_lead()
         else None
     )
-    evaluated = _recorded(writer, step=start)
+    evaluated = evaluated_before(writer, step=start)
     if start >= horizon.total and all(name in evaluated for name in evaluators):
         if writer is not None:
             writer.close()
@@ -93,6 +97,7 @@ def _train(config: Config, *, workdir: str) -> int:
     build_model.check_kernels(config, mesh=mesh)
 
     # The state
+    goodput.enter("restore")
     found = restore_newest(
         checkpoints,
         program.abstract_state,
@@ -103,14 +108,12 @@ def _train(config: Config, *, workdir: str) -> int:
     if found is not None:
         start, state = found
     else:
-        start, state = (
-            0,
-            jax.jit(program.init, out_shardings=program.out_shardings[0])(
-                jax.random.key(config.seed)
-            ),
-        )
+        init = jax.jit(program.init, out_shardings=program.out_shardings[0])
+        start, state = 0, init(jax.random.key(config.seed))
         state = build_model.initial_weights(config, state)
-    evaluated = _recorded(writer, step=start)
+    goodput.enter("init")
+    evaluated = evaluated_before(writer, step=start)
+    done_before = last_step(writer)
     if writer is not None:
         print(
             summary.describe(
@@ -142,6 +145,7 @@ def _train(config: Config, *, workdir: str) -> int:
         num_workers=config.data.num_workers,
     )
     with contextlib.closing(batches):
+        goodput.enter("compile")
         step_function = build.compile_step(config, program, mesh=mesh)
 
         # The loop
@@ -153,6 +157,7 @@ def _train(config: Config, *, workdir: str) -> int:
             log_every=horizon.log_every,
             peak_share=build.peak_share(config, mesh=mesh),
             progress=examples.progress,
+            times=goodput.metrics,
         )
         profiler = Profiler(
             workdir,
@@ -161,26 +166,25 @@ def _train(config: Config, *, workdir: str) -> int:
         )
         bad_records = BadRecords(max_fraction=config.data.max_bad_fraction)
         step, exit_code, metrics = start, exits.DONE, {}
-        last_save = time.monotonic()
 
-        saver = Saver(checkpoints)
+        saver = Saver(checkpoints, every_minutes=config.checkpoint.every_minutes)
 
         def poll() -> bool:
             watchdog.beat()
             return preemption.poll()
 
         def save(*, last: bool = False) -> None:
-            nonlocal last_save
+            goodput.enter("save")
             run = run_record.make(config, step=step, source=source, tokenizer=tokenizer)
             log.flush()  # every line before the checkpoint is on disk before the checkpoint is
             saver.save(step, state, run=run, metrics=metrics, last=last)
-            last_save = time.monotonic()
 
         while True:
             if poll():
                 exit_code = preemption.exit_code
                 save(last=True)
                 break
+            goodput.enter("eval")
             try:
                 metrics = {}
                 for name, evaluator in evaluators.items():
@@ -199,19 +203,20 @@ def _train(config: Config, *, workdir: str) -> int:
                     log.resume()
             except Preempted:
                 continue  # the next poll says so too
-            minutes = (time.monotonic() - last_save) / 60
             if step > start and (
                 step == horizon.total
                 or step % horizon.save_every == 0
-                or _time_is_up(minutes, config=config, step=step, log_every=horizon.log_every)
+                or (step % horizon.log_every == 0 and saver.time_is_up())
             ):
                 save(last=step == horizon.total)
             if step >= horizon.total:
                 break
             profiler.before(step)
+            goodput.enter("data_wait")
             waiting = time.perf_counter()
             host_batch, info = next(batches)
             log.waited(time.perf_counter() - waiting)
+            goodput.enter("replay" if step < done_before else "train")
             state, step_metrics = step_function(
                 state, sharding.to_device(host_batch, mesh=mesh, batch_size=config.batch_size)
             )
@@ -228,19 +233,5 @@ def _train(config: Config, *, workdir: str) -> int:
         writer.close()
         reports.show_end(report, step, complete=exit_code == exits.DONE)
         ended = "complete" if exit_code == exits.DONE else f"saved, leaving with {exit_code}"
-        print(f"{workdir}: step {step:,} of {horizon.total:,}, {ended}", flush=True)
+        print(f"{workdir}: step {step:,} of {horizon.total:,}, {ended}; {goodput.describe()}")
     return exit_code
-
-
-def _recorded(writer: MetricWriter | None, *, step: int) -> set[str]:
-    """Names of the evaluators whose values for this step are in the log, on all processes."""
-    names = ",".join(sorted(writer.evaluated(step))) if writer is not None else ""
-    return set(distributed.from_lead(names.encode()).decode().split(","))
-
-
-def _time_is_up(minutes: float, *, config: Config, step: int, log_every: int) -> bool:
-    """Whether a save is due by the clock: the lead's decision, made at log steps."""
-    limit = config.checkpoint.every_minutes
-    if not limit or step % log_every:
-        return False
-    return distributed.from_lead(b"yes" if minutes >= limit else b"no") == b"yes"

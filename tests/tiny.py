@@ -53,7 +53,7 @@ def values(workdir) -> dict[int, dict]:
     for line in lines(workdir):
         if "train/loss" not in line:
             continue
-        kept = {k: v for k, v in line.items() if not k.startswith("perf/")}
+        kept = {k: v for k, v in line.items() if not k.startswith(("perf/", "time/"))}
         assert found.setdefault(line["step"], kept) == kept, f"step {line['step']} changed"
     return found
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from etils import epath
 
+from clipjax.parallel import distributed
+
 UPLOAD_EVERY = 20  # lines between copies to a remote work directory, which cannot append
 
 
@@ -58,6 +60,12 @@ class MetricWriter:
         names = [name for line in lines if line["step"] == step for name in line]
         return {name.split("/")[1] for name in names if name.startswith("eval/")}
 
+    def last_step(self) -> int:
+        """The newest step that has a line; 0 without lines."""
+        self.file.flush()
+        with open(self.local, encoding="utf-8") as file:
+            return max((json.loads(line)["step"] for line in file), default=0)
+
     def _upload(self) -> None:
         epath.Path(self.local).copy(self.target, overwrite=True)
         self.unsent = 0
@@ -70,6 +78,18 @@ class MetricWriter:
         self.tensorboard.close()
         if self.wandb is not None:
             self.wandb.finish()
+
+
+def evaluated_before(writer: MetricWriter | None, *, step: int) -> set[str]:
+    """Names of the evaluators with a line for this step, on all processes; a collective."""
+    names = ",".join(sorted(writer.evaluated(step))) if writer is not None else ""
+    return set(distributed.from_lead(names.encode()).decode().split(","))
+
+
+def last_step(writer: MetricWriter | None) -> int:
+    """The newest step in the log, on all processes; a collective."""
+    step = writer.last_step() if writer is not None else 0
+    return int(distributed.from_lead(str(step).encode()))
 
 
 def cut_torn_line(path: str) -> None:

@@ -24,9 +24,18 @@ RETRY_SECONDS = 2.0  # before the last save is tried again
 class Saver:
     """Saves one run's checkpoints; see the module's docstring."""
 
-    def __init__(self, checkpoints: Checkpoints) -> None:
+    def __init__(self, checkpoints: Checkpoints, *, every_minutes: float = 0.0) -> None:
         self.checkpoints = checkpoints
+        self.every_minutes = every_minutes
         self.failures = 0
+        self.last = time.monotonic()
+
+    def time_is_up(self) -> bool:
+        """Whether a save is due by the clock, if one is set: the lead's decision, a collective."""
+        if not self.every_minutes:
+            return False
+        due = time.monotonic() - self.last >= 60 * self.every_minutes
+        return distributed.from_lead(b"yes" if due else b"no") == b"yes"
 
     def save(
         self,
@@ -42,6 +51,7 @@ class Saver:
         Raises:
           CheckpointError: the third failure in a row; earlier steps are intact.
         """
+        self.last = time.monotonic()
         self._try(self.checkpoints.wait)  # how the save before has ended
         while True:
             started = self._try(

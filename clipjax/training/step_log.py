@@ -31,6 +31,7 @@ class StepLog:
       batch_size: global.
       log_every: steps between lines; the last step is always logged.
       peak_share: MFU of one example a second on all devices together; None if not known.
+      times: metrics of where the time went, see `goodput.py`.
       progress: metrics that follow from the examples seen: epochs, and shares of a mixture.
     """
 
@@ -44,6 +45,7 @@ class StepLog:
         log_every: int,
         peak_share: float | None = None,
         progress: Callable[[int], dict[str, float]] = lambda examples: {},
+        times: Callable[[], dict[str, float]] = dict,
     ) -> None:
         self.writer = writer
         self.total = total
@@ -51,6 +53,7 @@ class StepLog:
         self.log_every = log_every
         self.peak_share = peak_share
         self.progress = progress
+        self.times = times
         self.pending: collections.deque[tuple[int, dict[str, Any], dict[str, int]]] = (
             collections.deque()
         )
@@ -127,6 +130,7 @@ class StepLog:
             "perf/examples_per_second_per_chip": rate / jax.device_count(),
             "perf/step_seconds": seconds / max(self.window_steps, 1),
             "perf/data_wait_fraction": wait,
+            **self.times(),
         }
         if self.peak_share is not None:
             line["perf/mfu"] = rate * self.peak_share

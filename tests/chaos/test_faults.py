@@ -96,3 +96,13 @@ def test_a_diverged_run_ends_with_76_on_all_hosts(tmp_path):
     codes, told = ended(group)
     assert codes == [exits.DIVERGED] * 2, told
     assert "in a row; parameters are as before them" in told
+
+
+def test_a_host_started_with_other_settings_is_refused(tmp_path):
+    config = faults.config(
+        tmp_path, settings='c.optimizer.learning_rate = 1e-3 if HOST == "0" else 2e-3'
+    )
+    group = processes.start_joined(config, f"--workdir={tmp_path / 'run'}", count=2, devices=1)
+    codes, told = ended(group)
+    assert codes == [exits.BAD_CONFIG] * 2, told
+    assert "process 1 was not started like process 0: optimizer.learning_rate is 0.002" in told
