@@ -165,9 +165,12 @@ def program(
     )
 
 
-def compile_step(config: Config, program: Program, *, mesh: Mesh) -> jax.stages.Compiled:
-    """The step as training compiles it."""
-    return lower_step(program).compile(compiler_options=_compiler_options(config, mesh=mesh))
+def compile_step(
+    config: Config, program: Program, *, mesh: Mesh, **options: str | bool
+) -> jax.stages.Compiled:
+    """The step as training compiles it; `options` of the compiler besides the config's."""
+    options |= _compiler_options(config, mesh=mesh)
+    return lower_step(program).compile(compiler_options=options)
 
 
 def lower_step(program: Program) -> jax.stages.Lowered:

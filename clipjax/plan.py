@@ -55,6 +55,7 @@ def run(
     ranges = _ranges(sweeping) if sweeping is not None else None
     version = topologies.check_compiler()
     with tempfile.TemporaryDirectory(prefix="clipjax-plan-") as dump:
+        dump = os.path.join(dump, "kernels")
         topologies.prepare_environment(dump)
         from clipjax import planning  # jax loads here, with the environment just set
 

@@ -17,7 +17,7 @@ from clipjax.common import durations, trees
 from clipjax.common.exits import CleanExit, ConfigError
 from clipjax.config import Config
 from clipjax.models import flops
-from clipjax.parallel import compile_memory, compiled, kernel_schedules
+from clipjax.parallel import compile_memory, compiled, hlo_files, kernel_schedules
 from clipjax.parallel.accelerators import ACCELERATORS, Accelerator
 from clipjax.parallel.compiled import Cost
 from clipjax.parallel.mesh import AXES, axis_sizes, batch_shards
@@ -84,11 +84,12 @@ def measure(
         "hbm_available_bytes": available,
         "model_flops_per_chip": pair * config.batch_size / chips,
     }
-    if dump_folder:
-        kernel_schedules.clear_dump(dump_folder)
+    text_folder = f"{dump_folder}-text" if dump_folder else ""
+    for folder in filter(None, (dump_folder, text_folder)):
+        kernel_schedules.clear_dump(folder)
     began = time.monotonic()
     try:
-        step = build.compile_step(config, program, mesh=mesh)
+        step = build.compile_step(config, program, mesh=mesh, **hlo_files.dump_options(text_folder))
     except jax.errors.JaxRuntimeError as error:
         needed, available = _overflow(error)
         figures |= {"hbm_available_bytes": available, **_does_not_fit(needed, available)}
@@ -99,7 +100,13 @@ def measure(
             "fits": True,
             "hbm_peak_bytes": compile_memory.peak_bytes(step.memory_analysis()),
             "hbm_overflow_bytes": 0,
-            **_times(step, accelerator=accelerator, figures=figures, dump_folder=dump_folder),
+            **_times(
+                step,
+                accelerator=accelerator,
+                figures=figures,
+                dump_folder=dump_folder,
+                text_folder=text_folder,
+            ),
         }
         speed = figures["examples_per_second"]
         figures["chip_hours"] = examples / speed / 3600 * chips if examples and speed else None
@@ -121,11 +128,17 @@ def _run_length(config: Config) -> tuple[int, int, int | None]:
 
 
 def _times(
-    step: Any, *, accelerator: Accelerator, figures: dict[str, Any], dump_folder: str
+    step: Any,
+    *,
+    accelerator: Accelerator,
+    figures: dict[str, Any],
+    dump_folder: str = "",
+    text_folder: str = "",
 ) -> dict[str, Any]:
     """All that is read from the program's text; nothing but the reason where there is no text."""
+    text = hlo_files.read_text(text_folder)
     try:
-        text = step.as_text() or ""
+        text = text or step.as_text() or ""
     except jax.errors.JaxRuntimeError as error:
         reason = f"jax cannot show this program: {' '.join(str(error).split())[:200]}"
         return dict.fromkeys(TIMES) | {"no_times": reason, "limited_by": "unknown"}
@@ -218,7 +231,7 @@ def _loss(
         loss = build.compile_loss(config, mesh=mesh)
     except jax.errors.JaxRuntimeError as error:
         return {"loss_temp_bytes": _overflow(error)[0], "loss_estimated_cycles": None}
-    times = _times(loss, accelerator=accelerator, figures=figures, dump_folder="")
+    times = _times(loss, accelerator=accelerator, figures=figures)
     return {
         "loss_temp_bytes": int(getattr(loss.memory_analysis(), "temp_size_in_bytes", 0)),
         "loss_estimated_cycles": times["estimated_cycles"],

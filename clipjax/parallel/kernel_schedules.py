@@ -10,6 +10,7 @@ import collections
 import dataclasses
 import os
 import re
+import shutil
 
 BUNDLE = re.compile(r"^\s*0?x?[0-9a-f]+\s+(?:([A-Z]{2}):)?\s*:?\s*(>*)\s*:?\s*\{")
 IF = r"(?:\(!?%\w+\), )?"  # the predicate that an instruction may have
@@ -48,9 +49,8 @@ def read_dump(folder: str, *, names: set[str]) -> dict[str, int]:
 
 
 def clear_dump(folder: str) -> None:
-    """Empty the folder, so that the next compilation's dump is not mixed with this one's."""
-    for file in os.listdir(folder) if os.path.isdir(folder) else ():
-        os.unlink(os.path.join(folder, file))
+    """Remove the folder, so that the next compilation's dump is not mixed with this one's."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def scheduled_cycles(text: str) -> int | None:

@@ -51,6 +51,8 @@ def row(config: str, topology: str, changes: tuple[str, ...], figures: dict) -> 
     memory = f"{peak:.1f} of {available:.1f} GiB"
     if not figures["fits"]:
         return f"| {told} | {topology} | {memory} | does not fit | | | |"
+    if figures["estimated_mfu"] is None:
+        return f"| {told} | {topology} | {memory} | the compiler shows no cycles | | | |"
     mfu, low, high = (100 * figures[f"estimated_mfu{part}"] for part in ("", "_low", "_high"))
     return (
         f"| {told} | {topology} | {memory} | {figures['estimated_cycles'] / 1e6:,.0f} M cycles ="
