@@ -36,8 +36,10 @@ def main() -> int:
             )
 
     from clipjax import train  # jax and its friends load here, after the cheap checks
+    from clipjax.parallel import leaving
 
-    return train.train(config, workdir=workdir, allow_config_change=ALLOW_CONFIG_CHANGE.value)
+    with leaving.at_once():
+        return train.train(config, workdir=workdir, allow_config_change=ALLOW_CONFIG_CHANGE.value)
 
 
 if __name__ == "__main__":

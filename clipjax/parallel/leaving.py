@@ -22,7 +22,7 @@ from clipjax.common import exits
 from clipjax.common.exits import CleanExit, OutOfMemory
 
 KEY = "clipjax/leaving"  # in the coordination service; "CODE PROCESS MESSAGE"
-LISTEN_SECONDS = 5.0  # of one call to the service
+LISTEN_SECONDS = 0.5  # between looks at the service
 _FIRST = threading.Lock()
 LINGER_SECONDS = 1.0  # that the coordinator stays, so that the others can hear
 
@@ -43,10 +43,14 @@ def together() -> Iterator[None]:
                 raise OutOfMemory(_out_of_memory(error)) from error
             raise
         return
-    listener = threading.Thread(target=_listen, args=(_client(),), daemon=True)
+    ended = threading.Event()
+    listener = threading.Thread(target=_listen, args=(_client(), ended), daemon=True)
     listener.start()
     try:
         yield
+        # A call still under way when the service ends would abort this process.
+        ended.set()
+        listener.join()
     except CleanExit as error:
         leave(error.code, str(error))
     except jax.errors.JaxRuntimeError as error:
@@ -65,6 +69,19 @@ def _out_of_memory(error: Exception) -> str:
         "out of device memory; raise --config.micro_batches or --config.model.vision.remat=block"
         f" (python -m clipjax.plan shows what fits): {reason}"
     )
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """Within it an error ends the program without waiting for threads that may never end."""
+    try:
+        yield
+    except CleanExit as error:
+        print(f"clipjax: {error}", file=sys.stderr)
+        end(error.code)
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        end(1)
 
 
 def leave(code: int, message: str) -> NoReturn:
@@ -103,12 +120,12 @@ def _client() -> Any:
     return distributed.global_state.client
 
 
-def _listen(client: Any) -> None:
-    while True:
+def _listen(client: Any, ended: threading.Event) -> None:
+    while not ended.wait(LISTEN_SECONDS):
         try:
-            text = client.blocking_key_value_get(KEY, int(LISTEN_SECONDS * 1000))
+            text = client.key_value_try_get(KEY)
         except Exception as error:
-            if "DEADLINE_EXCEEDED" in str(error):
+            if "NOT_FOUND" in str(error):
                 continue
             return  # the service is gone; jax ends us
         if int(text.split(" ", 2)[1]) != jax.process_index():  # it ends itself

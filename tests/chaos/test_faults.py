@@ -25,8 +25,8 @@ def test_a_full_disk_does_not_stop_training(tmp_path):
     process = processes.start(
         config,
         f"--workdir={workdir}",
-        "--config.total=400 steps",
-        "--config.checkpoint.every=100 steps",
+        "--config.total=100 steps",
+        "--config.checkpoint.every=20 steps",
     )
     deadline = time.monotonic() + 120
     while "training goes on" not in processes.output(process):
@@ -36,9 +36,9 @@ def test_a_full_disk_does_not_stop_training(tmp_path):
     codes, told = ended([process])
     assert codes == [exits.DONE], told
     assert "steps saved before are intact" in told
-    assert (workdir / "checkpoints" / "400").is_dir()
+    assert (workdir / "checkpoints" / "100").is_dir()
     assert not list((workdir / "checkpoints").glob("*tmp*"))
-    assert sorted(tiny.values(workdir)) == list(range(1, 401))
+    assert sorted(tiny.values(workdir)) == list(range(1, 101))
 
 
 def test_a_disk_that_stays_full_ends_the_run_with_74(tmp_path):
@@ -68,7 +68,7 @@ def test_a_second_program_in_the_same_folder_is_refused(tmp_path):
 
 def test_a_host_that_waits_for_ever_ends_all_and_shows_where(tmp_path):
     config = faults.config(
-        tmp_path, settings="c.watchdog_seconds = 12.0", fault=faults.STUCK_LOADER
+        tmp_path, settings="c.watchdog_seconds = 25.0", fault=faults.STUCK_LOADER
     )
     group = processes.start_joined(config, f"--workdir={tmp_path / 'run'}", count=2, devices=1)
     codes, told = ended(group)
@@ -77,7 +77,7 @@ def test_a_host_that_waits_for_ever_ends_all_and_shows_where(tmp_path):
 
 
 def test_a_frozen_host_ends_the_others(tmp_path):
-    config = faults.config(tmp_path, settings="c.watchdog_seconds = 12.0")
+    config = faults.config(tmp_path, settings="c.watchdog_seconds = 25.0")
     workdir = tmp_path / "run"
     group = processes.start_joined(config, f"--workdir={workdir}", count=2, devices=1)
     processes.wait_for_lines(group[0], workdir / "metrics.jsonl", 3)
