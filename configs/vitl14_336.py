@@ -17,6 +17,6 @@ def get_config():
     c.total = "400M examples"
     c.optimizer.learning_rate = 2e-5
     c.loss.name = "softmax_ring"
-    c.model.vision.remat, c.model.text.remat = "mlp", "block"
+    c.model.vision.remat, c.model.text.remat = "block", "block"
     c.mesh.data, c.mesh.fsdp = -1, 16
     return c

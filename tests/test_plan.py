@@ -296,6 +296,25 @@ def test_a_step_compiles_for_an_absent_slice(absent, name):
 
 @pytest.mark.tpu_compiler
 @needs_libtpu
+@pytest.mark.parametrize("name", ["v5e:2x2", "v5p-8", "v6e-4"])
+def test_our_kernels_compile_for_every_kind_and_serve_both_towers(absent, name):
+    config = tiny.tiny(batch_size=32)
+    config.model.dtype = "bfloat16"
+    config.model.vision.update(image_size=64, patch_size=4, width=128, head_width=64, layers=2)
+    config.model.text.update(context_length=77, width=128, heads=2)
+    found = measure(config, name, loss_alone=False)
+    kernels = {kernel["name"].split(".")[0] for kernel in found["custom_kernels"]}
+    assert kernels == {
+        *("attention_forward", "attention_backward"),
+        *("layer_norm_forward", "layer_norm_backward", "sum_tokens"),
+    }
+    assert "all-to-all" not in found["collectives"]
+    config.kernels = "off"
+    assert measure(config, name, loss_alone=False)["custom_kernels"] == []
+
+
+@pytest.mark.tpu_compiler
+@needs_libtpu
 def test_layers_count_in_proportion(absent):
     def with_layers(layers):
         config = tiny.tiny(batch_size=64)
