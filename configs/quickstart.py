@@ -4,7 +4,7 @@ JAX_PLATFORMS=cpu python -m clipjax.main --config=configs/quickstart.py --workdi
 
 Learns what forty objects and eight backgrounds look like; evaluated on scenes whose two objects
 never occurred together in training. It learns little of left, right, above and below, without which
-recall at 1 ends near 74 %.
+recall at 1 ends between 67 and 81 %, by the seed.
 """
 
 from clipjax import config
