@@ -55,7 +55,7 @@ def test_the_papers_recipe(name):
     epochs = 1 if name == "vitl14_336" else 32
     assert horizon.total == round(epochs * 400_000_000 / 32_768) and horizon.warmup == 2000
     assert c.schedule.name == "cosine"
-    assert c.loss.name == "softmax_gather"
+    assert c.loss.name.startswith("softmax_")
 
 
 def test_every_setting_is_named_operational_or_defines_the_run():

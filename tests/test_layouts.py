@@ -1,5 +1,7 @@
 """The same run on other numbers of devices and processes: same records, equal losses."""
 
+import shutil
+
 import processes
 import pytest
 import tiny
@@ -54,19 +56,29 @@ def test_two_processes(one_device, tmp_path):
 
 
 @pytest.mark.multihost
-def test_two_processes_of_two_devices_resume_on_one(one_device, tmp_path):
-    """A checkpoint of 2 × 2 devices continues on 1 × 1 with the same records."""
-    workdir = tmp_path / "run"
-    process_group = processes.start_joined(
-        *ARGUMENTS, "--config.checkpoint.every=20 steps", f"--workdir={workdir}", count=2, devices=2
-    )
-    assert [processes.finish(p) for p in process_group] == [exits.DONE] * 2
-    import shutil
+@pytest.mark.parametrize(("count", "devices"), [(2, 2), (4, 2)])
+def test_processes_of_two_devices_and_their_checkpoint_elsewhere(
+    one_device, tmp_path, count, devices
+):
+    """As on one device; the checkpoint of step 20 goes on on 1 × 1 and on 2 × 4 devices.
 
+    A run compares the digest of every array it restores with what was saved, so that one which
+    starts has bit-equal state.
+    """
+    workdir = tmp_path / "run"
+    group = processes.start_joined(
+        *(*ARGUMENTS, "--config.checkpoint.every=20 steps", f"--workdir={workdir}"),
+        count=count,
+        devices=devices,
+    )
+    codes = [processes.finish(process) for process in group]
+    assert codes == [exits.DONE] * count, "\n".join(map(processes.output, group))
+    compare(tiny.values(workdir), one_device)
     for step in (50, 40):
         shutil.rmtree(workdir / "checkpoints" / str(step))
     lines = (workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
     (workdir / "metrics.jsonl").write_text("".join(lines[:20]))
-    again = processes.start(*ARGUMENTS, f"--workdir={workdir}")
-    assert processes.finish(again) == exits.DONE, processes.output(again)
-    compare(tiny.values(workdir), one_device)
+    for other in ((1, 1), (2, 4)):
+        copy = tmp_path / f"on_{other[0]}_x_{other[1]}"
+        shutil.copytree(workdir, copy)
+        compare(run(copy, count=other[0], devices=other[1]), one_device)
