@@ -21,7 +21,7 @@ from clipjax.config import Config
 from clipjax.models import clip, flops
 from clipjax.optim import optimizer as optimizers
 from clipjax.optim import schedules
-from clipjax.parallel import accelerators, compiler_options, sharding
+from clipjax.parallel import accelerators, compiler_options, same_program, sharding
 from clipjax.parallel import mesh as meshes
 from clipjax.parallel.mesh import BATCH_AXES
 from clipjax.training import objectives
@@ -168,9 +168,15 @@ def program(
 def compile_step(
     config: Config, program: Program, *, mesh: Mesh, **options: str | bool
 ) -> jax.stages.Compiled:
-    """The step as training compiles it; `options` of the compiler besides the config's."""
+    """The step as training compiles it; `options` of the compiler besides the config's.
+
+    Raises:
+      ConfigError: it is not the same on all processes.
+    """
     options |= _compiler_options(config, mesh=mesh)
-    return lower_step(program).compile(compiler_options=options)
+    lowered = lower_step(program)
+    same_program.check(lowered)
+    return lowered.compile(compiler_options=options)
 
 
 def lower_step(program: Program) -> jax.stages.Lowered:

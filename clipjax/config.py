@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from clipjax.common import urls
 from clipjax.models import zoo
 
 Config = Any  # an ml_collections.ConfigDict, whose settings no type checker can know
@@ -222,6 +223,11 @@ def is_operational(key: str) -> bool:
         key == name or key.startswith(f"{name}.") or fnmatch.fnmatchcase(key, name)
         for name in OPERATIONAL
     )
+
+
+def to_keep(config: Config) -> dict[str, Any]:
+    """The settings as they are stored with a run: addresses without passwords or signatures."""
+    return urls.shown_in(config.to_dict())
 
 
 def flatten(config: Config, prefix: str = "") -> dict[str, Any]:

@@ -14,6 +14,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from clipjax import config as settings
+from clipjax.common import urls
 from clipjax.common.exits import ConfigError
 from clipjax.config import Config
 from clipjax.parallel import distributed
@@ -44,7 +45,7 @@ def check_same(config: Config) -> None:
     Raises:
       ConfigError: this process's settings or versions are not the lead's; names the first.
     """
-    mine = {key: repr(value) for key, value in settings.flatten(config).items()}
+    mine = {key: urls.shown(repr(value)) for key, value in settings.flatten(config).items()}
     mine |= {f"version of {name}": importlib.metadata.version(name) for name in VERSIONS}
     lead = json.loads(distributed.from_lead(json.dumps(mine).encode()))
     differing = sorted(key for key in mine | lead if mine.get(key) != lead.get(key))
@@ -65,7 +66,7 @@ def _open(folder: epath.Path, config: Config, *, allow_config_change: bool) -> N
     file = folder / "config.json"
     if file.exists():
         old = settings.flatten(read_config(folder))
-        changed = settings.changed(old, settings.flatten(config))
+        changed = settings.changed(old, settings.flatten(settings.to_keep(config)))
         if changed and not allow_config_change:
             told = "; ".join(f"{key}: {a!r} → {b!r}" for key, (a, b) in sorted(changed.items()))
             raise ConfigError(
@@ -75,7 +76,7 @@ def _open(folder: epath.Path, config: Config, *, allow_config_change: bool) -> N
         if changed:
             _append(folder / "config_changes.jsonl", {"time": time.time(), "changed": changed})
     temporary = folder / "config.json.tmp"
-    temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    temporary.write_text(json.dumps(settings.to_keep(config), indent=2) + "\n")
     temporary.replace(file)
 
 

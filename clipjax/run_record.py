@@ -4,6 +4,7 @@ import base64
 from typing import Any
 
 import clipjax
+from clipjax import config as settings
 from clipjax.common.exits import ConfigError
 from clipjax.config import Config
 
@@ -19,7 +20,7 @@ def make(config: Config, *, step: int, source: Any, tokenizer: Any) -> dict[str,
         "tokenizer": {
             name: base64.b64encode(content).decode() for name, content in tokenizer.files().items()
         },
-        "config": config.to_dict(),
+        "config": settings.to_keep(config),
         "clipjax": clipjax.__version__,
     }
 

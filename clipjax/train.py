@@ -7,6 +7,7 @@ import time
 import jax
 
 from clipjax import build, build_data, build_model, lease, run_folder, run_record, summary
+from clipjax import config as settings
 from clipjax import report as reports
 from clipjax.common import exits
 from clipjax.config import Config
@@ -71,7 +72,7 @@ def _train(config: Config, *, workdir: str) -> int:
     )
     start = checkpoints.latest() or 0
     writer = (
-        MetricWriter(workdir, config=config.to_dict(), wandb_project=config.wandb)
+        MetricWriter(workdir, config=settings.to_keep(config), wandb_project=config.wandb)
         if distributed.is_lead()
         else None
     )
@@ -164,7 +165,10 @@ def _train(config: Config, *, workdir: str) -> int:
             window=config.profile,
             look_every=horizon.log_every if distributed.is_lead() else 0,
         )
-        bad_records = BadRecords(max_fraction=config.data.max_bad_fraction)
+        bad_records = BadRecords(
+            max_fraction=config.data.max_bad_fraction,
+            sources=getattr(source, "names", (source.name,)),
+        )
         step, exit_code, metrics = start, exits.DONE, {}
 
         saver = Saver(checkpoints, every_minutes=config.checkpoint.every_minutes)
@@ -215,11 +219,10 @@ def _train(config: Config, *, workdir: str) -> int:
             goodput.enter("data_wait")
             waiting = time.perf_counter()
             host_batch, info = next(batches)
+            batch = sharding.to_device(host_batch, mesh=mesh, batch_size=config.batch_size)
             log.waited(time.perf_counter() - waiting)
             goodput.enter("replay" if step < done_before else "train")
-            state, step_metrics = step_function(
-                state, sharding.to_device(host_batch, mesh=mesh, batch_size=config.batch_size)
-            )
+            state, step_metrics = step_function(state, batch)
             step, metrics = step + 1, {}
             log.step(step, step_metrics, counts=bad_records.count(info))
             reports.show_progress(report, step)

@@ -6,8 +6,7 @@
 
 Each line of output is prefixed with its process. SIGTERM and Ctrl-C reach every process (the run
 saves and ends); when one process fails, the others get `--grace_seconds` to end by themselves.
-Leaves with the strongest exit code; no process outlives this one. Standard library only;
-`strongest` is also used by queued_resource.py.
+Leaves with the strongest exit code; no process outlives this one. Standard library only.
 """
 
 import argparse
@@ -23,7 +22,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
 from typing import Any, NoReturn
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -33,28 +31,6 @@ from clipjax.common import exits
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 POLL_SECONDS = 0.05
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# Strongest first: what must not be restarted, then what the user asked for, then the likely cause
-# of the others. Codes not listed (a traceback's 1, 137 of the memory killer) stand at None: they
-# say more than "a peer failed" (70) or the abort after the coordinator's death (134).
-STRENGTH = (
-    exits.BAD_CONFIG,
-    exits.BAD_DATA,
-    exits.CHECKPOINT_IO,
-    exits.DIVERGED,
-    exits.OUT_OF_MEMORY,
-    exits.INTERRUPTED,
-    exits.HANG,
-    None,
-    exits.PEER_FAILURE,
-    134,
-    exits.PREEMPTED,
-    exits.DONE,
-)
-
-
-def strongest(codes: Iterable[int]) -> int:
-    """The exit code that stands for all processes of a run."""
-    return min(codes, key=lambda code: STRENGTH.index(code if code in STRENGTH else None))
 
 
 def environment(index: int, *, options: argparse.Namespace, port: int) -> dict[str, str]:
@@ -162,7 +138,7 @@ def run(options: argparse.Namespace) -> int:
                 kill(process)
     for reader in readers:
         reader.join(timeout=5.0)
-    code = strongest(codes)
+    code = exits.strongest(codes)
     each = ", ".join(f"[{index}] {code}" for index, code in enumerate(codes))
     print(f"local.py: exit codes {each}; leaving with {code}", file=sys.stderr)
     return code

@@ -28,7 +28,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
 import tpu_queue
-from local import Parser, strongest
+from local import Parser
 from tpu_queue import Lost, Stop, say
 
 from clipjax.common import exits
@@ -112,7 +112,7 @@ def follow(options: argparse.Namespace, *, steps: list[int], clock: Any) -> int:
         steps += [int(worker["step"]) for worker in found if "step" in worker]
         ended = [int(worker["code"]) for worker in found if worker["state"] == "ended"]
         if len(ended) == len(found):
-            return strongest(ended)
+            return exits.strongest(ended)
         if ended:
             first_end = clock.monotonic() if first_end is None else first_end
             if clock.monotonic() - first_end > options.straggler_seconds:

@@ -1,6 +1,7 @@
 """The same run on other numbers of devices and processes: same records, equal losses."""
 
 import shutil
+import signal
 
 import processes
 import pytest
@@ -16,10 +17,10 @@ ARGUMENTS = (
 )
 
 
-def run(workdir, *, count: int, devices: int) -> dict[int, dict]:
+def run(workdir, *arguments, count: int, devices: int) -> dict[int, dict]:
     """The lines of a run on `count` processes of `devices` each."""
     started = processes.start_joined(
-        *ARGUMENTS, f"--workdir={workdir}", count=count, devices=devices
+        *ARGUMENTS, *arguments, f"--workdir={workdir}", count=count, devices=devices
     )
     codes = [processes.finish(process) for process in started]
     assert codes == [exits.DONE] * count, "\n".join(map(processes.output, started))
@@ -82,3 +83,21 @@ def test_processes_of_two_devices_and_their_checkpoint_elsewhere(
         copy = tmp_path / f"on_{other[0]}_x_{other[1]}"
         shutil.copytree(workdir, copy)
         compare(run(copy, count=other[0], devices=other[1]), one_device)
+
+
+@pytest.mark.multihost
+def test_restarts_on_other_numbers_of_processes_and_workers(one_device, tmp_path):
+    """4 → 2 → 1 → 4 processes, 0, 2 and 4 loader workers: the records and losses of one device."""
+    workdir = tmp_path / "run"
+    legs = ((4, 0, 10), (2, 2, 20), (1, 4, 30))
+    for count, workers, until in legs:
+        group = processes.start_joined(
+            *(*ARGUMENTS, f"--workdir={workdir}", f"--config.data.num_workers={workers}"),
+            count=count,
+            devices=8 // count,
+        )
+        processes.wait_for_lines(group[0], workdir / "metrics.jsonl", until)
+        group[-1].send_signal(signal.SIGTERM)
+        codes = [processes.finish(process) for process in group]
+        assert codes == [exits.PREEMPTED] * count, "\n".join(map(processes.output, group))
+    compare(run(workdir, "--config.data.num_workers=2", count=4, devices=2), one_device)

@@ -52,6 +52,7 @@ def run_verb(verbs: Mapping[str, Callable[[], int | None]]) -> None:
 
 
 def _run(main: Callable[[list[str]], int | None], *, parse: Any) -> None:
+    os.umask(os.umask(0) | 0o022)  # what is written is code and weights: nobody else may change it
     try:
         app.run(lambda argv: sys.exit(main(argv) or exits.DONE), flags_parser=parse)
     except exits.CleanExit as error:

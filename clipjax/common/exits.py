@@ -5,6 +5,8 @@ program's `__main__`) prints the line and leaves with the code. Codes follow sys
 has one, and 128 + signal for signals.
 """
 
+from collections.abc import Iterable
+
 DONE = 0  # the run is complete
 BAD_CONFIG = 64  # bad config or flags: do not restart
 BAD_DATA = 65  # bad data: do not restart
@@ -15,6 +17,29 @@ HANG = 75  # a hang was ended by the watchdog: restart
 DIVERGED = 76  # non-finite steps in a row: do not restart
 INTERRUPTED = 130  # Ctrl-C, state saved
 PREEMPTED = 143  # preempted, state saved: restart
+
+# Strongest first: what must not be restarted, then what the user asked for, then the likely cause
+# of the others. Codes not listed (a traceback's 1, 137 of the memory killer) stand at None: they
+# say more than "a peer failed" (70) or the abort after the coordinator's death (134).
+STRENGTH = (
+    BAD_CONFIG,
+    BAD_DATA,
+    CHECKPOINT_IO,
+    DIVERGED,
+    OUT_OF_MEMORY,
+    INTERRUPTED,
+    HANG,
+    None,
+    PEER_FAILURE,
+    134,
+    PREEMPTED,
+    DONE,
+)
+
+
+def strongest(codes: Iterable[int]) -> int:
+    """The exit code that stands for all processes of a run."""
+    return min(codes, key=lambda code: STRENGTH.index(code if code in STRENGTH else None))
 
 
 class CleanExit(Exception):

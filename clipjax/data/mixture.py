@@ -27,9 +27,9 @@ class Joined:
 
     def __init__(self, parts: Mapping[str, Any]):
         self.parts = dict(parts)
-        self._names = list(self.parts)
+        self.names = list(self.parts)
         self._ends = list(itertools.accumulate(len(part) for part in self.parts.values()))
-        self.name = "+".join(self._names)
+        self.name = "+".join(self.names)
         prints = [(name, part.fingerprint) for name, part in self.parts.items()]
         self.fingerprint = hashlib.sha256(repr(prints).encode()).hexdigest()
 
@@ -40,7 +40,7 @@ class Joined:
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside 0 … {len(self) - 1}")
         number = bisect.bisect_right(self._ends, index)
-        name = self._names[number]
+        name = self.names[number]
         return name, self.parts[name], int(index) - (self._ends[number - 1] if number else 0)
 
     def __getitem__(self, index: int) -> dict[str, Any]:

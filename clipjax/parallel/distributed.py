@@ -100,9 +100,14 @@ def from_lead(value: bytes) -> bytes:
     return np.asarray(multihost_utils.broadcast_one_to_all(data)).astype(np.uint8).tobytes()
 
 
-def gather_sum(values: Any) -> np.ndarray:
-    """Sum over processes of a small host array; a collective."""
+def gather(values: Any) -> np.ndarray:
+    """A small host array [...] of every process, [processes, ...]; a collective."""
     values = np.asarray(values)
     if jax.process_count() == 1:
-        return values
-    return np.asarray(multihost_utils.process_allgather(values)).sum(axis=0)
+        return values[None]
+    return np.asarray(multihost_utils.process_allgather(values))
+
+
+def gather_sum(values: Any) -> np.ndarray:
+    """Sum over processes of a small host array; a collective."""
+    return gather(values).sum(axis=0)

@@ -232,6 +232,7 @@ class Report:
             facts=[
                 f"step {step:,}{of_total}",
                 f"{int(examples[-1]):,} examples seen",
+                *tables.time_spent(known),
                 time.strftime("%d %B %Y %H:%M UTC", time.gmtime()),
             ],
             rows=self._rows(known),

@@ -18,6 +18,7 @@ from clipjax.common.exits import Diverged
 from clipjax.parallel import distributed
 from clipjax.training.metric_writer import MetricWriter
 from clipjax.training.step import MAX_SKIPPED_IN_A_ROW
+from clipjax.training.straggler import Stragglers
 
 RUN_AHEAD = 2
 
@@ -66,6 +67,7 @@ class StepLog:
             mininterval=0.5 if sys.stderr.isatty() else 30.0,  # a log file gets a line now and then
             smoothing=0.05,
         )
+        self.stragglers = Stragglers()
         self._begin_window()
 
     def _begin_window(self) -> None:
@@ -92,7 +94,8 @@ class StepLog:
         Args:
           step: finished steps, this one included.
           metrics: device scalars.
-          counts: host counters of this process's rows, {"bad": …}; logged as fractions.
+          counts: host counters of this process's rows, {"bad": …}; logged as fractions, and
+            those that are parts of another ("bad/…") only where there are any.
         """
         self.pending.append((step, metrics, counts))
         while len(self.pending) > RUN_AHEAD:
@@ -114,7 +117,9 @@ class StepLog:
         self.bar.update(1)
 
     def _write_line(self, step: int, metrics: dict[str, Any], counts: dict[str, int]) -> None:
-        counted = distributed.gather_sum(np.array(list(counts.values()), np.int64))
+        milliseconds = round(1e3 * self.window_wait)
+        gathered = distributed.gather(np.array([*counts.values(), milliseconds], np.int64))
+        counted, waited = gathered[:, :-1].sum(axis=0), gathered[:, -1] / 1e3
         seconds = max(time.perf_counter() - self.window_start, 1e-9)
         rate = self.window_steps * self.batch_size / seconds
         wait = self.window_wait / seconds
@@ -124,6 +129,7 @@ class StepLog:
             **{
                 f"data/{name}_fraction": int(rows) / self.batch_size
                 for name, rows in zip(counts, counted, strict=True)
+                if rows or "/" not in name
             },
             **self.progress(step * self.batch_size),
             "perf/examples_per_second": rate,
@@ -132,6 +138,9 @@ class StepLog:
             "perf/data_wait_fraction": wait,
             **self.times(),
         }
+        straggler = self.stragglers.note(waited, steps=self.window_steps, seconds=seconds)
+        if len(waited) > 1:
+            line["perf/straggler"] = straggler
         if self.peak_share is not None:
             line["perf/mfu"] = rate * self.peak_share
         self._begin_window()

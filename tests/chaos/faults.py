@@ -48,3 +48,36 @@ def config(folder: pathlib.Path, *, settings: str = "", fault: str = "", **names
         HEAD.format(tests=tests, settings=settings or "pass", fault=filled.strip() or "pass")
     )
     return f"--config={file}"
+
+
+SLOW_LOADER = """
+    from clipjax.data import images
+    decode = images.decode_train
+    def slow(*arguments, **settings):
+        time.sleep(0.02 if HOST == "1" else 0)
+        return decode(*arguments, **settings)
+    images.decode_train = slow
+"""
+# An object store on a bad day: making, or committing, a step fails once with each of these.
+FAILING_STORE = """
+    from etils.epath import backend
+    answers = {"20": "HTTP 503 Service Unavailable", "40": "HTTP 429 Too Many Requests",
+               "60": "Input/output error", "100": "HTTP 500"}
+    def failing(name):
+        real = getattr(backend._OsPathBackend, name)
+        def operation(self, path, *arguments, **settings):
+            step = os.path.basename(str(path)).split(".")[0]
+            if "checkpoints" in str(path) and step in answers and name == (
+                "rename" if step in ("20", "100") else "mkdir"
+            ):
+                raise OSError(5, answers.pop(step))
+            return real(self, path, *arguments, **settings)
+        setattr(backend._OsPathBackend, name, operation)
+    failing("mkdir")
+    failing("rename")
+"""
+OTHER_PROGRAM = """
+    import jax
+    if HOST == "1":
+        jax.config.update("jax_default_matmul_precision", "highest")
+"""

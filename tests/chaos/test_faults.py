@@ -106,3 +106,39 @@ def test_a_host_started_with_other_settings_is_refused(tmp_path):
     codes, told = ended(group)
     assert codes == [exits.BAD_CONFIG] * 2, told
     assert "process 1 was not started like process 0: optimizer.learning_rate is 0.002" in told
+
+
+def test_a_host_that_would_compile_another_program_is_refused(tmp_path):
+    config = faults.config(tmp_path, fault=faults.OTHER_PROGRAM)
+    group = processes.start_joined(config, f"--workdir={tmp_path / 'run'}", count=2, devices=1)
+    codes, told = ended(group)
+    assert codes == [exits.BAD_CONFIG] * 2, told
+    assert "process 1 would compile another program than process 0" in told
+
+
+def test_a_host_whose_data_are_slow_is_named(tmp_path):
+    config = faults.config(tmp_path, fault=faults.SLOW_LOADER)
+    workdir = tmp_path / "run"
+    group = processes.start_joined(
+        *(config, f"--workdir={workdir}", "--config.total=80 steps"), count=2, devices=1
+    )
+    codes, told = ended(group)
+    assert codes == [exits.DONE] * 2, told
+    assert "process 1 on " in told and "holds up all others" in told
+    assert [line["perf/straggler"] for line in tiny.lines(workdir) if "train/loss" in line][-1] == 1
+
+
+def test_a_store_that_fails_now_and_then_costs_no_step(tmp_path):
+    config = faults.config(tmp_path, fault=faults.FAILING_STORE)
+    workdir = tmp_path / "run"
+    process = processes.start(
+        *(config, f"--workdir={workdir}", "--config.total=100 steps"),
+        *("--config.checkpoint.every=20 steps", "--config.checkpoint.keep_last=9"),
+    )
+    codes, told = ended([process])
+    assert codes == [exits.DONE], told
+    for answer in ("HTTP 503", "HTTP 429", "Input/output error", "HTTP 500"):
+        assert answer in told
+    assert "80" in (steps := sorted(p.name for p in (workdir / "checkpoints").iterdir())), steps
+    assert "100" in steps and not [name for name in steps if "tmp" in name]
+    assert sorted(tiny.values(workdir)) == list(range(1, 101))

@@ -17,7 +17,7 @@ import pytest
 import tars
 
 from clipjax import build_data, config
-from clipjax.common import exits
+from clipjax.common import exits, urls
 from clipjax.common.exits import ConfigError, DataError, RemoteError
 from clipjax.data import examples, loader, order
 from clipjax.data.sources import index_file, remote, shard_files, shard_survey
@@ -277,6 +277,6 @@ def test_signed_addresses(server, tmp_path):
 
 
 def test_messages_hold_no_secrets():
-    assert remote.shown("https://me:pw@host/a.tar?X-Signature=abc") == "https://host/a.tar"
+    assert urls.shown("https://me:pw@host/a.tar?X-Signature=abc") == "https://host/a.tar"
     with pytest.raises(ConfigError, match="needs a package"):
         remote.find("nonsense://x", ending=".tar")

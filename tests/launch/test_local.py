@@ -82,8 +82,7 @@ def test_devices():
     ],
 )
 def test_strength(codes, strongest):
-    local = load()
-    assert local.strongest(codes) == local.strongest(codes[::-1]) == strongest
+    assert exits.strongest(codes) == exits.strongest(codes[::-1]) == strongest
 
 
 def test_strongest_code_wins_and_the_stuck_are_ended():

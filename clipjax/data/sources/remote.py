@@ -21,6 +21,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from clipjax.common import urls
 from clipjax.common.exits import CleanExit, ConfigError, RemoteError
 
 ATTEMPTS = 7  # about a minute and a half in all
@@ -37,14 +38,6 @@ log = logging.getLogger(__name__)
 def is_remote(path: str) -> bool:
     """Whether a path names a protocol."""
     return "://" in path
-
-
-def shown(path: str) -> str:
-    """A remote path for messages: without password, signature or token."""
-    parts = urllib.parse.urlsplit(path)
-    return urllib.parse.urlunsplit(
-        (parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")
-    )
 
 
 def describe(path: str) -> tuple[int, str]:
@@ -67,7 +60,7 @@ def fetch(path: str, *, to: str, size: int) -> None:
             shutil.copyfileobj(source, target, CHUNK)
         copied = os.path.getsize(to)
         if copied != size:
-            raise OSError(f"{shown(path)}: {copied:,} of {size:,} bytes came")
+            raise OSError(f"{urls.shown(path)}: {copied:,} of {size:,} bytes came")
 
     with_retries(once, path)
 
@@ -131,7 +124,9 @@ def with_retries(call: Callable[[str], T], path: str) -> T:
         except CleanExit:
             raise
         except Exception as error:  # every cloud's package has its own
-            reason = f"{shown(path)}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            reason = (
+                f"{urls.shown(path)}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            )
             code = getattr(error, "code", None)
             if isinstance(error, (FileNotFoundError, PermissionError)) or code in FINAL:
                 kind = FileNotFoundError if code in (None, 404, 410) else PermissionError
@@ -158,7 +153,7 @@ def _describe_http(path: str) -> tuple[int, str]:
         headers: email.message.Message = answer.headers
         size = headers.get("Content-Length", "")
         if not size.isdigit():
-            raise PermissionError(f"{shown(path)}: the server does not tell its size")
+            raise PermissionError(f"{urls.shown(path)}: the server does not tell its size")
         return int(size), headers.get("ETag") or headers.get("Last-Modified") or ""
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from clipjax.common import urls
 from clipjax.data.sources import index_file, remote
 
 DEFAULT_BYTES = 100 << 30
@@ -155,7 +156,7 @@ class ShardFiles:
                 return
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - os.stat(failed).st_mtime < FORGET_FAILURE:
-                    raise OSError(f"{remote.shown(path)} was not there a moment ago")
+                    raise OSError(f"{urls.shown(path)} was not there a moment ago")
                 os.unlink(failed)
             try:
                 identity = remote_identity(path)

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 
+from clipjax.common import urls
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data.sources import remote
 
@@ -123,7 +124,7 @@ def find_remote(named: list[str], *, part: str, ending: str) -> list[str]:
             raise DataError(f"config.data.path: {error}") from None
         if matches is None:
             raise ConfigError(
-                f"config.data.path: {remote.shown(name)} cannot be listed; name its files,"
+                f"config.data.path: {urls.shown(name)} cannot be listed; name its files,"
                 f" https://HOST/{{00000..00999}}{ending}"
             )
         found += matches

@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from clipjax.common import urls
 from clipjax.common.exits import DataError
 from clipjax.data.sources import remote, shard_paths
 from clipjax.data.sources.shard_files import ShardFiles
@@ -135,7 +136,7 @@ class ShardedSource:
             file, table = self._open(path), self._table(path)
         if file.identity != table.identity or table.digest != self._digests[shard]:
             raise DataError(
-                f"{self.form.kind} {remote.shown(path)}: changed while in use; start again"
+                f"{self.form.kind} {urls.shown(path)}: changed while in use; start again"
             )
         return file, table, row
 
@@ -235,14 +236,14 @@ class ShardedSource:
         except DataError as error:
             return error
         except OSError as error:
-            where = remote.shown(path)
+            where = urls.shown(path)
             reason = error.strerror or str(error).removeprefix(f"{where}: ")
             return DataError(f"{self.form.kind} {where}: {reason}; {REMEDY}")
 
 
 def short_names(paths: Sequence[str], *, form: Format) -> tuple[str, list[str]]:
     """A name for the whole set, and for each shard as much of its path as tells shards apart."""
-    full = [remote.shown(p) if remote.is_remote(p) else os.path.abspath(p) for p in paths]
+    full = [urls.shown(p) if remote.is_remote(p) else os.path.abspath(p) for p in paths]
     folders = {os.path.dirname(path) for path in full}
     schemes = {path.split("://")[0] if "://" in path else "" for path in full}
     top = os.path.commonpath(folders) if len(schemes) == 1 else ""

@@ -1,0 +1,90 @@
+"""What a run writes holds no secret, and nobody else may change it."""
+
+import functools
+import http.server
+import os
+import stat
+import threading
+
+import processes
+import pytest
+import tars
+
+from clipjax.common import exits, urls
+
+CANARIES = {
+    "HF_TOKEN": "canary-one",
+    "WANDB_API_KEY": "canary-two",
+    "AWS_SECRET_ACCESS_KEY": "canary-three",
+    "GOOGLE_APPLICATION_CREDENTIALS": "/canary-four.json",
+}
+SIGNATURE = "X-Amz-Signature=canary-five&token=canary-six"
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def address(tmp_path):
+    folder = tmp_path / "served"
+    folder.mkdir()
+    tars.write(folder / "0.tar", tars.pairs(40))
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/0.tar?{SIGNATURE}"
+        server.shutdown()
+
+
+def test_secrets_stay_out_and_others_may_not_write(address, tmp_path):
+    workdir = tmp_path / "run"
+    arguments = (
+        *("--config=tests/tiny.py", "--config.data.source=tar", f"--config.data.path={address}"),
+        *(f"--config.data.cache_dir={tmp_path / 'cache'}", "--config.tokenizer.max_captions=40"),
+        *("--config.model.text.vocab_size=280", f"--workdir={workdir}"),
+        f"--config.compilation_cache={tmp_path / 'compiled'}",
+    )
+    umask = os.umask(0)
+    try:
+        process = processes.start(*arguments, environment=CANARIES)
+    finally:
+        os.umask(umask)
+    assert processes.finish(process) == exits.DONE, processes.output(process)
+    assert "canary" not in processes.output(process)
+    written = [path for path in tmp_path.rglob("*") if "served" not in path.parts]
+    assert len([p for p in written if p.is_file()]) > 20
+    for path in written:
+        status = path.stat()
+        assert not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH), path
+        if path.is_file():
+            assert b"canary" not in path.read_bytes(), path
+        assert "canary" not in path.name
+
+    # The next signature is another one: still the same run.
+    again = [a.replace("canary", "other").replace("6 steps", "8 steps") for a in arguments]
+    process = processes.start(*again)
+    assert processes.finish(process) == exits.DONE, processes.output(process)
+    assert "the run is complete" in processes.output(process)
+
+
+def test_a_cache_that_others_may_write_is_refused(tmp_path):
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o777)
+    process = processes.start(
+        *("--config=tests/tiny.py", f"--workdir={tmp_path / 'run'}"),
+        f"--config.compilation_cache={folder}",
+    )
+    assert processes.finish(process) == exits.BAD_CONFIG, processes.output(process)
+    assert "others may write it" in processes.output(process)
+
+
+def test_addresses_lose_what_gives_access_and_nothing_else():
+    assert urls.shown("reading https://me:pw@host/{0..9}.tar?sig=a&b=c failed") == (
+        "reading https://host/{0..9}.tar failed"
+    )
+    assert urls.shown("gs://bucket/00?.tar") == "gs://bucket/00?.tar"
+    given = {"path": ("s3://key:pw@bucket/a", "/data/a?.tar"), "n": 3}
+    assert urls.shown_in(given) == {"path": ("s3://bucket/a", "/data/a?.tar"), "n": 3}

@@ -1,0 +1,55 @@
+"""What could not be used is counted by reason and source, and too much of it ends the run."""
+
+import ast
+import inspect
+import itertools
+
+import numpy as np
+import pytest
+
+from clipjax.common.exits import DataError
+from clipjax.data import captions, examples, images
+from clipjax.training import bad_records
+
+
+def info(*bad, sources=None):
+    rows = len(bad)
+    names = ("bad", "bad_key", "source")
+    values = (bad, [f"a.tar/{i}" for i in range(rows)], sources or ["web"] * rows)
+    found = {name: np.array(value) for name, value in zip(names, values, strict=True)}
+    return found | dict.fromkeys(("truncated", "cleaned"), np.zeros(rows, bool))
+
+
+def test_every_reason_has_a_counter():
+    raised = set()
+    for module in (captions, images, examples):
+        for node in ast.walk(ast.parse(inspect.getsource(module))):
+            name = getattr(getattr(node, "func", None), "id", "")
+            if name in ("BadImage", "BadCaption", "BadRecord"):
+                raised.add(ast.literal_eval(node.args[0]))  # pyright: ignore
+    assert raised == set(bad_records.REASONS)
+
+
+def test_counts_by_reason_and_source():
+    counter = bad_records.BadRecords(max_fraction=1.0, sources=("web", "books"))
+    found = counter.count(
+        info(
+            *("too small", "", "too small", "empty caption"), sources=["web", "web", "books", "web"]
+        )
+    )
+    assert {name: count for name, count in found.items() if count} == {
+        "bad": 3,
+        "bad/too_small": 2,
+        "bad/empty_caption": 1,
+        "bad/web": 2,
+        "bad/books": 1,
+    }
+    one = bad_records.BadRecords(max_fraction=1.0, sources=("web",)).count(info("too small"))
+    assert "bad/web" not in one  # all of them
+
+
+def test_too_many_end_the_run_and_name_the_last():
+    counter = bad_records.BadRecords(max_fraction=0.1)
+    with pytest.raises(DataError, match=r"20 of 20 records .* a.tar/0 of web \(too small\)"):
+        for _ in itertools.repeat(None, 100):
+            counter.count(info("too small"))
