@@ -4,6 +4,7 @@ Starting again with the same work directory resumes. Exit codes: `clipjax/common
 """
 
 import os
+from typing import NoReturn
 
 from absl import flags
 
@@ -21,8 +22,8 @@ ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
 )
 
 
-def main() -> int:
-    """Check the settings, then train; returns the exit code."""
+def main() -> NoReturn:
+    """Check the settings, then train; ends the process with the exit code."""
     from clipjax import config_check
 
     config = cli.config(CONFIG)
@@ -38,8 +39,8 @@ def main() -> int:
     from clipjax import train  # jax and its friends load here, after the cheap checks
     from clipjax.parallel import leaving
 
-    with leaving.at_once():
-        return train.train(config, workdir=workdir, allow_config_change=ALLOW_CONFIG_CHANGE.value)
+    allow = ALLOW_CONFIG_CHANGE.value
+    leaving.after(lambda: train.train(config, workdir=workdir, allow_config_change=allow))
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ orderly shutdown, which would wait for the peers that are gone until heartbeats 
 import contextlib
 import faulthandler
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import jax
@@ -23,6 +24,8 @@ from clipjax.common.exits import CleanExit, OutOfMemory
 
 KEY = "clipjax/leaving"  # in the coordination service; "CODE PROCESS MESSAGE"
 LISTEN_SECONDS = 0.5  # between looks at the service
+# How the text of an error of the runtime begins; jax raises some of them as a ValueError.
+STATUS = re.compile(r"(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED): ")
 _FIRST = threading.Lock()
 LINGER_SECONDS = 1.0  # that the coordinator stays, so that the others can hear
 
@@ -53,12 +56,12 @@ def together() -> Iterator[None]:
         listener.join()
     except CleanExit as error:
         leave(error.code, str(error))
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" in str(error):
-            leave(exits.OUT_OF_MEMORY, _out_of_memory(error))
-        reason = " ".join(str(error).split())[:300]
-        leave(exits.PEER_FAILURE, f"a peer or the runtime failed: {reason}")
     except Exception as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+            leave(exits.OUT_OF_MEMORY, _out_of_memory(error))
+        if isinstance(error, jax.errors.JaxRuntimeError) or STATUS.match(str(error)):
+            reason = " ".join(str(error).split())[:300]
+            leave(exits.PEER_FAILURE, f"a peer or the runtime failed: {reason}")
         sys.excepthook(type(error), error, error.__traceback__)
         leave(1, f"{type(error).__name__}: {error}")
 
@@ -71,11 +74,16 @@ def _out_of_memory(error: Exception) -> str:
     )
 
 
-@contextlib.contextmanager
-def at_once() -> Iterator[None]:
-    """Within it an error ends the program without waiting for threads that may never end."""
+def after(program: Callable[[], int]) -> NoReturn:
+    """Run it, then end the process with its exit code or its error's.
+
+    Threads are not waited for: one whose save failed may never end.
+    """
     try:
-        yield
+        code = program()
+        if jax.distributed.is_initialized():
+            jax.distributed.shutdown()  # the others may not have come so far
+        end(code)
     except CleanExit as error:
         print(f"clipjax: {error}", file=sys.stderr)
         end(error.code)

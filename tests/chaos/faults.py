@@ -52,28 +52,29 @@ def config(folder: pathlib.Path, *, settings: str = "", fault: str = "", **names
 
 SLOW_LOADER = """
     from clipjax.data import images
-    decode = images.decode_train
+    decode, one_at_a_time = images.decode_train, threading.Lock()
     def slow(*arguments, **settings):
-        time.sleep(0.02 if HOST == "1" else 0)
+        if HOST == "1":
+            with one_at_a_time:
+                time.sleep(0.04)
         return decode(*arguments, **settings)
     images.decode_train = slow
 """
 # An object store on a bad day: making, or committing, a step fails once with each of these.
 FAILING_STORE = """
     from etils.epath import backend
-    answers = {"20": "HTTP 503 Service Unavailable", "40": "HTTP 429 Too Many Requests",
-               "60": "Input/output error", "100": "HTTP 500"}
+    answers = {"20": "HTTP 503 Service Unavailable", "60": "HTTP 429", "100": "I/O error"}
     def failing(name):
         real = getattr(backend._OsPathBackend, name)
         def operation(self, path, *arguments, **settings):
             step = os.path.basename(str(path)).split(".")[0]
             if "checkpoints" in str(path) and step in answers and name == (
-                "rename" if step in ("20", "100") else "mkdir"
+                "rename" if step in ("20", "100") else "makedirs"
             ):
                 raise OSError(5, answers.pop(step))
             return real(self, path, *arguments, **settings)
         setattr(backend._OsPathBackend, name, operation)
-    failing("mkdir")
+    failing("makedirs")
     failing("rename")
 """
 OTHER_PROGRAM = """

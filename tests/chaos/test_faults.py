@@ -120,12 +120,13 @@ def test_a_host_whose_data_are_slow_is_named(tmp_path):
     config = faults.config(tmp_path, fault=faults.SLOW_LOADER)
     workdir = tmp_path / "run"
     group = processes.start_joined(
-        *(config, f"--workdir={workdir}", "--config.total=80 steps"), count=2, devices=1
+        *(config, f"--workdir={workdir}", "--config.total=140 steps"), count=2, devices=1
     )
     codes, told = ended(group)
     assert codes == [exits.DONE] * 2, told
     assert "process 1 on " in told and "holds up all others" in told
-    assert [line["perf/straggler"] for line in tiny.lines(workdir) if "train/loss" in line][-1] == 1
+    named = {line["perf/straggler"] for line in tiny.lines(workdir) if "train/loss" in line}
+    assert named == {-1, 1}
 
 
 def test_a_store_that_fails_now_and_then_costs_no_step(tmp_path):
@@ -137,7 +138,7 @@ def test_a_store_that_fails_now_and_then_costs_no_step(tmp_path):
     )
     codes, told = ended([process])
     assert codes == [exits.DONE], told
-    for answer in ("HTTP 503", "HTTP 429", "Input/output error", "HTTP 500"):
+    for answer in ("HTTP 503", "HTTP 429", "I/O error"):
         assert answer in told
     assert "80" in (steps := sorted(p.name for p in (workdir / "checkpoints").iterdir())), steps
     assert "100" in steps and not [name for name in steps if "tmp" in name]
