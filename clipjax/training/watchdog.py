@@ -12,11 +12,15 @@ from clipjax.common import exits
 from clipjax.parallel import leaving
 
 
+START_SECONDS = 1800.0  # at least so long until the first beat: restoring, compiling
+
+
 class Watchdog:
     """Leaves with 75, all hosts together, `seconds` after the last `beat`; 0 is off."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+        self.limit = max(seconds, START_SECONDS)
         self.last = time.monotonic()
         self.closed = threading.Event()
         if seconds:
@@ -25,6 +29,7 @@ class Watchdog:
     def beat(self) -> None:
         """Something was finished."""
         self.last = time.monotonic()
+        self.limit = self.seconds
 
     def close(self) -> None:
         """Stop watching."""
@@ -33,12 +38,12 @@ class Watchdog:
     def _watch(self) -> None:
         while not self.closed.wait(min(self.seconds / 10, 1.0)):
             silent = time.monotonic() - self.last
-            if silent > self.seconds:
+            if silent > self.limit:
                 print("clipjax: stacks of all threads of this process:", file=sys.stderr)
                 leaving.show_stacks()
                 leaving.leave(
                     exits.HANG,
                     f"nothing was finished for {silent:.0f} seconds, more than"
-                    f" config.watchdog_seconds={self.seconds:g}; the stacks above, most recent call"
+                    f" config.watchdog_seconds={self.limit:g}; the stacks above, most recent call"
                     " first, show where this process waits",
                 )
