@@ -11,7 +11,6 @@ import time
 from clipjax.common import exits
 from clipjax.parallel import leaving
 
-
 START_SECONDS = 1800.0  # at least so long until the first beat: restoring, compiling
 
 
