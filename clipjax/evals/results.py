@@ -1,0 +1,145 @@
+"""What was measured on one set, as a JSON file: RESULTS/SUITE/SET.json.
+
+`evaluate` writes a file after each protocol, so that a killed evaluation goes on where it was: a
+measurement whose `key` is unchanged is not made again. The key is a hash of all that determines
+the figures: weights, data, prompts, preprocessing, precision and the protocol's settings.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+import clipjax
+from clipjax.evals.metrics import Estimate
+
+VERSION = 1  # raise it when the same key would give other figures
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
+
+
+@dataclasses.dataclass
+class Measurement:
+    """What one protocol (zero_shot, linear_probe, …) found on one set.
+
+    Attributes:
+      metric: the name of the main figure.
+      figures: metric → estimate; shares are 0 … 1.
+      details: whatever pictures and people want besides, as plain JSON values.
+      warnings: sentences that belong beside the figures.
+      key: `key_of` what determines the figures.
+      settings: what `key` is the hash of.
+      seconds: it took.
+      time: when it was made, UTC.
+    """
+
+    metric: str
+    figures: dict[str, Estimate]
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    key: str = ""
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
+    time: str = ""
+
+    @property
+    def main(self) -> Estimate:
+        return self.figures[self.metric]
+
+
+@dataclasses.dataclass
+class Record:
+    """All that is known of a model on one set.
+
+    Attributes:
+      set, name: the entry's id in `suites` and its name for people.
+      status: "measured", "missing" (no data) or "failed".
+      message: why it is missing or failed, and what to do.
+      data: source, split, n, expected_n and after whose protocol, fingerprint, classes and their
+        hash.
+      weights: id (a digest of all arrays), path, model, step.
+      preprocessing: how images became pixels.
+      precision: dtypes of the towers and of what follows.
+      measurements: by protocol.
+      versions: of clipjax and the packages below it.
+    """
+
+    set: str
+    name: str
+    status: str = "measured"
+    message: str = ""
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    weights: dict[str, Any] = dataclasses.field(default_factory=dict)
+    preprocessing: dict[str, Any] = dataclasses.field(default_factory=dict)
+    precision: dict[str, Any] = dataclasses.field(default_factory=dict)
+    measurements: dict[str, Measurement] = dataclasses.field(default_factory=dict)
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def key_of(settings: Mapping[str, Any]) -> str:
+    """Sixteen hex digits that change with any of the settings, which are plain JSON values."""
+    content = json.dumps([VERSION, settings], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """clipjax and the packages whose versions may move a figure."""
+    return {"clipjax": clipjax.__version__} | {
+        name: importlib.metadata.version(name) for name in PACKAGES
+    }
+
+
+def now() -> str:
+    """UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def write(record: Record, file: Any) -> None:
+    """Write the record whole or not at all, local or remote."""
+    file = epath.Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.tmp")
+    temporary.write_text(json.dumps(to_json(record), indent=1, allow_nan=False) + "\n")
+    temporary.replace(file)
+
+
+def read(file: Any) -> Record | None:
+    """The record in a file; None where there is none, or it is no record of this version's form."""
+    try:
+        content = json.loads(epath.Path(file).read_text())
+        content["measurements"] = {
+            protocol: Measurement(**{**made, "figures": _estimates(made["figures"])})
+            for protocol, made in content["measurements"].items()
+        }
+        return Record(**content)
+    except OSError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None  # measured anew
+
+
+def to_json(record: Record) -> dict[str, Any]:
+    """Plain values; a figure is {"value", "low", "high", "n"}, and what is no number is null."""
+    return _plain(dataclasses.asdict(record))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "tolist"):  # arrays and NumPy's numbers
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _estimates(figures: Mapping[str, Any]) -> dict[str, Estimate]:
+    return {
+        name: Estimate(**{**found, "value": math.nan if found["value"] is None else found["value"]})
+        for name, found in figures.items()
+    }
