@@ -65,6 +65,9 @@ class Model:
             {name: base64.b64decode(content) for name, content in run["tokenizer"].items()},
             context_length=self.config.model.text.context_length,
         )
+        tokenizers.check_rules(
+            self.tokenizer, stored=run.get("tokenizer_rules", {}), where="this model"
+        )
         self.image_size = self.config.model.vision.image_size
         build_model.check_kernels(self.config, mesh=mesh)
         self.module = build_model.model(self.config, mesh=mesh)

@@ -9,7 +9,15 @@ from jax.sharding import Mesh
 from clipjax import build_model, evals
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.config import Config
-from clipjax.data import captions, mixture, order, sources, tokenizers
+from clipjax.data import (
+    captions,
+    clip_tokenizer,
+    mixture,
+    order,
+    sentencepiece_tokenizer,
+    sources,
+    tokenizers,
+)
 from clipjax.data.examples import TrainExamples
 from clipjax.data.sources import shard_survey
 from clipjax.data.sources.first import First
@@ -155,18 +163,18 @@ def tokenizer(config: Config, *, source: Any, workdir: str) -> Any:
         the one in `tokenizer.path`.
     """
     text = config.model.text
-    make = functools.partial(tokenizers.SentencePieceTokenizer, context_length=text.context_length)
     published = epath.Path(workdir) / "tokenizer"
     problem, model = b"", b""
     if distributed.is_lead():
         try:
-            model = _tokenizer_model(config, source=source, published=published)
+            model = _lead_tokenizer(config, source=source, published=published).model
         except ConfigError as error:
             problem = str(error).encode()
     problem = distributed.from_lead(problem)  # every process leaves with the same error
     if problem:
         raise ConfigError(problem.decode())
-    made = make(distributed.from_lead(model))
+    make = tokenizers.KINDS[config.tokenizer.kind]
+    made = make(distributed.from_lead(model), context_length=text.context_length)
     if made.vocab_size != text.vocab_size:
         raise ConfigError(
             f"config.model.text.vocab_size={text.vocab_size}: the tokenizer has"
@@ -175,27 +183,30 @@ def tokenizer(config: Config, *, source: Any, workdir: str) -> Any:
     return made
 
 
-def _tokenizer_model(config: Config, *, source: Any, published: epath.Path) -> bytes:
-    length = config.model.text.context_length
-    given = (
-        tokenizers.load(config.tokenizer.path, context_length=length)
-        if config.tokenizer.path
-        else None
-    )
+def _lead_tokenizer(config: Config, *, source: Any, published: epath.Path) -> Any:
+    """What process 0 finds, or makes and publishes."""
+    kind, text = config.tokenizer.kind, config.model.text
+    load = functools.partial(tokenizers.load, kind=kind, context_length=text.context_length)
+    given = load(config.tokenizer.path) if config.tokenizer.path else None
     if published.exists():
-        found = tokenizers.load(published, context_length=length)
+        found = load(published)
         if given is not None and given.hash != found.hash:
             raise ConfigError(
                 f"config.tokenizer.path={config.tokenizer.path}: differs from the tokenizer this"
                 f" run began with, {published}; leave it out or start in another --workdir"
             )
-        return found.model
+        return found
+    if given is None and kind == "clip":
+        merges = clip_tokenizer.packaged_merges()
+        given = clip_tokenizer.ClipTokenizer(merges, context_length=text.context_length)
     if given is None:
         sample = captions.sample(source, limit=config.tokenizer.max_captions)
-        model = tokenizers.train_sentencepiece(sample, vocab_size=config.model.text.vocab_size)
-        given = tokenizers.SentencePieceTokenizer(model, context_length=length)
+        model = sentencepiece_tokenizer.train_sentencepiece(sample, vocab_size=text.vocab_size)
+        given = sentencepiece_tokenizer.SentencePieceTokenizer(
+            model, context_length=text.context_length
+        )
     tokenizers.publish(given.files(), folder=published)
-    return given.model
+    return given
 
 
 def evaluators(config: Config, *, mesh: Mesh, tokenizer: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from clipjax.parallel import compiler_options
 
 DTYPES = ("float32", "bfloat16")
 KERNELS = ("auto", "on", "off")
+TOKENIZERS = ("sentencepiece", "clip")
 NO_DATA = """config.data names no data to train on; add one of
   --config.data.source=tfds --config.data.name=NAME --config.data.path=DATA_DIR
   --config.data.source=tar --config.data.path='SHARDS/{00000..00999}.tar'
@@ -88,7 +89,7 @@ def _check_names(config: Config) -> None:
         config.compiler_options, names=compiler_options.NAMES, kind="config.compiler_options"
     )
     check_name(config.schedule.name, names=optim.SCHEDULES, kind="config.schedule.name")
-    check_name(config.tokenizer.kind, names=("sentencepiece",), kind="config.tokenizer.kind")
+    check_name(config.tokenizer.kind, names=TOKENIZERS, kind="config.tokenizer.kind")
     for name, settings in config.evals.items():
         check_name(settings.kind, names=evals.KINDS, kind=f"config.evals.{name}.kind")
         if settings.source:

@@ -88,15 +88,15 @@ def check() -> None:
 def bench() -> None:
     """`bench`: a table, on this process."""
     from clipjax.curation import bench
-    from clipjax.data import captions, tokenizers
+    from clipjax.data import captions, sentencepiece_tokenizer
     from clipjax.data.examples import TrainExamples
 
     source = _source()
     sample = captions.sample(source, limit=10_000)
-    model = tokenizers.train_sentencepiece(sample, vocab_size=600, exact=False)
+    model = sentencepiece_tokenizer.train_sentencepiece(sample, vocab_size=600, exact=False)
     examples = TrainExamples(
         source,
-        tokenizer=tokenizers.SentencePieceTokenizer(model, context_length=77),
+        tokenizer=sentencepiece_tokenizer.SentencePieceTokenizer(model, context_length=77),
         image_size=IMAGE_SIZE.value,
         seed=0,
     )
@@ -138,11 +138,11 @@ def convert() -> None:
 
 def tokenizer() -> None:
     """`tokenizer`: a folder for `config.tokenizer.path`."""
-    from clipjax.data import captions, tokenizers
+    from clipjax.data import captions, sentencepiece_tokenizer, tokenizers
 
     sample = captions.sample(_source(), limit=MAX_CAPTIONS.value)
-    model = tokenizers.train_sentencepiece(sample, vocab_size=VOCAB_SIZE.value)
-    tokenizers.publish({tokenizers.MODEL_FILE: model}, folder=_needed(OUTPUT))
+    model = sentencepiece_tokenizer.train_sentencepiece(sample, vocab_size=VOCAB_SIZE.value)
+    tokenizers.publish({sentencepiece_tokenizer.MODEL_FILE: model}, folder=_needed(OUTPUT))
     print(f"{OUTPUT.value}: train with --config.tokenizer.path={OUTPUT.value}")
 
 

@@ -7,6 +7,7 @@ import clipjax
 from clipjax import config as settings
 from clipjax.common.exits import ConfigError
 from clipjax.config import Config
+from clipjax.data import tokenizers
 
 
 def make(config: Config, *, step: int, source: Any, tokenizer: Any) -> dict[str, Any]:
@@ -20,6 +21,7 @@ def make(config: Config, *, step: int, source: Any, tokenizer: Any) -> dict[str,
         "tokenizer": {
             name: base64.b64encode(content).decode() for name, content in tokenizer.files().items()
         },
+        "tokenizer_rules": tokenizers.rules(tokenizer),
         "config": settings.to_keep(config),
         "clipjax": clipjax.__version__,
     }
@@ -36,3 +38,4 @@ def check(record: dict[str, Any], *, source: Any, tokenizer: Any, workdir: str) 
                 f"{workdir}: the {what} changed since its checkpoint ({old} → {new});"
                 " restore it, or start in another --workdir"
             )
+    tokenizers.check_rules(tokenizer, stored=record.get("tokenizer_rules", {}), where=workdir)

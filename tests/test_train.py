@@ -106,13 +106,13 @@ def test_operational_change_is_free_and_allowed_change_is_recorded(straight, tmp
 
 
 def test_another_tokenizer_is_refused(straight, tmp_path, capsys):
-    from clipjax.data import tokenizers
+    from clipjax.data import sentencepiece_tokenizer
 
     workdir = tmp_path / "tokenizer"
     shutil.copytree(straight, workdir)
     other = tmp_path / "other.model"
     text = [f"a {a} and a {b}" for a in "abcdefghij" for b in "klmnopqrst"] * 3
-    other.write_bytes(tokenizers.train_sentencepiece(text, vocab_size=290))
+    other.write_bytes(sentencepiece_tokenizer.train_sentencepiece(text, vocab_size=290))
     c = tiny.tiny()
     c.tokenizer.path = str(other)
     assert tiny.run(c, workdir) == exits.BAD_CONFIG

@@ -1,133 +1,59 @@
-"""Captions → token ids with SentencePiece vocabularies of our own.
+"""Captions → token ids: the kinds of tokenizer there are, their files, and what a model relies on.
 
-SentencePiece's V pieces come first; this module adds start-of-text V and end-of-text V + 1, as
-CLIP does: end-of-text is the largest id, so pooling by id and by argmax agree, and nothing that a
-caption contains can produce either. `clipjax.build` makes the tokenizer; the loader uses it.
+A tokenizer has `encode`, `decode`, `files`, `hash`, `vocab_size`, `context_length`, `end_id`; see
+`SentencePieceTokenizer`. Its kind is known by its file's name. `clipjax.build_data` makes a run's,
+checkpoints carry its files, the loader and the evaluators use it.
 """
 
-import hashlib
-import io
-import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import sentencepiece
+from clipjax.common.exits import ConfigError
+from clipjax.data.clip_tokenizer import ClipTokenizer
+from clipjax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 
-from clipjax.common.exits import ConfigError, DataError
-
-MODEL_FILE = "sentencepiece.model"
-PAD = 0  # the vocabulary's own padding piece, as in the release (id 0); no text encodes to it
-SPECIALS = 2  # start of text, end of text
-BYTE_PIECES = 258  # pieces that every vocabulary has: padding, unknown and the 256 bytes
-TOO_SMALL = "smaller than required_chars"  # in SentencePiece's message when V is too small
+Tokenizer = SentencePieceTokenizer | ClipTokenizer
+KINDS: dict[str, type[Tokenizer]] = {
+    "sentencepiece": SentencePieceTokenizer,
+    "clip": ClipTokenizer,
+}
 
 
-class SentencePieceTokenizer:
-    """[start] ids [end] padding, lower-cased, open vocabulary (unknown characters become bytes).
+def from_files(files: Mapping[str, bytes], *, context_length: int) -> Tokenizer:
+    """The tokenizer that `files()` of another one describes; ConfigError if there is none."""
+    for kind in KINDS.values():
+        if kind.FILE in files:
+            return kind(files[kind.FILE], context_length=context_length)
+    known = ", ".join(kind.FILE for kind in KINDS.values())
+    raise ConfigError(f"tokenizer: none of {known} among {sorted(files) or 'no files'}")
+
+
+def load(path: str | os.PathLike[str], *, kind: str, context_length: int) -> Tokenizer:
+    """The tokenizer in a file of its kind, or in a folder that `publish` wrote.
 
     Args:
-      model: a SentencePiece model, as bytes.
-      context_length: T, ids per caption, start and end included.
-
-    Attributes:
-      vocab_size: pieces, start and end together.
-      start_id, end_id: the two largest ids.
-      hash: hex sha256 of the model, for comparing hosts and checkpoints.
+      path: local or remote; "sentencepiece" reads a SentencePiece model, "clip" CLIP's merges.
+      kind: one of `KINDS`.
+      context_length: T, ids per caption.
 
     Raises:
-      ConfigError: the bytes are no SentencePiece model, or T is below 3.
-    """
-
-    def __init__(self, model: bytes, *, context_length: int):
-        if context_length < 3:
-            raise ConfigError(
-                f"config.model.text.context_length={context_length}: must be at least 3"
-            )
-        self.model = model
-        self.context_length = context_length
-        self._load()
-
-    def _load(self) -> None:
-        self._processor = sentencepiece.SentencePieceProcessor()
-        try:
-            self._processor.LoadFromSerializedProto(self.model)
-            pieces = self._processor.GetPieceSize()
-        except RuntimeError:
-            pieces = 0
-        if not pieces:
-            raise ConfigError("config.tokenizer.path: not a SentencePiece model")
-        self.start_id = pieces
-        self.end_id = pieces + 1
-        self.vocab_size = pieces + SPECIALS
-        self.hash = hashlib.sha256(self.model).hexdigest()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"model": self.model, "context_length": self.context_length}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._load()
-
-    def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of N texts.
-
-        Returns:
-          (int32 [N, T], bool [N]): the ids, and whether a text was cut to fit (end-of-text stays
-          last).
-        """
-        ids = np.full((len(texts), self.context_length), PAD, dtype=np.int32)
-        truncated = np.zeros(len(texts), dtype=bool)
-        room = self.context_length - SPECIALS
-        for row, text in enumerate(texts):  # given a list, SentencePiece starts threads per call
-            pieces = self._processor.EncodeAsIds(text)
-            truncated[row] = len(pieces) > room
-            pieces = [self.start_id, *pieces[:room], self.end_id]
-            ids[row, : len(pieces)] = pieces
-        return ids, truncated
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of one row of ids, up to end-of-text, without the special ids."""
-        kept = []
-        for token in map(int, ids):
-            if token == self.end_id:
-                break
-            if token not in (PAD, self.start_id):
-                kept.append(token)
-        return self._processor.DecodeIds(kept)
-
-    def files(self) -> dict[str, bytes]:
-        """File name → bytes; `from_files` reads them back. Checkpoints carry these."""
-        return {MODEL_FILE: self.model}
-
-
-def from_files(files: Mapping[str, bytes], *, context_length: int) -> SentencePieceTokenizer:
-    """The tokenizer that `files()` of another one describes; ConfigError if there is none."""
-    if MODEL_FILE not in files:
-        raise ConfigError(f"tokenizer: no {MODEL_FILE} among {sorted(files) or 'no files'}")
-    return SentencePieceTokenizer(files[MODEL_FILE], context_length=context_length)
-
-
-def load(path: str | os.PathLike[str], *, context_length: int) -> SentencePieceTokenizer:
-    """The tokenizer in a SentencePiece model file, or in a folder that `publish` wrote.
-
-    Raises:
-      ConfigError: there is no such file, or it is no SentencePiece model; names the path.
+      ConfigError: there is no such file, or it is of no such kind; names the path.
     """
     from etils import epath
 
     file = epath.Path(path)
+    made = KINDS[kind]
     try:
-        model = (file / MODEL_FILE if file.is_dir() else file).read_bytes()
+        model = (file / made.FILE if file.is_dir() else file).read_bytes()
     except OSError as error:
         raise ConfigError(
             f"config.tokenizer.path: cannot read {path} ({error.strerror or error})"
         ) from None
     try:
-        return SentencePieceTokenizer(model, context_length=context_length)
+        return made(model, context_length=context_length)
     except ConfigError as error:
-        raise ConfigError(f"{error} ({path})") from None
+        raise ConfigError(f"config.tokenizer.path: {error} ({path})") from None
 
 
 def publish(files: Mapping[str, bytes], *, folder: str | os.PathLike[str]) -> None:
@@ -145,63 +71,23 @@ def publish(files: Mapping[str, bytes], *, folder: str | os.PathLike[str]) -> No
         temporary.replace(target / name)
 
 
-def train_sentencepiece(captions: Iterable[str], *, vocab_size: int, exact: bool = True) -> bytes:
-    """Train a byte-pair vocabulary; the same captions give the same bytes.
+def rules(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What the weights rely on besides the vocabulary; stored with them and compared on load."""
+    return {
+        "start": tokenizer.start_id,
+        "end": tokenizer.end_id,
+        "padding": tokenizer.pad_id,
+        "context_length": tokenizer.context_length,
+        "truncation": tokenizer.TRUNCATION,
+        "cleaning": tokenizer.CLEANING,
+    }
 
-    Text is NFKC-normalised and case-folded, digits are split one by one, characters unknown to the
-    vocabulary fall back to bytes.
 
-    Args:
-      captions: cleaned captions; see `clipjax.data.captions.sample`.
-      vocab_size: ids in all, start and end of text included (49,408 in the paper's table 18).
-      exact: False takes fewer where the captions cannot fill it.
-
-    Returns:
-      The SentencePiece model, as bytes.
-
-    Raises:
-      ConfigError: the captions cannot fill `vocab_size`, or their characters alone do not fit;
-        names the largest or smallest size possible.
-      DataError: there are no captions.
-    """
-    sentences = iter(captions)
-    first = next(sentences, None)
-    if first is None:
-        raise DataError("tokenizer: the training data hold no captions to make a vocabulary from")
-    writer = io.BytesIO()
-    pieces = vocab_size - SPECIALS
-    try:
-        sentencepiece.SentencePieceTrainer.Train(
-            sentence_iterator=itertools.chain([first], sentences),
-            model_writer=writer,
-            model_type="bpe",
-            vocab_size=max(pieces, BYTE_PIECES),  # below that its message has no numbers
-            hard_vocab_limit=False,  # stop where the captions are exhausted; checked below
-            normalization_rule_name="nmt_nfkc_cf",
-            byte_fallback=True,
-            split_digits=True,
-            pad_id=PAD,
-            unk_id=1,
-            bos_id=-1,
-            eos_id=-1,
-            max_sentence_length=1 << 16,  # bytes; the default silently drops longer captions
-            num_threads=1,  # the count is stored in the model, so it must not follow the machine
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        message = str(error)
-        if TOO_SMALL not in message:
-            raise ConfigError(f"tokenizer: training failed: {message.splitlines()[-1]}") from None
-        needed = int(message.split("required_chars. ")[1].split(" vs ")[1].split(".")[0])
-        raise ConfigError(
-            f"config.model.text.vocab_size={vocab_size}: too small for the characters of these"
-            f" captions; use at least {needed + SPECIALS}"
-        ) from None
-    model = writer.getvalue()
-    reached = sentencepiece.SentencePieceProcessor(model_proto=model).GetPieceSize()
-    if exact and reached < pieces:
-        raise ConfigError(
-            f"config.model.text.vocab_size={vocab_size}: more than these captions support;"
-            f" use at most {reached + SPECIALS}, or name a vocabulary in config.tokenizer.path"
-        )
-    return model
+def check_rules(tokenizer: Tokenizer, *, stored: Mapping[str, Any], where: str) -> None:
+    """Raise ConfigError if this program does anything otherwise than the one that trained."""
+    for name, mine in rules(tokenizer).items():
+        if name in stored and stored[name] != mine:
+            raise ConfigError(
+                f"{where}: trained with tokenizer {name} {stored[name]!r}, this clipjax has"
+                f" {mine!r}; use the clipjax that trained it"
+            )

@@ -76,16 +76,16 @@ def cpu_seconds():
 
 
 def clipjax_batches(folder, *, workers):
-    from clipjax.data import captions, loader, tokenizers
+    from clipjax.data import captions, loader, sentencepiece_tokenizer
     from clipjax.data.examples import TrainExamples
     from clipjax.data.sources.tar import open_tars
 
     source = open_tars(folder)
     sample = captions.sample(source, limit=1000)
-    model = tokenizers.train_sentencepiece(sample, vocab_size=2000, exact=False)
+    model = sentencepiece_tokenizer.train_sentencepiece(sample, vocab_size=2000, exact=False)
     examples = TrainExamples(
         source,
-        tokenizer=tokenizers.SentencePieceTokenizer(model, context_length=77),
+        tokenizer=sentencepiece_tokenizer.SentencePieceTokenizer(model, context_length=77),
         image_size=IMAGE_SIZE,
         seed=0,
     )

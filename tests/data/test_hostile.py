@@ -11,7 +11,7 @@ import hostile
 import numpy as np
 import pytest
 
-from clipjax.data import captions, tokenizers
+from clipjax.data import captions, sentencepiece_tokenizer
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs /proc")
 FINE = ("webp of 1,000 frames",)  # its first frame is decoded, the others are not
@@ -66,8 +66,8 @@ CAPTIONS = {
 @pytest.fixture(scope="module")
 def tokenizer():
     texts = [fakes.sentence(i) for i in range(300)]
-    model = tokenizers.train_sentencepiece(texts, vocab_size=300)
-    return tokenizers.SentencePieceTokenizer(model, context_length=77)
+    model = sentencepiece_tokenizer.train_sentencepiece(texts, vocab_size=300)
+    return sentencepiece_tokenizer.SentencePieceTokenizer(model, context_length=77)
 
 
 @pytest.mark.parametrize("name", CAPTIONS)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from clipjax.common.exits import ConfigError, DataError
-from clipjax.data import captions, eval_batches, examples, loader, tokenizers
+from clipjax.data import captions, eval_batches, examples, loader, sentencepiece_tokenizer
 from clipjax.data.sources.tfds import TfdsSource
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -157,8 +157,10 @@ def test_pickles_for_workers(data_dir):
 
 def test_trains_and_evaluates_from_array_record_in_workers(data_dir):
     source = TfdsSource("captioned", split="train", data_dir=data_dir)
-    model = tokenizers.train_sentencepiece(captions.sample(source, limit=100), vocab_size=275)
-    tokenizer = tokenizers.SentencePieceTokenizer(model, context_length=8)
+    model = sentencepiece_tokenizer.train_sentencepiece(
+        captions.sample(source, limit=100), vocab_size=275
+    )
+    tokenizer = sentencepiece_tokenizer.SentencePieceTokenizer(model, context_length=8)
     stream = examples.TrainExamples(source, tokenizer=tokenizer, image_size=16, seed=0)
     results = []
     for num_workers in (0, 1):

@@ -11,6 +11,11 @@ import pytest
 
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import tokenizers
+from clipjax.data.sentencepiece_tokenizer import (
+    MODEL_FILE,
+    SentencePieceTokenizer,
+    train_sentencepiece,
+)
 
 CAPTIONS = [fakes.sentence(i) for i in range(400)]
 VOCAB = 340
@@ -18,12 +23,12 @@ VOCAB = 340
 
 @pytest.fixture(scope="module")
 def model():
-    return tokenizers.train_sentencepiece(CAPTIONS, vocab_size=VOCAB)
+    return train_sentencepiece(CAPTIONS, vocab_size=VOCAB)
 
 
 @pytest.fixture(scope="module")
 def tokenizer(model):
-    return tokenizers.SentencePieceTokenizer(model, context_length=24)
+    return SentencePieceTokenizer(model, context_length=24)
 
 
 def test_ids_are_start_pieces_end_padding(tokenizer):
@@ -50,7 +55,7 @@ def test_ids_are_start_pieces_end_padding(tokenizer):
     ],
 )
 def test_round_trip(model, text, expected):
-    long = tokenizers.SentencePieceTokenizer(model, context_length=64)
+    long = SentencePieceTokenizer(model, context_length=64)
     ids, truncated = long.encode([text])
     assert not truncated[0]
     assert long.decode(ids[0]) == (expected or text)
@@ -67,7 +72,7 @@ def test_truncation_keeps_the_end_and_is_reported(tokenizer):
 def test_a_text_that_just_fits_is_not_truncated(tokenizer):
     ids, _ = tokenizer.encode(["fox owl pizza"])
     length = int(ids[0].argmax()) + 1
-    exact = tokenizers.SentencePieceTokenizer(tokenizer.model, context_length=length)
+    exact = SentencePieceTokenizer(tokenizer.model, context_length=length)
     fitted, truncated = exact.encode(["fox owl pizza"])
     assert not truncated[0]
     np.testing.assert_array_equal(fitted[0], ids[0, :length])
@@ -77,7 +82,7 @@ def test_a_text_that_just_fits_is_not_truncated(tokenizer):
     "text", ["<pad>", "<unk>", "<s> </s>", "<|endoftext|>", "<|startoftext|>", "<0x41>", "\x00"]
 )
 def test_no_text_becomes_a_special_id(model, text):
-    long = tokenizers.SentencePieceTokenizer(model, context_length=64)
+    long = SentencePieceTokenizer(model, context_length=64)
     row = long.encode([text])[0][0]
     inner = row[1 : row.argmax()]
     assert not set(inner) & {0, 1, long.start_id, long.end_id}
@@ -96,36 +101,36 @@ def test_files_round_trip(tokenizer, tmp_path):
     tokenizers.publish(files, folder=tmp_path / "new" / "tokenizer")  # again, over it
     folder = tmp_path / "new" / "tokenizer"
     assert sorted(path.name for path in folder.iterdir()) == sorted(files)
-    by_folder = tokenizers.load(folder, context_length=24)
-    by_file = tokenizers.load(folder / tokenizers.MODEL_FILE, context_length=24)
+    by_folder = tokenizers.load(folder, kind="sentencepiece", context_length=24)
+    by_file = tokenizers.load(folder / MODEL_FILE, kind="sentencepiece", context_length=24)
     from_bytes = tokenizers.from_files(files, context_length=24)
     assert by_folder.hash == by_file.hash == from_bytes.hash == tokenizer.hash
 
 
 def test_load_errors_name_the_path(tmp_path):
     with pytest.raises(ConfigError, match=r"cannot read .*nothing"):
-        tokenizers.load(tmp_path / "nothing", context_length=8)
+        tokenizers.load(tmp_path / "nothing", kind="sentencepiece", context_length=8)
     (tmp_path / "text").write_text("no model at all")
     with pytest.raises(ConfigError, match=r"not a SentencePiece model.*text"):
-        tokenizers.load(tmp_path / "text", context_length=8)
+        tokenizers.load(tmp_path / "text", kind="sentencepiece", context_length=8)
     (tmp_path / "empty").write_bytes(b"")
     with pytest.raises(ConfigError, match="not a SentencePiece model"):
-        tokenizers.load(tmp_path / "empty", context_length=8)
-    with pytest.raises(ConfigError, match=tokenizers.MODEL_FILE):
+        tokenizers.load(tmp_path / "empty", kind="sentencepiece", context_length=8)
+    with pytest.raises(ConfigError, match=MODEL_FILE):
         tokenizers.from_files({"vocabulary.json": b""}, context_length=8)
 
 
 def test_context_length_must_hold_start_one_piece_and_end(model):
     with pytest.raises(ConfigError, match="context_length"):
-        tokenizers.SentencePieceTokenizer(model, context_length=2)
+        SentencePieceTokenizer(model, context_length=2)
 
 
 def test_training_is_deterministic(model):
-    again = tokenizers.train_sentencepiece(iter(CAPTIONS), vocab_size=VOCAB)
+    again = train_sentencepiece(iter(CAPTIONS), vocab_size=VOCAB)
     assert again == model
     code = (
         "import sys, hashlib; sys.path[:0] = sys.argv[1:]; import test_tokenizers as t;"
-        " model = t.tokenizers.train_sentencepiece(t.CAPTIONS, vocab_size=t.VOCAB);"
+        " model = t.train_sentencepiece(t.CAPTIONS, vocab_size=t.VOCAB);"
         " print(hashlib.sha256(model).hexdigest())"
     )
     paths = [path for path in sys.path if path]
@@ -137,28 +142,28 @@ def test_training_is_deterministic(model):
 
 def test_a_vocabulary_larger_than_the_captions_support_names_the_maximum():
     with pytest.raises(ConfigError, match=r"vocab_size=49408: .*at most \d+") as caught:
-        tokenizers.train_sentencepiece(CAPTIONS, vocab_size=49_408)
+        train_sentencepiece(CAPTIONS, vocab_size=49_408)
     message = str(caught.value)
     assert "\n" not in message
     maximum = int(message.split("at most ")[1].split(",")[0])
-    model = tokenizers.train_sentencepiece(CAPTIONS, vocab_size=maximum)
-    assert tokenizers.SentencePieceTokenizer(model, context_length=8).vocab_size == maximum
+    model = train_sentencepiece(CAPTIONS, vocab_size=maximum)
+    assert SentencePieceTokenizer(model, context_length=8).vocab_size == maximum
     with pytest.raises(ConfigError, match=f"at most {maximum}"):
-        tokenizers.train_sentencepiece(CAPTIONS, vocab_size=maximum + 1)
+        train_sentencepiece(CAPTIONS, vocab_size=maximum + 1)
 
 
 @pytest.mark.parametrize("vocab_size", [3, 200, 260])
 def test_a_vocabulary_below_the_characters_names_the_minimum(vocab_size):
     with pytest.raises(ConfigError, match=r"at least \d+") as caught:
-        tokenizers.train_sentencepiece(CAPTIONS, vocab_size=vocab_size)
+        train_sentencepiece(CAPTIONS, vocab_size=vocab_size)
     assert "\n" not in str(caught.value)
     minimum = int(str(caught.value).split("at least ")[1])
-    model = tokenizers.train_sentencepiece(CAPTIONS, vocab_size=minimum)
-    assert tokenizers.SentencePieceTokenizer(model, context_length=8).vocab_size == minimum
+    model = train_sentencepiece(CAPTIONS, vocab_size=minimum)
+    assert SentencePieceTokenizer(model, context_length=8).vocab_size == minimum
     with pytest.raises(ConfigError, match="at least"):
-        tokenizers.train_sentencepiece(CAPTIONS, vocab_size=minimum - 1)
+        train_sentencepiece(CAPTIONS, vocab_size=minimum - 1)
 
 
 def test_no_captions_at_all():
     with pytest.raises(DataError, match="no captions"):
-        tokenizers.train_sentencepiece([], vocab_size=1000)
+        train_sentencepiece([], vocab_size=1000)

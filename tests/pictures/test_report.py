@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from clipjax import report as run_report
 from clipjax.data.examples import TrainExamples
+from clipjax.data.sentencepiece_tokenizer import SentencePieceTokenizer, train_sentencepiece
 from clipjax.data.sources.scenes import Scenes
-from clipjax.data.tokenizers import SentencePieceTokenizer, train_sentencepiece
 from clipjax.evals import zero_shot
 from clipjax.evals.embed import Evaluator
 from clipjax.pictures import canvas, retrieved, table
