@@ -22,6 +22,7 @@ OPERATIONAL = (
     "mesh",
     "num_slices",
     "wandb",
+    "join_seconds",
     "watchdog_seconds",
     "profile",
     "compilation_cache",
@@ -83,6 +84,7 @@ def defaults() -> Config:
     c.total = "12.8G examples"  # length of the run; the schedule ends here
     c.log_every = "50 steps"  # metrics stay on the device between log steps
     c.wandb = ""  # Weights & Biases project; "" is off
+    c.join_seconds = 600  # that a host waits for the others to start, then it ends with 70
     c.watchdog_seconds = 1800.0  # without a finished step, save or evaluated batch; 0 is off
     c.profile = ""  # steps to trace, "100:105"; `touch WORKDIR/profile` traces the next; "" is off
     c.kernels = (

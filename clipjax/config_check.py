@@ -106,6 +106,7 @@ def _check_positive(config: Config) -> None:
     for key, value in {
         "batch_size": config.batch_size,
         "num_slices": config.num_slices,
+        "join_seconds": config.join_seconds,
         "micro_batches": config.micro_batches,
         "loss.block_size": config.loss.block_size,
         "checkpoint.keep_last": config.checkpoint.keep_last,

@@ -1,25 +1,32 @@
 """Joining the processes of a run, and agreeing among them; programs that train start here."""
 
-import os
+import contextlib
 import socket
+import sys
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from clipjax.common.exits import ConfigError
+from clipjax.common import exits
+from clipjax.parallel import leaving, peers
+from clipjax.parallel.peers import Peers
 
-VARIABLES = ("CLIPJAX_COORDINATOR", "CLIPJAX_NUM_PROCESSES", "CLIPJAX_PROCESS_ID")
+TIMEOUT_SECONDS = 300  # for all processes to be there
 HEARTBEAT_SECONDS = 60  # a peer silent for so long is taken for dead
+# jax ends the process by an abort when its time is over; ours, which says why, comes first.
+MARGIN_SECONDS = 60
 
 
-def initialize(*, timeout_seconds: int = 300, alone: bool = True) -> None:
-    """Join this run's processes; call before anything asks jax for devices.
+def initialize(*, timeout_seconds: int = TIMEOUT_SECONDS, alone: bool = True) -> None:
+    """Join this run's processes, see `peers.find`; call before anything asks jax for devices.
 
-    `CLIPJAX_COORDINATOR` (host:port), `CLIPJAX_NUM_PROCESSES` and `CLIPJAX_PROCESS_ID` win; else
-    the cluster is detected (TPU VM, GKE, SLURM); else this is the only process. One joins too:
-    without it jax does not turn SIGTERM into a preemption notice.
+    Where there are others, says so first, and how they are started; ends the program with 70 and
+    the same text when they do not come. The only process joins too: without it jax does not turn
+    SIGTERM into a preemption notice.
 
     Args:
       timeout_seconds: how long to wait for the others.
@@ -27,55 +34,54 @@ def initialize(*, timeout_seconds: int = 300, alone: bool = True) -> None:
         their SIGTERM keeps its usual meaning.
 
     Raises:
-      ConfigError: some but not all of the variables are set, or they are not numbers.
+      ConfigError: what the environment says of the processes is incomplete or cannot be.
     """
     if jax.distributed.is_initialized():
         return
-    given = [name for name in VARIABLES if os.environ.get(name)]
-    if given:
-        if len(given) < len(VARIABLES):
-            missing = ", ".join(sorted(set(VARIABLES) - set(given)))
-            raise ConfigError(f"{given[0]} is set, but not {missing}; set all three or none")
-        address, count, index = (os.environ[name] for name in VARIABLES)
-        if not (count.isdigit() and index.isdigit() and int(index) < int(count)):
-            raise ConfigError(
-                f"CLIPJAX_PROCESS_ID={index} of CLIPJAX_NUM_PROCESSES={count}:"
-                " write numbers, the first below the second"
-            )
-        _join(address, int(count), int(index), timeout_seconds)
-    elif _in_cluster():
-        jax.distributed.initialize(
-            initialization_timeout=timeout_seconds, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
-        )
+    found = peers.find()
+    if found is not None and found.count > 1:
+        with _waiting(found, seconds=timeout_seconds):
+            address = found.coordinator(timeout_seconds=timeout_seconds + MARGIN_SECONDS)
+            _join(address, found.count, found.index, timeout_seconds, devices=found.devices)
     elif alone:
+        # The coordination service has no authentication: a local run listens locally.
         _join(f"127.0.0.1:{_free_port()}", 1, 0, timeout_seconds)
 
 
-def _join(address: str, count: int, index: int, timeout_seconds: int) -> None:
+def _join(
+    address: str, count: int, index: int, seconds: int, *, devices: list[int] | None = None
+) -> None:
     jax.distributed.initialize(
         address,
         num_processes=count,
         process_id=index,
-        initialization_timeout=timeout_seconds,
+        local_device_ids=devices,
+        cluster_detection_method="deactivate",  # all is said
+        initialization_timeout=seconds + MARGIN_SECONDS,
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-        # The coordination service has no authentication: a local run listens locally.
         coordinator_bind_address=address if address.startswith(("127.", "localhost:")) else None,
     )
 
 
-def _in_cluster() -> bool:
-    """Whether jax should detect a cluster: several SLURM tasks, or a TPU host not told CPUs."""
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:  # an interactive job has one
-        return True
-    if os.environ.get("JAX_PLATFORMS", "").startswith(("cpu", "cuda")):
-        return False
-    # jax has no public name for "would a cluster be found?"
-    from jax._src.clusters import cloud_tpu_cluster
+@contextlib.contextmanager
+def _waiting(found: Peers, *, seconds: int) -> Iterator[None]:
+    """Say that the others are waited for, and end the program with 70 after so many seconds."""
+    others = f"the other {found.count - 1}" if found.count > 2 else "the other one"
+    me = f"clipjax: process {found.index} of {found.count} ({found.where})"
+    how = f"start {found.start_others}"
 
-    return any(
-        cluster.is_env_present()
-        for cluster in (cloud_tpu_cluster.GkeTpuCluster, cloud_tpu_cluster.GceTpuCluster)
-    )
+    def give_up() -> None:
+        print(f"{me}: {others} did not come in {seconds} s; {how}", file=sys.stderr, flush=True)
+        leaving.end(exits.PEER_FAILURE)
+
+    print(f"{me}: waiting for {others}, {seconds} s at most; {how}", file=sys.stderr, flush=True)
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _free_port() -> int:

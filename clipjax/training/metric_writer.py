@@ -13,6 +13,7 @@ from typing import Any
 from etils import epath
 
 from clipjax.parallel import distributed
+from clipjax.training.weights_and_biases import WeightsAndBiases
 
 UPLOAD_EVERY = 20  # lines between copies to a remote work directory, which cannot append
 
@@ -37,7 +38,11 @@ class MetricWriter:
         cut_torn_line(self.local)
         self.file = open(self.local, "a", encoding="utf-8")  # noqa: SIM115 - open for the run
         self.tensorboard = SummaryWriter(os.path.join(workdir, "tensorboard"), flush_secs=30)
-        self.wandb = _start_wandb(wandb_project, workdir, config) if wandb_project else None
+        self.wandb = (
+            WeightsAndBiases(wandb_project, workdir=workdir, config=config)
+            if wandb_project
+            else None
+        )
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """One line: `step` and the metrics, plain numbers."""
@@ -47,7 +52,7 @@ class MetricWriter:
             if isinstance(value, int | float):
                 self.tensorboard.add_scalar(name, value, step)
         if self.wandb is not None:
-            self.wandb.log(dict(metrics), step=step)
+            self.wandb.log(metrics, step=step)
         self.unsent += 1
         if self.remote and self.unsent >= UPLOAD_EVERY:
             self._upload()
@@ -77,7 +82,7 @@ class MetricWriter:
             self._upload()
         self.tensorboard.close()
         if self.wandb is not None:
-            self.wandb.finish()
+            self.wandb.close()
 
 
 def evaluated_before(writer: MetricWriter | None, *, step: int) -> set[str]:
@@ -101,10 +106,3 @@ def cut_torn_line(path: str) -> None:
         end = content.rfind(b"\n") + 1
         if end != len(content):
             file.truncate(end)
-
-
-def _start_wandb(project: str, workdir: str, config: Mapping[str, Any]) -> Any:
-    import wandb  # pyright: ignore[reportMissingImports] - optional
-
-    name = os.path.basename(workdir.rstrip("/"))
-    return wandb.init(project=project, name=name, id=name, config=dict(config), resume="allow")

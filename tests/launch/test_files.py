@@ -1,5 +1,8 @@
-"""The files of launch/ that are not run here: shell style, the JobSet, and one table of codes."""
+"""The files of launch/ that are not run here: shell style, the JobSet and its schema, and one table
+of codes.
+"""
 
+import copy
 import re
 import shutil
 import subprocess
@@ -46,6 +49,57 @@ def test_slurm_asks_for_a_signal_and_may_be_requeued():
 def jobset():
     (document,) = yaml.safe_load_all((LAUNCH / "gke_jobset.yaml").read_text())
     return document
+
+
+def schema_errors(document):
+    """Where a JobSet is not what Kubernetes' and JobSet's own schemas say, "" if nowhere.
+
+    The schemas are those of the package kubeflow-trainer-api, generated from the resources'
+    OpenAPI definitions. They drop what they do not know, so that a misspelt key is missing after a
+    round trip.
+    """
+    model = pytest.importorskip("kubeflow_trainer_api.models.jobset_v1alpha2_job_set")
+    import pydantic
+
+    try:
+        known = model.JobsetV1alpha2JobSet.from_dict(document).to_dict()
+    except pydantic.ValidationError as error:
+        return str(error)
+    lost = set(paths(document)) - set(paths(known))
+    return ", ".join(sorted(lost))
+
+
+def paths(node, prefix=""):
+    """Every "/a/b/0/c" that a document gives a value to."""
+    yield prefix
+    if isinstance(node, dict | list):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from paths(value, f"{prefix}/{key}")
+
+
+def test_jobset_fits_the_schemas(jobset):
+    assert schema_errors(jobset) == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "value"),
+    [
+        ("spec", "replicatedJob", []),
+        ("spec/failurePolicy", "maxRestarts", "five"),
+        ("spec/failurePolicy/rules/0", "onJobFailureReason", ["PodFailurePolicy"]),
+        ("spec/replicatedJobs/0/template/spec", "backOffLimit", 0),
+        ("spec/replicatedJobs/0/template/spec/template/spec", "gracePeriodSeconds", 300),
+        ("spec/replicatedJobs/0/template/spec/template/spec/containers/0", "command", "python"),
+        ("spec/replicatedJobs/0/template/spec/podFailurePolicy/rules/0", "onExitCode", {}),
+    ],
+)
+def test_the_schemas_would_see_a_mistake(jobset, path, key, value):
+    broken = copy.deepcopy(jobset)
+    node = broken
+    for part in path.split("/"):
+        node = node[int(part) if part.isdigit() else part]
+    node[key] = value
+    assert key in schema_errors(broken)
 
 
 def test_jobset_shape(jobset):

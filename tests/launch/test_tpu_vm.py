@@ -3,7 +3,9 @@ run for real, with a stand-in for Python.
 """
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -197,6 +199,17 @@ def test_a_life_on_two_workers(cloud):
         assert repeated.returncode == 0 and log_of(homes[0]).count("=== clipjax run") == 1
         assert tpu_vm(cloud, "setup", *where).returncode == 64, "not under a living run"
         assert "12/1000" in tpu_vm(cloud, "logs", *where).stdout
+        attached = subprocess.Popen(
+            ["bash", SCRIPT, "attach", *where],
+            env=cloud.environment,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert "=== clipjax run" in attached.stdout.readline().decode()
+        os.killpg(attached.pid, signal.SIGINT)  # Ctrl-C leaves the run alone
+        attached.wait(20)
+        attached.stdout.close()
+        assert tpu_vm(cloud, "status", *where).stdout.count("state=running") == 2
     finally:
         done = tpu_vm(cloud, "stop", *where)
     lines = [f"clipjax host=w-{index} state=ended code=130 step=12" for index in (0, 1)]
