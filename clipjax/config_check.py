@@ -5,13 +5,13 @@ Each check raises ConfigError with one line that names the key, its value and wh
 
 from typing import Any
 
-from clipjax import evals, losses, models, optim
+from clipjax import evals, losses, optim
 from clipjax.common import durations
 from clipjax.common.exits import ConfigError
 from clipjax.common.registry import check_name
-from clipjax.config import Config
+from clipjax.config import Config, flatten
 from clipjax.data import sources
-from clipjax.models import zoo
+from clipjax.models import shapes, zoo
 from clipjax.parallel import compiler_options
 
 DTYPES = ("float32", "bfloat16")
@@ -41,16 +41,9 @@ def _fail(key: str, value: Any, problem: str) -> None:
 
 
 def _check_model(model: Config) -> None:
-    zoo.check(model.to_dict())
+    shapes.parse(model.to_dict(), where="config.model")
     for key in ("dtype", "param_dtype"):
         check_name(model[key], names=DTYPES, kind=f"config.model.{key}")
-    for tower in ("vision", "text"):
-        check_name(
-            model[tower].remat,
-            names=models.REMAT_POLICIES,
-            kind=f"config.model.{tower}.remat",
-        )
-    check_name(model.activation, names=models.ACTIVATIONS, kind="config.model.activation")
     check_name(model.name, names=[*zoo.MODELS, "custom"], kind="config.model.name")
     if model.name != "custom":
         _check_against_zoo(model)
@@ -58,21 +51,15 @@ def _check_model(model: Config) -> None:
 
 def _check_against_zoo(model: Config) -> None:
     released = zoo.get(model.name)
-    for key, value in released.items():
-        mine = model[key]
-        pairs = (
-            {f"{key}.{k}": (v, mine[k]) for k, v in value.items()}
-            if isinstance(value, dict)
-            else {key: (value, mine)}
-        )
-        for name, (theirs, ours) in pairs.items():
-            if theirs != ours:
-                _fail(
-                    f"model.{name}",
-                    ours,
-                    f"contradicts model.name={model.name}, which has {theirs};"
-                    " add --config.model.name=custom to train another shape",
-                )
+    ours = flatten(model)
+    for name, theirs in flatten(released).items():
+        if ours[name] != theirs and name not in shapes.NOT_SHAPE:
+            _fail(
+                f"model.{name}",
+                ours[name],
+                f"contradicts model.name={model.name}, which has {theirs};"
+                " add --config.model.name=custom to train another shape",
+            )
 
 
 def _check_names(config: Config) -> None:

@@ -1,10 +1,11 @@
-"""ViT-B/16 with the sigmoid loss: every pair judged by itself, so no softmax over the batch.
+"""SigLIP B/16: every pair judged by itself, so no softmax over the batch.
 
 python -m clipjax.main --config=configs/siglip_b16.py --workdir=gs://BUCKET/siglip_b16 \
     --config.data.name=NAME --config.data.path=gs://BUCKET/tensorflow_datasets
 
-The loss, its bias and scale, batch, decay and beta2 of SigLIP (Zhai et al. 2023, section 4) on
-CLIP's own towers.
+Towers, loss, its bias and scale, batch, decay and beta2 of SigLIP (Zhai et al. 2023, section 4):
+patches pooled by attention, no class token, text that looks both ways, 64 tokens. Blocks start as
+CLIP's do, not as big_vision's.
 """
 
 from clipjax import config
@@ -12,7 +13,7 @@ from clipjax import config
 
 def get_config():
     c = config.defaults()
-    c.model = config.model("ViT-B/16", logit_bias=True)
+    c.model = config.model("SigLIP-B/16")
     c.loss.name = "sigmoid_ring"
     c.total = "9G examples"
     c.optimizer.learning_rate = 1e-3

@@ -36,7 +36,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
         (("--config=configs/vitl14.py", "train"), '"train" is no flag'),
         (
             ("--config=configs/quickstart.py", "--config.model.vision.image_size=65"),
-            "model.vision.image_size is 65, not a multiple of model.vision.patch_size",
+            "config.model.vision.image_size is 65, not a multiple of config.model.vision.patch_",
         ),
         (
             ("--config=configs/vitl14.py", "--config.model.vision.layers=2"),

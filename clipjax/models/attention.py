@@ -86,3 +86,38 @@ class Attention(nn.Module):
         mask = causal_mask(tokens) if self.causal else None
         x = dot_product_attention(query, key=key, value=value, mask=mask)  # [B, H, T, K]
         return jnp.einsum("BHTK,HKD->BTD", x, out_kernel) + out_bias
+
+
+class QueryAttention(nn.Module):
+    """Attention of few queries to many tokens, [B, Q, D] and [B, T, D] → [B, Q, F] in `dtype`.
+
+    What pools an image's tokens: no kernel, since the scores are few.
+    """
+
+    heads: int
+    features: int
+    in_init: Initializer
+    out_init: Initializer
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, queries: jax.Array, tokens: jax.Array) -> jax.Array:
+        width = tokens.shape[-1]
+        split = (self.heads, width // self.heads)  # H, K
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+        def project(x: jax.Array, name: str) -> jax.Array:
+            kernel, bias = DenseParams((width, *split), split, self.in_init, name=name, **dtypes)()
+            return jnp.einsum("BTD,DHK->BHTK", x, kernel) + bias[:, None, :]
+
+        x = dot_product_attention(
+            project(queries, "query"),
+            key=project(tokens, "key"),
+            value=project(tokens, "value"),
+            mask=None,
+        )  # [B, H, Q, K]
+        kernel, bias = DenseParams(
+            (*split, self.features), (self.features,), self.out_init, name="out", **dtypes
+        )()
+        return jnp.einsum("BHQK,HKF->BQF", x, kernel) + bias

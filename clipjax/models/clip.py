@@ -3,71 +3,28 @@
 The only place that normalises pixels, so that everything before it handles uint8.
 """
 
-import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from clipjax.common.registry import check_name
-from clipjax.models import zoo
+from clipjax.models import shapes
 from clipjax.models.kernels.rows import Place
-from clipjax.models.layers import ACTIVATIONS, l2_normalize
+from clipjax.models.layers import l2_normalize
+from clipjax.models.shapes import ClipConfig
 from clipjax.models.text import TextTransformer
-from clipjax.models.transformer import REMAT_POLICIES, Constrain
+from clipjax.models.transformer import Constrain
 from clipjax.models.vit import VisionTransformer
 
-# Per channel, red green blue, of pixels in [0, 1] (released clip.py).
-IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
-IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # paper section 2.5; the parameter is a logarithm
 # With a sigmoid loss: nearly all pairs are negative, and start so (SigLIP, Zhai et al. 2023).
 SIGMOID_LOGIT_SCALE, SIGMOID_LOGIT_BIAS = math.log(10), -10.0
-DTYPES = ("float32", "bfloat16", "float16")
 
-
-@dataclasses.dataclass(frozen=True)
-class VisionConfig:
-    """Shape of the image tower. Sizes in pixels, widths in features."""
-
-    image_size: int
-    patch_size: int
-    width: int
-    layers: int
-    head_width: int = 64
-    mlp_ratio: float = 4
-    remat: str = "none"
-
-
-@dataclasses.dataclass(frozen=True)
-class TextConfig:
-    """Shape of the text tower. `vocab_size` counts the start and end tokens."""
-
-    context_length: int
-    vocab_size: int
-    width: int
-    heads: int
-    layers: int
-    remat: str = "none"
-
-
-@dataclasses.dataclass(frozen=True)
-class ClipConfig:
-    """Shape of both towers, and how they compute: `dtype` for matrix products and activations,
-    `param_dtype` for parameters, `scan` for one compiled block per tower. `logit_bias` adds the
-    bias that the sigmoid loss needs."""
-
-    embed_dim: int
-    vision: VisionConfig
-    text: TextConfig
-    activation: str = "quick_gelu"
-    logit_bias: bool = False
-    scan: bool = True
-    dtype: str = "float32"
-    param_dtype: str = "float32"
+VISION: dict[str, Any] = {"vit": VisionTransformer}
+TEXT: dict[str, Any] = {"transformer": TextTransformer}
 
 
 def identity(x: jax.Array) -> jax.Array:
@@ -75,11 +32,12 @@ def identity(x: jax.Array) -> jax.Array:
     return x
 
 
-def normalize_pixels(image: jax.Array) -> jax.Array:
-    """uint8 [B, H, W, 3] → float32 [B, H, W, 3] with the released mean and deviation."""
-    mean = 255 * jnp.asarray(IMAGE_MEAN, jnp.float32)
-    scale = 1 / (255 * jnp.asarray(IMAGE_STD, jnp.float32))
-    return (image.astype(jnp.float32) - mean) * scale
+def normalize_pixels(image: jax.Array, *, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """uint8 [B, H, W, 3] → float32 [B, H, W, 3] less the mean, over the deviation, of pixels in
+    [0, 1]."""
+    center = 255 * jnp.asarray(mean, jnp.float32)
+    scale = 1 / (255 * jnp.asarray(std, jnp.float32))
+    return (image.astype(jnp.float32) - center) * scale
 
 
 class CLIP(nn.Module):
@@ -97,14 +55,15 @@ class CLIP(nn.Module):
         shared = {
             "embed_dim": self.config.embed_dim,
             "activation": self.config.activation,
+            "epsilon": self.config.layer_norm_epsilon,
             "scan": self.config.scan,
             "dtype": jnp.dtype(self.config.dtype),
             "param_dtype": jnp.dtype(self.config.param_dtype),
             "constrain": self.constrain,
             "place": self.place,
         }
-        self.vision = VisionTransformer(**vars(self.config.vision), **shared)
-        self.text = TextTransformer(**vars(self.config.text), **shared)
+        self.vision = VISION[self.config.vision.kind](**_settings(self.config.vision), **shared)
+        self.text = TEXT[self.config.text.kind](**_settings(self.config.text), **shared)
         biased = self.config.logit_bias
         scale = SIGMOID_LOGIT_SCALE if biased else INITIAL_LOGIT_SCALE
         constant = nn.initializers.constant
@@ -114,7 +73,8 @@ class CLIP(nn.Module):
 
     def encode_image(self, image: jax.Array) -> jax.Array:
         """uint8 [B, H, W, 3] → float32 [B, E], L2-normalised."""
-        return l2_normalize(self.vision(normalize_pixels(image)))
+        pixels = normalize_pixels(image, mean=self.config.image_mean, std=self.config.image_std)
+        return l2_normalize(self.vision(pixels))
 
     def encode_text(self, text: jax.Array) -> jax.Array:
         """Token ids int32 [B, T], T = context length → float32 [B, E], L2-normalised."""
@@ -135,28 +95,23 @@ class CLIP(nn.Module):
         return self.embed(image, text) | self.scalars()
 
 
+def _settings(tower: Any) -> dict[str, Any]:
+    """A tower's settings as its module takes them."""
+    return {key: value for key, value in vars(tower).items() if key != "kind"}
+
+
 def from_dict(
     model: Mapping[str, Any],
     *,
     constrain: Constrain = identity,
     place: Place | None = None,
 ) -> CLIP:
-    """The CLIP that a nested dict describes (keys of `ClipConfig`; see `zoo.MODELS`).
+    """The CLIP that a nested dict describes, see `shapes.py`.
 
     A key `name` is a label and ignored. Raises ConfigError naming the key that is unknown,
     missing or impossible.
     """
-    zoo.check(model)
-    fields = {key: value for key, value in model.items() if key != "name"}
-    fields["vision"] = VisionConfig(**model["vision"])
-    fields["text"] = TextConfig(**model["text"])
-    config = ClipConfig(**fields)
-    check_name(config.activation, names=ACTIVATIONS, kind="model.activation")
-    check_name(config.vision.remat, names=REMAT_POLICIES, kind="model.vision.remat")
-    check_name(config.text.remat, names=REMAT_POLICIES, kind="model.text.remat")
-    check_name(config.dtype, names=DTYPES, kind="model.dtype")
-    check_name(config.param_dtype, names=DTYPES, kind="model.param_dtype")
-    return CLIP(config, constrain=constrain, place=place)
+    return CLIP(shapes.parse(model), constrain=constrain, place=place)
 
 
 def initialise(model: CLIP) -> Callable[[jax.Array], dict[str, Any]]:

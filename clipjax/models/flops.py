@@ -19,14 +19,19 @@ def image_flops(model: Mapping[str, Any]) -> float:
     patches = (vision["image_size"] // vision["patch_size"]) ** 2
     width = vision["width"]
     embed = 2.0 * patches * 3 * vision["patch_size"] ** 2 * width
-    blocks = vision["layers"] * _block(patches + 1, width=width, mlp_ratio=vision["mlp_ratio"])
-    return embed + blocks + 2.0 * width * model["embed_dim"]
+    ratio, tokens = vision["mlp_ratio"], patches + vision["class_token"]
+    blocks = vision["layers"] * _block(tokens, width=width, mlp_ratio=ratio)
+    if vision["pooling"] == "map":  # key and value of every token; the rest of one
+        blocks += 2.0 * tokens * (2 * width**2 + 2 * width) + 2.0 * (2 + 2 * ratio) * width**2
+    return embed + blocks + 2.0 * width * model["embed_dim"] * vision["projection"]
 
 
 def text_flops(model: Mapping[str, Any]) -> float:
     """Forward FLOPs of one caption; all positions count, padding included."""
     text = model["text"]
-    blocks = text["layers"] * _block(text["context_length"], width=text["width"], mlp_ratio=4)
+    blocks = text["layers"] * _block(
+        text["context_length"], width=text["width"], mlp_ratio=text["mlp_ratio"]
+    )
     return blocks + 2.0 * text["width"] * model["embed_dim"]
 
 

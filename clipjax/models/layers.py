@@ -13,8 +13,6 @@ from clipjax.models.kernels.rows import Place
 
 Initializer = Callable[..., jax.Array]
 
-LAYER_NORM_EPSILON = 1e-5  # PyTorch's default, which the released models use; Flax's is 1e-6
-
 
 def quick_gelu(x: jax.Array) -> jax.Array:
     """x · sigmoid(1.702 x), the released models' activation. Any shape; dtype kept."""
@@ -26,9 +24,15 @@ def gelu(x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x, approximate=False)
 
 
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """GELU by its tanh approximation, SigLIP's. Any shape; dtype kept."""
+    return jax.nn.gelu(x, approximate=True)
+
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": quick_gelu,
     "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
 }
 
 
@@ -39,7 +43,9 @@ def l2_normalize(x: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-24)
 
 
-def layer_norm(x: jax.Array, *, scale: jax.Array, bias: jax.Array, dtype: Any) -> jax.Array:
+def layer_norm(
+    x: jax.Array, *, scale: jax.Array, bias: jax.Array, epsilon: float, dtype: Any
+) -> jax.Array:
     """Features of mean 0 and variance 1, times `scale`, plus `bias`; [..., D], `dtype`.
 
     Statistics and scaling in float32 whatever the dtype, in two passes, because E[x²] − E[x]²
@@ -47,7 +53,7 @@ def layer_norm(x: jax.Array, *, scale: jax.Array, bias: jax.Array, dtype: Any) -
     """
     x = x.astype(jnp.float32)
     x -= jnp.mean(x, axis=-1, keepdims=True)
-    x *= jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + LAYER_NORM_EPSILON)
+    x *= jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + epsilon)
     return (x * scale + bias).astype(dtype)
 
 
@@ -67,6 +73,7 @@ class NormParams(nn.Module):
 class LayerNorm(nn.Module):
     """`layer_norm` with its parameters. [..., D] → [..., D] in `dtype`."""
 
+    epsilon: float
     dtype: Any
     param_dtype: Any = jnp.float32
 
@@ -75,7 +82,7 @@ class LayerNorm(nn.Module):
         width = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (width,), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (width,), self.param_dtype)
-        return layer_norm(x, scale=scale, bias=bias, dtype=self.dtype)
+        return layer_norm(x, scale=scale, bias=bias, epsilon=self.epsilon, dtype=self.dtype)
 
 
 class DenseParams(nn.Module):
@@ -96,7 +103,7 @@ class DenseParams(nn.Module):
 
 
 class Linear(nn.Module):
-    """A matrix product without bias: `kernel` [D, E]. Returns float32 [..., E].
+    """A matrix product, `kernel` [D, E] and perhaps `bias` [E]. Returns float32 [..., E].
 
     The projection into the joint space: operands in `dtype`, sums kept in float32, because the
     embeddings are normalised in float32 next.
@@ -106,17 +113,22 @@ class Linear(nn.Module):
     kernel_init: Initializer
     dtype: Any
     param_dtype: Any
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        return jnp.einsum(
+        x = jnp.einsum(
             "...D,DE->...E",
             x.astype(self.dtype),
             kernel.astype(self.dtype),
             preferred_element_type=jnp.float32,
         )
+        if not self.use_bias:
+            return x
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+        return x + bias.astype(jnp.float32)
 
 
 class Mlp(nn.Module):

@@ -1,4 +1,4 @@
-"""The text tower: a causal transformer pooled at the end-of-text token."""
+"""The text tower: a transformer, pooled at one of its tokens."""
 
 from typing import Any
 
@@ -9,8 +9,6 @@ from flax import linen as nn
 from clipjax.models.kernels.rows import Place
 from clipjax.models.layers import LayerNorm, Linear
 from clipjax.models.transformer import Constrain, apply_blocks
-
-MLP_RATIO = 4  # in every released text tower
 
 
 class TokenEmbedding(nn.Module):
@@ -41,9 +39,10 @@ def pool_end_of_text(x: jax.Array, *, text: jax.Array) -> jax.Array:
 class TextTransformer(nn.Module):
     """Token ids int32 [B, T] → float32 [B, E], not yet L2-normalised.
 
-    Learned positions (N(0, 0.01)), causal blocks, `ln_final`, pooling at end of text, projection
-    (N(0, D^-½)) (paper section 2.4, released model.py). Padding needs no mask: it comes after the
-    end-of-text token, which cannot look ahead.
+    Learned positions (N(0, 0.01)), blocks, `ln_final`, pooling, projection (N(0, D^-½)) (paper
+    section 2.4, released model.py); causality and pooling as `shapes.TextConfig` says. Padding
+    needs no mask: it comes after the end-of-text token, which cannot look ahead. Without causality
+    padding is looked at, as SigLIP does.
     """
 
     embed_dim: int
@@ -52,7 +51,12 @@ class TextTransformer(nn.Module):
     width: int
     heads: int
     layers: int
+    mlp_ratio: float
+    causal: bool
+    pooling: str
+    projection_bias: bool
     activation: str
+    epsilon: float
     remat: str
     scan: bool
     dtype: Any
@@ -75,17 +79,25 @@ class TextTransformer(nn.Module):
         x = self.constrain(x + positions.astype(self.dtype))  # [B, T, D]
         x = apply_blocks(
             x,
-            causal=True,
+            causal=self.causal,
             scan=self.scan,
             remat=self.remat,
             layers=self.layers,
             heads=self.heads,
-            mlp_width=MLP_RATIO * self.width,
+            mlp_width=round(self.width * self.mlp_ratio),
             activation=self.activation,
+            epsilon=self.epsilon,
             constrain=self.constrain,
             place=self.place,
             **dtypes,
         )
         # Each position is normalised alone, so the others need not be.
-        x = LayerNorm(name="ln_final", **dtypes)(pool_end_of_text(x, text=text))  # [B, D]
-        return Linear(self.embed_dim, normal(self.width**-0.5), name="projection", **dtypes)(x)
+        x = pool_end_of_text(x, text=text) if self.pooling == "end_of_text" else x[:, -1]
+        x = LayerNorm(self.epsilon, name="ln_final", **dtypes)(x)  # [B, D]
+        return Linear(
+            self.embed_dim,
+            normal(self.width**-0.5),
+            use_bias=self.projection_bias,
+            name="projection",
+            **dtypes,
+        )(x)

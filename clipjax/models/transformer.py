@@ -12,7 +12,7 @@ from flax import linen as nn
 from clipjax.models.attention import Attention
 from clipjax.models.kernels import layer_norm as kernel
 from clipjax.models.kernels.rows import Place
-from clipjax.models.layers import LAYER_NORM_EPSILON, Mlp, NormParams, layer_norm
+from clipjax.models.layers import Mlp, NormParams, layer_norm
 
 Constrain = Callable[[jax.Array], jax.Array]
 
@@ -40,6 +40,7 @@ class Block(nn.Module):
     heads: int
     mlp_width: int
     activation: str
+    epsilon: float
     dtype: Any
     param_dtype: Any
     constrain: Constrain
@@ -79,10 +80,8 @@ class Block(nn.Module):
         """The stream x, for the way around, and its LayerNorm, for the way through."""
         scale, bias = NormParams(x.shape[-1], self.param_dtype, name=norm)()
         if self.place is None:
-            return x, layer_norm(x, scale=scale, bias=bias, dtype=self.dtype)
-        return kernel.layer_norm(
-            x, scale=scale, bias=bias, epsilon=LAYER_NORM_EPSILON, place=self.place
-        )
+            return x, layer_norm(x, scale=scale, bias=bias, epsilon=self.epsilon, dtype=self.dtype)
+        return kernel.layer_norm(x, scale=scale, bias=bias, epsilon=self.epsilon, place=self.place)
 
 
 def apply_blocks(x: jax.Array, *, scan: bool, remat: str, layers: int, **block: Any) -> jax.Array:

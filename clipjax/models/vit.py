@@ -1,4 +1,4 @@
-"""The image tower: a Vision Transformer with a class token and a LayerNorm before the blocks."""
+"""The image tower as a Vision Transformer: CLIP's and, by other settings, SigLIP's."""
 
 from typing import Any
 
@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from clipjax.models.attention import QueryAttention
 from clipjax.models.kernels.rows import Place
-from clipjax.models.layers import LayerNorm, Linear
+from clipjax.models.layers import LayerNorm, Linear, Mlp
 from clipjax.models.transformer import Constrain, apply_blocks
 
 
 class PatchEmbedding(nn.Module):
-    """Non-overlapping patches times `kernel` [P, P, 3, D], no bias. [B, H, W, 3] → [B, N, D].
+    """Non-overlapping patches times `kernel` [P, P, 3, D]. [B, H, W, 3] → [B, N, D].
 
     N = H/P · W/P patches in row-major order. The kernel starts as PyTorch's convolutions do (the
     release keeps that default): uniform within ±(3 P²)^-½.
@@ -20,6 +21,7 @@ class PatchEmbedding(nn.Module):
 
     patch_size: int
     width: int
+    use_bias: bool
     dtype: Any
     param_dtype: Any
 
@@ -37,15 +39,51 @@ class PatchEmbedding(nn.Module):
         patches = image.transpose(0, 1, 3, 2, 4, 5)
         patches = patches.reshape(batch, -1, size * size * channels)
         # A matrix product, not a convolution: the same sum, and quick on every backend.
-        return patches.astype(self.dtype) @ kernel.astype(self.dtype).reshape(-1, self.width)
+        x = patches.astype(self.dtype) @ kernel.astype(self.dtype).reshape(-1, self.width)
+        if not self.use_bias:
+            return x
+        bias = self.param("bias", nn.initializers.zeros, (self.width,), self.param_dtype)
+        return x + bias.astype(self.dtype)
+
+
+class MapPool(nn.Module):
+    """One learned query's attention over all tokens, then an MLP around: [B, T, D] → [B, D].
+
+    "Multihead attention pooling" (Zhai et al. 2022, "Scaling vision transformers", section 3.1, as
+    big_vision builds it). Initialised as a block of a stack of one.
+    """
+
+    heads: int
+    mlp_width: int
+    activation: str
+    epsilon: float
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        batch, _, width = x.shape
+        normal = nn.initializers.normal
+        into_stream = normal(width**-0.5 * 2**-0.5)
+
+        probe = self.param("probe", normal(width**-0.5), (width,), self.param_dtype)
+        probe = jnp.broadcast_to(probe.astype(self.dtype), (batch, 1, width))
+        x = QueryAttention(
+            self.heads, width, normal(width**-0.5), into_stream, name="attention", **dtypes
+        )(probe, x)  # [B, 1, D]
+        y = LayerNorm(self.epsilon, name="ln", **dtypes)(x)
+        up_init = normal((2 * width) ** -0.5)
+        y = Mlp(self.mlp_width, self.activation, up_init, into_stream, name="mlp", **dtypes)(y)
+        return (x + y)[:, 0]  # [B, D]
 
 
 class VisionTransformer(nn.Module):
     """Normalised pixels float32 [B, H, W, 3] → float32 [B, E], not yet L2-normalised.
 
-    Class token, learned positions, `ln_pre`, blocks, `ln_post` on the class token, projection
-    (paper section 2.4, released model.py). Class token, positions and projection start as
-    N(0, D^-½).
+    Class token, learned positions, `ln_pre`, blocks, `ln_post`, pooling, projection, each as
+    `shapes.VisionConfig` says. Class token, positions and projection start as N(0, D^-½) (released
+    model.py).
     """
 
     embed_dim: int
@@ -55,7 +93,13 @@ class VisionTransformer(nn.Module):
     layers: int
     head_width: int
     mlp_ratio: float
+    class_token: bool
+    pooling: str
+    ln_pre: bool
+    patch_bias: bool
+    projection: bool
     activation: str
+    epsilon: float
     remat: str
     scan: bool
     dtype: Any
@@ -67,30 +111,42 @@ class VisionTransformer(nn.Module):
     def __call__(self, image: jax.Array) -> jax.Array:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         normal = nn.initializers.normal(self.width**-0.5)
-        tokens = 1 + (self.image_size // self.patch_size) ** 2
+        heads = self.width // self.head_width
+        mlp = {
+            "mlp_width": round(self.width * self.mlp_ratio),
+            "activation": self.activation,
+            "epsilon": self.epsilon,
+        }
 
-        x = PatchEmbedding(self.patch_size, self.width, name="patch_embedding", **dtypes)(image)
-        class_token = self.param("class_embedding", normal, (self.width,), self.param_dtype)
-        class_token = jnp.broadcast_to(
-            class_token.astype(self.dtype), (len(x), 1, self.width)
-        )  # [B, 1, D]
-        x = jnp.concatenate([class_token, x], axis=1)  # [B, T, D]
-        positions = self.param(
-            "position_embedding", normal, (tokens, self.width), self.param_dtype
-        )  # [T, D]
+        x = PatchEmbedding(
+            self.patch_size, self.width, self.patch_bias, name="patch_embedding", **dtypes
+        )(image)
+        if self.class_token:
+            token = self.param("class_embedding", normal, (self.width,), self.param_dtype)
+            token = jnp.broadcast_to(token.astype(self.dtype), (len(x), 1, self.width))
+            x = jnp.concatenate([token, x], axis=1)  # [B, T, D]
+        positions = self.param("position_embedding", normal, x.shape[1:], self.param_dtype)
         x = self.constrain(x + positions.astype(self.dtype))
-        x = LayerNorm(name="ln_pre", **dtypes)(x)
+        if self.ln_pre:
+            x = LayerNorm(self.epsilon, name="ln_pre", **dtypes)(x)
         x = apply_blocks(
             x,
             scan=self.scan,
             remat=self.remat,
             layers=self.layers,
-            heads=self.width // self.head_width,
-            mlp_width=int(self.width * self.mlp_ratio),
-            activation=self.activation,
+            heads=heads,
             constrain=self.constrain,
             place=self.place,
+            **mlp,
             **dtypes,
         )
-        x = LayerNorm(name="ln_post", **dtypes)(x[:, 0])  # [B, D]
+        if self.pooling == "token":
+            x = x[:, 0]  # each token is normalised alone, so the others need not be
+        x = LayerNorm(self.epsilon, name="ln_post", **dtypes)(x)
+        if self.pooling == "map":
+            x = MapPool(heads, name="pool", **mlp, **dtypes)(x)
+        elif self.pooling == "mean":
+            x = jnp.mean(x, axis=1, dtype=jnp.float32)
+        if not self.projection:
+            return x.astype(jnp.float32)  # [B, E]
         return Linear(self.embed_dim, normal, name="projection", **dtypes)(x)  # [B, E]

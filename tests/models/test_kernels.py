@@ -157,14 +157,25 @@ MODEL = {
 }
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-def test_a_model_with_kernels_is_the_model_without(mesh, assert_gradients_close):
+SIGLIP = MODEL | {
+    "activation": "gelu_tanh",
+    "layer_norm_epsilon": 1e-6,
+    "vision": MODEL["vision"]
+    | {"layers": 1, "class_token": False, "pooling": "map", "ln_pre": False, "patch_bias": True},
+    "text": MODEL["text"] | {"causal": False, "pooling": "last", "projection_bias": True},
+}
+
+
+@pytest.mark.parametrize(
+    ("mesh", "shape"), [*((mesh, MODEL) for mesh in MESHES), ((2, 2, 2), SIGLIP)]
+)
+def test_a_model_with_kernels_is_the_model_without(mesh, shape, assert_gradients_close):
     image = RNG.integers(0, 256, (8, 16, 16, 3)).astype(np.uint8)
     text = RNG.integers(0, 32, (8, 7)).astype(np.int32)
-    params = clip.initialise(clip.from_dict(MODEL))(jax.random.key(0))
+    params = clip.initialise(clip.from_dict(shape))(jax.random.key(0))
 
     def loss(place):
-        model = clip.from_dict(MODEL, place=place)
+        model = clip.from_dict(shape, place=place)
 
         def value(params):
             out = model.apply({"params": params}, image, text)

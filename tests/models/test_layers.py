@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from clipjax.models import shapes
 from clipjax.models.attention import causal_mask, dot_product_attention
 from clipjax.models.layers import ACTIVATIONS, LayerNorm, l2_normalize
 from clipjax.models.vit import PatchEmbedding
@@ -12,12 +13,15 @@ from clipjax.models.vit import PatchEmbedding
 RNG = np.random.default_rng(0)
 
 
-def test_quick_gelu_and_gelu_are_the_released_ones():
+def test_activations_are_the_released_ones():
     x = np.array([-3.0, -1.0, 0.0, 0.5, 2.0], np.float32)
     quick = [-0.01807131, -0.15420424, 0.0, 0.35038843, 1.93565862]
     exact = [-0.00404969, -0.15865526, 0.0, 0.34573123, 1.95449974]
     np.testing.assert_allclose(ACTIVATIONS["quick_gelu"](x), quick, atol=1e-6)
+    tanh = [-0.00363739, -0.15880801, 0.0, 0.34571401, 1.95459769]
     np.testing.assert_allclose(ACTIVATIONS["gelu"](x), exact, atol=1e-6)
+    np.testing.assert_allclose(ACTIVATIONS["gelu_tanh"](x), tanh, atol=1e-6)
+    assert set(ACTIVATIONS) == set(shapes.ACTIVATIONS)
 
 
 def test_quick_gelu_gradient():
@@ -29,7 +33,7 @@ def test_quick_gelu_gradient():
 
 
 def test_layer_norm_epsilon_and_float32_statistics():
-    norm = LayerNorm(dtype=jnp.float32)
+    norm = LayerNorm(1e-5, dtype=jnp.float32)
     x = 1e-3 * RNG.normal(size=(4, 64)).astype(np.float32)  # variance 1e-6: epsilon decides
     variables = norm.init(jax.random.key(0), x)
     wide = x.astype(np.float64)
@@ -43,7 +47,7 @@ def test_layer_norm_epsilon_and_float32_statistics():
 
     # bfloat16 in, statistics in float32: as good as rounding the exact result.
     half = jnp.asarray(RNG.normal(size=(4, 64)) + 5, jnp.bfloat16)
-    out = LayerNorm(dtype=jnp.bfloat16).apply(variables, half)
+    out = LayerNorm(1e-5, dtype=jnp.bfloat16).apply(variables, half)
     assert out.dtype == jnp.bfloat16
     exact = norm.apply(variables, half.astype(jnp.float32)).astype(jnp.bfloat16)
     np.testing.assert_array_equal(out, exact)
@@ -64,7 +68,7 @@ def test_attention_against_float64(causal):
 
 def test_patches_equal_a_convolution():
     image = RNG.normal(size=(2, 8, 12, 3)).astype(np.float32)
-    layer = PatchEmbedding(4, 5, dtype=jnp.float32, param_dtype=jnp.float32)
+    layer = PatchEmbedding(4, 5, use_bias=False, dtype=jnp.float32, param_dtype=jnp.float32)
     variables = layer.init(jax.random.key(0), image)
     expected = jax.lax.conv_general_dilated(
         image,

@@ -12,8 +12,7 @@ CONTEXT = 8
 END = 29
 
 
-@pytest.fixture(scope="module")
-def encode():
+def encoder(*, causal):
     model = TextTransformer(
         embed_dim=6,
         context_length=CONTEXT,
@@ -21,7 +20,12 @@ def encode():
         width=16,
         heads=2,
         layers=2,
+        mlp_ratio=4,
+        causal=causal,
+        pooling="end_of_text" if causal else "last",
+        projection_bias=not causal,
         activation="quick_gelu",
+        epsilon=1e-5,
         remat=next(iter(REMAT_POLICIES)),
         scan=True,
         dtype=jnp.float32,
@@ -32,6 +36,11 @@ def encode():
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, CONTEXT), jnp.int32))
     variables = jax.tree.map(lambda x: np.float32(rng.normal(size=x.shape)), shapes)
     return jax.jit(lambda text: model.apply(variables, text))
+
+
+@pytest.fixture(scope="module")
+def encode():
+    return encoder(causal=True)
 
 
 def caption(*ids):
@@ -56,3 +65,13 @@ def test_pools_the_first_end_of_text():
     x = jnp.arange(2 * 5 * 3, dtype=jnp.float32).reshape(2, 5, 3)
     text = jnp.array([[28, 1, END, 0, 0], [28, END, END, 3, END]])
     np.testing.assert_array_equal(pool_end_of_text(x, text=text), jnp.stack([x[0, 2], x[1, 1]]))
+
+
+def test_without_causality_every_token_matters_and_the_last_is_read():
+    """SigLIP's text: padding is looked at too."""
+    encode = encoder(causal=False)
+    text = caption(3, 4, 5, END, 0, 0, 0, 0)
+    for position in range(CONTEXT):
+        changed = text.copy()
+        changed[0, position] = 11
+        assert np.max(np.abs(encode(text) - encode(changed))) > 1e-3

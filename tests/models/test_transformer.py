@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from clipjax.models import shapes
 from clipjax.models.transformer import REMAT_POLICIES, apply_blocks, unstack_blocks
 
 
@@ -26,6 +27,7 @@ class Stack(nn.Module):
             heads=2,
             mlp_width=24,
             activation="quick_gelu",
+            epsilon=1e-5,
             dtype=jnp.float32,
             param_dtype=jnp.float32,
             constrain=lambda x: x,
@@ -58,6 +60,10 @@ def test_remat_changes_no_number(remat, scan, assert_gradients_close):
     remat_loss, remat_gradient = loss_and_gradient(scan, remat)
     np.testing.assert_allclose(remat_loss, loss, rtol=1e-6)
     assert_gradients_close(remat_gradient, gradient, tolerance=1e-5)
+
+
+def test_every_policy_that_a_config_may_name_exists():
+    assert set(REMAT_POLICIES) == set(shapes.REMAT_POLICIES)
 
 
 def test_remat_recomputes_scores_and_keeps_projections():

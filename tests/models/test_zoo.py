@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from clipjax.common.exits import ConfigError
-from clipjax.models import zoo
+from clipjax.models import shapes, zoo
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,22 @@ def test_parameter_count_equals_the_released_model(name, count):
     assert zoo.parameter_count(name) == count
 
 
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [  # open_clip, docs/model_profile.csv
+        ("ViT-H/14", 986.11),
+        ("ViT-g/14", 1366.68),
+        ("ViT-bigG/14", 2539.57),
+        ("SigLIP-B/16", 203.16),
+        ("SigLIP-B/16@256px", 203.20),
+        ("SigLIP-L/16@256px", 652.15),
+        ("SigLIP-So400m/14", 877.36),
+    ],
+)
+def test_parameter_count_equals_open_clips(name, millions):
+    assert round(zoo.parameter_count(name) / 1e6, 2) == millions
+
+
 def test_get_returns_an_independent_copy():
     zoo.get("ViT-B/32")["vision"]["width"] = 1
     assert zoo.get("ViT-B/32")["vision"]["width"] == 768
@@ -34,7 +50,7 @@ def test_unknown_name_names_the_closest():
 
 def test_import_needs_no_jax_and_no_numpy():
     code = (
-        "import sys; from clipjax.models import zoo; zoo.check(zoo.get('ViT-B/32'));"
+        "import sys; from clipjax.models import zoo; zoo.get('ViT-B/32');"
         "assert not {'jax', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -48,6 +64,13 @@ def test_import_needs_no_jax_and_no_numpy():
         ("vision", "patchsize", 32, r'model\.vision\.patchsize .*did you mean "patch_size"'),
         ("vision", "layers", 0, r"model\.vision\.layers is 0"),
         ("vision", "mlp_ratio", 0, r"model\.vision\.mlp_ratio is 0"),
+        ("vision", "kind", "vitt", r'model\.vision\.kind: "vitt" is unknown .*did you mean "vit"'),
+        ("vision", "pooling", "map ", r'model\.vision\.pooling: "map " is unknown'),
+        ("vision", "class_token", False, r'pooling is "token", but model\.vision\.class_token=F'),
+        ("vision", "projection", False, r"needs model\.vision\.width = embed_dim, not 768"),
+        ("vision", "ln_pre", 1, r"model\.vision\.ln_pre is 1; give True or False"),
+        ("text", "pooling", "eot", r'model\.text\.pooling: "eot" is unknown'),
+        (None, "image_std", (1.0, 1.0), r"model\.image_std is .*three numbers"),
         ("text", "heads", 7, r"model\.text\.width is 512, not a multiple of"),
         ("text", "vocab_size", 1.5, r"model\.text\.vocab_size is 1\.5"),
         (None, "embed_dims", 512, r'model\.embed_dims .*did you mean "embed_dim"'),
@@ -57,11 +80,28 @@ def test_check_names_the_wrong_setting(section, key, value, message):
     model = zoo.get("ViT-B/32")
     (model[section] if section else model)[key] = value
     with pytest.raises(ConfigError, match=message):
-        zoo.check(model)
+        shapes.parse(model)
 
 
 def test_check_names_a_missing_setting():
     model = zoo.get("ViT-B/32")
     del model["text"]["width"]
     with pytest.raises(ConfigError, match=r"model\.text\.width is missing"):
-        zoo.check(model)
+        shapes.parse(model)
+
+
+def test_defaults_are_the_released_models():
+    """What an older run stored, without the settings that came later, is the same model."""
+    model = zoo.get("ViT-B/32")
+    older = {key: model[key] for key in ("embed_dim", "activation")} | {
+        "vision": {
+            key: model["vision"][key]
+            for key in ("image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio")
+        },
+        "text": {
+            key: model["text"][key]
+            for key in ("context_length", "vocab_size", "width", "heads", "layers")
+        },
+    }
+    assert shapes.parse(older) == shapes.parse(model)
+    assert shapes.complete(older) == model

@@ -28,12 +28,14 @@ def errors(model: CLIP, *, place: Place) -> dict[str, tuple[float, float]]:
     vision, text = model.config.vision, model.config.text
     dtype = jnp.dtype(model.config.dtype)
     patches = (vision.image_size // vision.patch_size) ** 2
+    tokens = vision.class_token + patches
     blocks = {
-        "vision": (1 + patches, vision.width, vision.width // vision.head_width, False),
-        "text": (text.context_length, text.width, text.heads, True),
+        "vision": (tokens, vision.width, vision.width // vision.head_width, False),
+        "text": (text.context_length, text.width, text.heads, text.causal),
     }
+    settings = {"activation": model.config.activation, "epsilon": model.config.layer_norm_epsilon}
     return {
-        tower: _errors(*shape, activation=model.config.activation, dtype=dtype, place=place)
+        tower: _errors(*shape, settings=settings, dtype=dtype, place=place)
         for tower, shape in blocks.items()
     }
 
@@ -44,7 +46,14 @@ def passes(kernels: float, plain: float) -> bool:
 
 
 def _errors(
-    tokens: int, width: int, heads: int, causal: bool, *, activation: str, dtype: Any, place: Place
+    tokens: int,
+    width: int,
+    heads: int,
+    causal: bool,
+    *,
+    settings: dict[str, Any],
+    dtype: Any,
+    place: Place,
 ) -> tuple[float, float]:
     x = jax.random.normal(jax.random.key(0), (1, tokens, width)).astype(dtype)
 
@@ -53,7 +62,7 @@ def _errors(
             layers=1,
             heads=heads,
             mlp_width=2 * width,
-            activation=activation,
+            **settings,
             dtype=dtype,
             param_dtype=jnp.float32,
             constrain=lambda x: x,
