@@ -1,13 +1,17 @@
 """One run, one owner: a second program in the same work directory would ruin the first one's saves.
 
 On a local disk the owner holds a lock that ends with its process. In a bucket, which has no locks,
-it renews a note; the note of an owner that died counts until it is stale.
+it renews a note. Whoever finds one watches it: where it changes the owner lives, and where it does
+not for `STALE_SECONDS` the owner is dead. No clocks are compared and no process numbers, which mean
+nothing from one machine or container to the next.
 """
 
 import contextlib
 import fcntl
 import json
+import logging
 import os
+import secrets
 import socket
 import threading
 import time
@@ -16,11 +20,14 @@ from typing import Any
 
 from etils import epath
 
+from clipjax.common import exits
 from clipjax.common.exits import ConfigError
-from clipjax.parallel import distributed
+from clipjax.parallel import distributed, leaving
 
 FILE = "owner.json"
-RENEW_SECONDS, STALE_SECONDS = 30.0, 150.0
+RENEW_SECONDS, STALE_SECONDS = 10.0, 60.0
+
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -33,16 +40,15 @@ def hold(workdir: str) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         problem = ""
         if distributed.is_lead():
-            try:
-                epath.Path(workdir).mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                problem = f"--workdir={workdir}: cannot be made: {error.strerror}"
-        if distributed.is_lead() and not problem:
             take = _renewed if "://" in workdir else _locked
             try:
+                epath.Path(workdir).mkdir(parents=True, exist_ok=True)
                 held.enter_context(take(epath.Path(workdir) / FILE))
             except ConfigError as error:
                 problem = str(error)
+            except Exception as error:  # every cloud's package has its own
+                reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+                problem = f"--workdir={workdir}: cannot be written: {reason[:300]}"
         problem = distributed.from_lead(problem.encode()).decode()
         if problem:
             raise ConfigError(problem)
@@ -53,10 +59,10 @@ def _note() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
 
 
-def _taken(file: epath.Path, owner: dict[str, Any], advice: str = "") -> ConfigError:
+def _taken(file: epath.Path, owner: dict[str, Any]) -> ConfigError:
     return ConfigError(
         f"--workdir={file.parent}: process {owner.get('pid', '?')} on {owner.get('host', '?')} is"
-        f" training there; end it first, or choose another --workdir{advice}"
+        " training there; end it first, or choose another --workdir"
     )
 
 
@@ -69,49 +75,61 @@ def _locked(file: epath.Path) -> Iterator[None]:
             raise _taken(file, _read(file)) from error
         except OSError:
             pass  # a file system without locks: the note still says who was here
-        stream.truncate(0)
-        stream.write(json.dumps(_note()) + "\n")
-        stream.flush()
+        with contextlib.suppress(OSError):  # on a full disk the lock alone will do
+            stream.truncate(0)
+            stream.write(json.dumps(_note()) + "\n")
+            stream.flush()
         yield
 
 
 @contextlib.contextmanager
 def _renewed(file: epath.Path) -> Iterator[None]:
-    owner = _read(file)
-    age = time.time() - owner.get("time", 0.0)
-    ours = owner.get("host") == socket.gethostname() and not _runs(owner.get("pid", 0))
-    if age < STALE_SECONDS and not ours:
-        wait = STALE_SECONDS - age
-        raise _taken(file, owner, f"; if it was killed, try again in {wait:.0f} seconds")
-    ended = threading.Event()
+    _watch(file)
+    name, ended = secrets.token_hex(8), threading.Event()
+
+    def write() -> None:
+        file.write_text(json.dumps({**_note(), "name": name}) + "\n")
 
     def renew() -> None:
-        while True:
-            with contextlib.suppress(OSError):
-                file.write_text(json.dumps(_note()) + "\n")
-            if ended.wait(RENEW_SECONDS):
-                return
+        while not ended.wait(RENEW_SECONDS):
+            with contextlib.suppress(Exception):  # as above
+                owner = _read(file)
+                if owner.get("name", name) != name:
+                    leaving.leave(exits.BAD_CONFIG, str(_taken(file, owner)))
+                write()
 
+    write()
     threading.Thread(target=renew, name="lease", daemon=True).start()
     try:
         yield
     finally:
         ended.set()
-        file.unlink(missing_ok=True)
+        with contextlib.suppress(Exception):  # as above
+            if _read(file).get("name") == name:
+                file.unlink(missing_ok=True)
+
+
+def _watch(file: epath.Path) -> None:
+    """Until nobody owns it; ConfigError as soon as its owner is seen to live."""
+    owner, began = _read(file), time.monotonic()
+    if owner:
+        log.warning(
+            "%s: process %s on %s did not sign off; waiting up to %.0f s to see whether it lives",
+            *(file.parent, owner.get("pid", "?"), owner.get("host", "?"), STALE_SECONDS),
+        )
+    while owner and time.monotonic() - began < STALE_SECONDS:
+        time.sleep(RENEW_SECONDS / 4)
+        now = _read(file)
+        if now and now != owner:
+            raise _taken(file, now)
+        owner = now
 
 
 def _read(file: epath.Path) -> dict[str, Any]:
+    """What stands there; {} for nothing."""
     try:
         return json.loads(file.read_text())
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return {}
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    except ValueError:  # half a note, of somebody who is writing
+        return {"host": "?"}

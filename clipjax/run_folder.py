@@ -75,9 +75,12 @@ def _open(folder: epath.Path, config: Config, *, allow_config_change: bool) -> N
             )
         if changed:
             _append(folder / "config_changes.jsonl", {"time": time.time(), "changed": changed})
-    temporary = folder / "config.json.tmp"
-    temporary.write_text(json.dumps(settings.to_keep(config), indent=2) + "\n")
-    temporary.replace(file)
+    try:
+        temporary = folder / "config.json.tmp"
+        temporary.write_text(json.dumps(settings.to_keep(config), indent=2) + "\n")
+        temporary.replace(file)
+    except OSError as error:
+        raise ConfigError(f"--workdir={folder}: cannot be written: {error.strerror}") from error
 
 
 def _append(file: epath.Path, line: dict[str, Any]) -> None:

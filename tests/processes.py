@@ -91,3 +91,12 @@ def wait_for_lines(process, path: pathlib.Path, count: int) -> None:
         time.sleep(0.02)
     kill(process)
     raise AssertionError(f"{path} has no {count} lines after {TIMEOUT} s:\n{output(process)}")
+
+
+def wait_for_text(process, text: str) -> None:
+    """Until it has printed a text; fails if the process ends before."""
+    deadline = time.monotonic() + TIMEOUT
+    while text not in output(process):
+        assert process.poll() is None, f"ended with {process.returncode}:\n{output(process)}"
+        assert time.monotonic() < deadline, f"never said {text!r}:\n{output(process)}"
+        time.sleep(0.05)

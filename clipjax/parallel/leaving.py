@@ -15,12 +15,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 
 from clipjax.common import exits
 from clipjax.common.exits import CleanExit, OutOfMemory
+from clipjax.parallel import notices
 
 KEY = "clipjax/leaving"  # in the coordination service; "CODE PROCESS MESSAGE"
 LISTEN_SECONDS = 0.5  # between looks at the service
@@ -47,7 +48,7 @@ def together() -> Iterator[None]:
             raise
         return
     ended = threading.Event()
-    listener = threading.Thread(target=_listen, args=(_client(), ended), daemon=True)
+    listener = threading.Thread(target=_listen, args=(ended,), daemon=True)
     listener.start()
     try:
         yield
@@ -96,10 +97,9 @@ def leave(code: int, message: str) -> NoReturn:
     """Tell the others, unless one of them spoke first, and end this process now."""
     if jax.process_count() > 1:
         text = f"{code} {jax.process_index()} {message}"
+        notices.post(KEY, text)
         with contextlib.suppress(Exception):  # the service may be gone
-            _client().key_value_set(KEY, text)
-        with contextlib.suppress(Exception):
-            text = _client().key_value_try_get(KEY)
+            text = notices.read(KEY) or text
         _end_as_told(text)
     print(f"clipjax: {message}", file=sys.stderr)
     end(code)
@@ -118,24 +118,18 @@ def end(code: int) -> NoReturn:
 
 def show_stacks() -> None:
     """Every thread's Python stack, to stderr."""
+    print("clipjax: stacks of all threads of this process:", file=sys.stderr, flush=True)
     faulthandler.dump_traceback(all_threads=True)
 
 
-def _client() -> Any:
-    # The service that `jax.distributed` runs on; jax has no public name for its notice board.
-    from jax._src import distributed
-
-    return distributed.global_state.client
-
-
-def _listen(client: Any, ended: threading.Event) -> None:
+def _listen(ended: threading.Event) -> None:
     while not ended.wait(LISTEN_SECONDS):
         try:
-            text = client.key_value_try_get(KEY)
-        except Exception as error:
-            if "NOT_FOUND" in str(error):
-                continue
+            text = notices.read(KEY)
+        except Exception:
             return  # the service is gone; jax ends us
+        if text is None:
+            continue
         if int(text.split(" ", 2)[1]) != jax.process_index():  # it ends itself
             _end_as_told(text)
         return
@@ -145,6 +139,8 @@ def _end_as_told(text: str) -> NoReturn:
     _FIRST.acquire()  # never released: only one thread of the process ends it
     code, process, message = text.split(" ", 2)
     print(f"clipjax: process {process}: {message}", file=sys.stderr, flush=True)
+    if int(code) == exits.HANG and int(process) != jax.process_index():
+        show_stacks()  # it may be this one that the other waits for
     if jax.process_index() == 0:
         time.sleep(LINGER_SECONDS)
     end(int(code))

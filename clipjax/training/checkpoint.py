@@ -6,29 +6,25 @@ digest of every array and one of itself, compared at each restore. The training 
 save; this module decides what stays.
 """
 
+import functools
 import hashlib
 import json
-import logging as standard_logging
 import math
 import os
-import time
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
-from absl import logging
 from etils import epath
-from orbax.checkpoint import checkpoint_managers as managers
 
 from clipjax.common import trees
-from clipjax.common.exits import CheckpointError, ConfigError
+from clipjax.common.exits import CheckpointError, ConfigError, RemoteError
 from clipjax.parallel import distributed
-from clipjax.training import digest
+from clipjax.training import checkpoint_manager, digest
 
 FOLDER = "checkpoints"
-UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is being saved
 DIGESTS, HASH = "digests", "hash"  # keys of the JSON: of each array, of the JSON itself
-RANKS_NOTHING = "Requested `tracked_metric`; did not provide metrics."  # of each save unevaluated
 
 
 class Checkpoints:
@@ -55,48 +51,25 @@ class Checkpoints:
         read_only: bool = False,
     ) -> None:
         self.best_metric = best_metric
-        keep: list[Any] = [managers.LatestN(keep_last)]
-        if keep_every:
-            keep.append(managers.EveryNSteps(keep_every))
-        best: dict[str, Any] = {}
-        if best_metric:
-            # Without best_fn orbax stores no metrics, and the best step is forgotten on reopening.
-            value = lambda metrics: metrics[best_metric]  # noqa: E731
-            best = {"best_fn": value, "best_mode": best_mode}
-            keep.append(
-                managers.BestN(
-                    get_metric_fn=value,
-                    reverse=best_mode == "min",
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
-        logging.get_absl_logger().addFilter(lambda record: record.msg != RANKS_NOTHING)
-        # Of damaged files and failed saves each reader and writer would tell again.
-        asyncio_log = standard_logging.getLogger("asyncio")
-        asyncio_log.addFilter(lambda record: "was never retrieved" not in record.getMessage())
+        checkpoint_manager.keep_quiet()
         # orbax takes no relative path, and says so only when a save has failed in the background.
         absolute = workdir if "://" in workdir else os.path.abspath(workdir)
         self.directory = epath.Path(absolute) / FOLDER
-        self.manager = ocp.CheckpointManager(
+        self._open = functools.partial(
+            checkpoint_manager.open_manager,
             self.directory,
-            item_handlers={
-                "state": ocp.PyTreeCheckpointHandler(),
-                "run": ocp.JsonCheckpointHandler(),
-            },
-            options=ocp.CheckpointManagerOptions(
-                save_decision_policy=managers.FixedIntervalPolicy(1),  # the loop decides
-                preservation_policy=managers.AnyPreservationPolicy(keep),
-                read_only=read_only,
-                create=not read_only,
-                cleanup_tmp_directories=not read_only,
-                enable_async_checkpointing=True,
-                **best,
+            keep=checkpoint_manager.preservation(
+                keep_last=keep_last,
+                keep_every=keep_every,
+                best_metric=best_metric,
+                best_mode=best_mode,
             ),
+            best_metric=best_metric,
+            best_mode=best_mode,
+            read_only=read_only,
         )
-        # orbax polls for preemption at each save, by the step; the training loop polls by its own
-        # count. A notice between two counts gets a meeting point that nobody reaches.
-        self.manager.reached_preemption = lambda step: False
+        self.opened = 0
+        self.manager = self._open(opened=0)
 
     def steps(self) -> list[int]:
         """Finished steps on disk, ascending."""
@@ -126,6 +99,7 @@ class Checkpoints:
 
         Raises:
           CheckpointError: this save could not start, or an earlier one failed in the background.
+          RemoteError: the first of these, where there are other processes.
         """
         # A non-finite metric would count as best, and a step without the metric has no rank.
         value = (metrics or {}).get(self.best_metric, math.nan)
@@ -139,7 +113,11 @@ class Checkpoints:
             )
             return self.manager.save(step, args=items, metrics=ranked, force=True)
         except (OSError, ValueError, RuntimeError) as error:
-            raise CheckpointError(failed("saving", step, self.directory, error)) from error
+            problem = failed("saving", step, self.directory, error)
+            if jax.process_count() > 1:
+                # The others are in a collective of this save. Nothing to agree on: all start again.
+                raise RemoteError(problem) from error
+            raise CheckpointError(problem) from error
 
     def read_run(self, step: int) -> dict[str, Any]:
         """The JSON part of a step.
@@ -181,17 +159,13 @@ class Checkpoints:
         check_digests(state, wanted=wanted, step=step, where=self.directory)
         return state
 
-    def remove_unfinished(self) -> None:
-        """Delete what failed saves left behind, which would keep a full disk full."""
-        if not distributed.is_lead():
-            return
-        for folder in self.directory.glob(f"*{UNFINISHED}*"):
-            for _ in range(5):
-                try:
-                    folder.rmtree(missing_ok=True)
-                    break
-                except OSError:  # a writer that has not heard of the failure yet
-                    time.sleep(0.2)
+    def begin_again(self) -> None:
+        """After a save that failed: clear away what it left, for new saves; a collective."""
+        if distributed.is_lead():
+            checkpoint_manager.remove_unfinished(self.directory)
+        distributed.from_lead(b"removed")
+        self.opened += 1
+        self.manager = self._open(opened=self.opened)
 
     def put_aside(self, step: int, folder: Any) -> None:
         """Move a step to `folder`, which it makes; a collective. What lies there gives way."""
@@ -210,7 +184,7 @@ class Checkpoints:
           CheckpointError: one failed; earlier steps are intact.
         """
         try:
-            self.manager.wait_until_finished()
+            checkpoint_manager.waited(self.manager, opened=self.opened)
         except (OSError, ValueError, RuntimeError) as error:
             latest = self.manager.latest_step() or 0
             raise CheckpointError(failed("saving after", latest, self.directory, error)) from error

@@ -13,53 +13,47 @@ from typing import Any
 from etils import epath
 
 from clipjax.parallel import distributed
+from clipjax.training import tensorboard
+from clipjax.training.appended_file import AppendedFile
 from clipjax.training.weights_and_biases import WeightsAndBiases
-
-UPLOAD_EVERY = 20  # lines between copies to a remote work directory, which cannot append
 
 
 class MetricWriter:
     """Writes metrics of one run; close it, or lose the last lines of a remote run."""
 
     def __init__(self, workdir: str, *, config: Mapping[str, Any], wandb_project: str = "") -> None:
-        from tensorboardX import SummaryWriter
-
-        self.target = epath.Path(workdir) / "metrics.jsonl"
-        self.remote = "://" in workdir
-        self.unsent = 0
-        if self.remote:
-            import tempfile
-
-            self.local = os.path.join(tempfile.mkdtemp(prefix="clipjax-"), "metrics.jsonl")
-            if self.target.exists():
-                self.target.copy(self.local)
-        else:
-            self.local = os.fspath(self.target)
-        cut_torn_line(self.local)
-        self.file = open(self.local, "a", encoding="utf-8")  # noqa: SIM115 - open for the run
-        self.tensorboard = SummaryWriter(os.path.join(workdir, "tensorboard"), flush_secs=30)
+        folder = f"{workdir.rstrip('/')}/tensorboard"
+        if "://" not in workdir:
+            cut_torn_line(os.path.join(workdir, "metrics.jsonl"))
+            epath.Path(folder).mkdir(parents=True, exist_ok=True)
+        self.lines = AppendedFile(f"{workdir.rstrip('/')}/metrics.jsonl")
+        self.events = AppendedFile(tensorboard.path(folder))
+        self.events.append(tensorboard.head())
         self.wandb = (
             WeightsAndBiases(wandb_project, workdir=workdir, config=config)
             if wandb_project
             else None
         )
 
+    @property
+    def local(self) -> str:
+        """Path of the local `metrics.jsonl`, flushed."""
+        return self.lines.local
+
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """One line: `step` and the metrics, plain numbers."""
-        self.file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self.file.flush()
-        for name, value in metrics.items():
-            if isinstance(value, int | float):
-                self.tensorboard.add_scalar(name, value, step)
+        self.lines.append((json.dumps({"step": step, **metrics}) + "\n").encode())
+        numbers = {name: v for name, v in metrics.items() if isinstance(v, int | float)}
+        self.events.append(tensorboard.scalars(step, numbers))
         if self.wandb is not None:
             self.wandb.log(metrics, step=step)
-        self.unsent += 1
-        if self.remote and self.unsent >= UPLOAD_EVERY:
-            self._upload()
+
+    def sync(self) -> None:
+        """Bring what was written to a remote work directory, before the checkpoint that follows."""
+        self.lines.sync()
 
     def evaluated(self, step: int) -> set[str]:
         """Names of the evaluators that have a line for this step."""
-        self.file.flush()
         with open(self.local, encoding="utf-8") as file:
             lines = [json.loads(line) for line in file if '"eval/' in line]
         names = [name for line in lines if line["step"] == step for name in line]
@@ -67,20 +61,13 @@ class MetricWriter:
 
     def last_step(self) -> int:
         """The newest step that has a line; 0 without lines."""
-        self.file.flush()
         with open(self.local, encoding="utf-8") as file:
             return max((json.loads(line)["step"] for line in file), default=0)
 
-    def _upload(self) -> None:
-        epath.Path(self.local).copy(self.target, overwrite=True)
-        self.unsent = 0
-
     def close(self) -> None:
         """Flush and close everything."""
-        self.file.close()
-        if self.remote:
-            self._upload()
-        self.tensorboard.close()
+        self.lines.close()
+        self.events.close()
         if self.wandb is not None:
             self.wandb.close()
 

@@ -73,10 +73,10 @@ class Saver:
                 self.failures = 0
             return True
         self.failures += 1
-        self.checkpoints.remove_unfinished()
         told = str(problem or "another process could not save")
         if self.failures >= MAX_FAILURES:
             raise CheckpointError(f"{told}; {MAX_FAILURES} failures in a row, leaving")
+        self.checkpoints.begin_again()
         log.error(
             "%s; training goes on, the steps saved before are intact (failure %d of %d in a row)",
             *(told, self.failures, MAX_FAILURES),

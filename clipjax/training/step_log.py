@@ -102,9 +102,11 @@ class StepLog:
             self._finish_oldest()
 
     def flush(self) -> None:
-        """Wait for all dispatched steps and write their lines."""
+        """Wait for all dispatched steps and write their lines, where they belong."""
         while self.pending:
             self._finish_oldest()
+        if self.writer is not None:
+            self.writer.sync()
 
     def _finish_oldest(self) -> None:
         step, metrics, counts = self.pending.popleft()

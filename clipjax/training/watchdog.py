@@ -4,7 +4,6 @@ Heartbeats between hosts come from a thread of their own and go on while Python 
 lock or a collective that a peer never joins: only the absence of finished work tells.
 """
 
-import sys
 import threading
 import time
 
@@ -38,7 +37,6 @@ class Watchdog:
         while not self.closed.wait(min(self.seconds / 10, 1.0)):
             silent = time.monotonic() - self.last
             if silent > self.limit:
-                print("clipjax: stacks of all threads of this process:", file=sys.stderr)
                 leaving.show_stacks()
                 leaving.leave(
                     exits.HANG,

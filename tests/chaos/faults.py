@@ -26,20 +26,22 @@ STUCK_LOADER = """
         return decode(*arguments, **settings)
     images.decode_train = stuck
 """
+# From the first step on, so that compiled programs, which tests share, are kept whole.
 SMALL_FILES = """
     import pathlib, resource, signal
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
-    def lift():
-        while not pathlib.Path({lift!r}).exists():
-            time.sleep(0.05)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    threading.Thread(target=lift, daemon=True).start()
+    def limit():
+        for file, size in (({workdir!r} + "/metrics.jsonl", 300_000), ({lift!r}, hard)):
+            while not pathlib.Path(file).exists():
+                time.sleep(0.02)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    if HOST in {hosts!r}:
+        threading.Thread(target=limit, daemon=True).start()
 """
 
 
-def config(folder: pathlib.Path, *, settings: str = "", fault: str = "", **names: str) -> str:
+def config(folder: pathlib.Path, *, settings: str = "", fault: str = "", **names: object) -> str:
     """`--config=FILE` of a tiny run with a fault; `names` fill the fault's braces."""
     file = folder / "faulty.py"
     filled = fault.format(**names) if names else fault

@@ -1,7 +1,6 @@
 """Each fault ends in its documented state: who goes on, who leaves, and with which code."""
 
 import signal
-import time
 
 import faults
 import processes
@@ -13,25 +12,28 @@ from clipjax.common import exits
 pytestmark = pytest.mark.multihost
 
 
-def ended(group, timeout=120.0):
+def ended(group, timeout=240.0):
     """Exit codes and everything said."""
     codes = [processes.finish(process, timeout=timeout) for process in group]
     return codes, "\n".join(map(processes.output, group))
 
 
-def test_a_full_disk_does_not_stop_training(tmp_path):
+def small_files(tmp_path, *, hosts):
+    """(--config, work directory, file that ends the shortage) of a run whose disks are full."""
     workdir, lift = tmp_path / "run", tmp_path / "lift"
-    config = faults.config(tmp_path, fault=faults.SMALL_FILES, lift=str(lift))
+    names = {"hosts": hosts, "workdir": str(workdir), "lift": str(lift)}
+    return faults.config(tmp_path, fault=faults.SMALL_FILES, **names), workdir, lift
+
+
+def test_a_full_disk_does_not_stop_training(tmp_path):
+    config, workdir, lift = small_files(tmp_path, hosts="0")
     process = processes.start(
         config,
         f"--workdir={workdir}",
         "--config.total=100 steps",
         "--config.checkpoint.every=20 steps",
     )
-    deadline = time.monotonic() + 120
-    while "training goes on" not in processes.output(process):
-        assert process.poll() is None and time.monotonic() < deadline, processes.output(process)
-        time.sleep(0.05)
+    processes.wait_for_text(process, "training goes on")
     lift.touch()
     codes, told = ended([process])
     assert codes == [exits.DONE], told
@@ -42,10 +44,33 @@ def test_a_full_disk_does_not_stop_training(tmp_path):
 
 
 def test_a_disk_that_stays_full_ends_the_run_with_74(tmp_path):
-    workdir = tmp_path / "run"
-    config = faults.config(tmp_path, fault=faults.SMALL_FILES, lift=str(tmp_path / "never"))
+    config, workdir, _ = small_files(tmp_path, hosts="0")
     codes, told = ended([processes.start(config, f"--workdir={workdir}")])
     assert codes == [exits.CHECKPOINT_IO], told
+    assert "3 failures in a row" in told
+
+
+@pytest.mark.parametrize("host", ["0", "1"])
+def test_a_disk_that_fills_on_one_host_stops_none(tmp_path, host):
+    """Its part of a save fails; the others, whose parts did not, hear of it and go on with it."""
+    config, workdir, lift = small_files(tmp_path, hosts=host)
+    arguments = ("--config.total=100 steps", "--config.checkpoint.every=20 steps")
+    group = processes.start_joined(config, f"--workdir={workdir}", *arguments, count=2, devices=1)
+    processes.wait_for_text(group[0], "training goes on")
+    lift.touch()
+    codes, told = ended(group)
+    assert codes == [exits.DONE] * 2, told
+    assert f"on process {host}: " in told or "RESOURCE_EXHAUSTED" in told
+    assert (workdir / "checkpoints" / "100").is_dir()
+    assert not list((workdir / "checkpoints").glob("*tmp*"))
+    assert sorted(tiny.values(workdir)) == list(range(1, 101))
+
+
+def test_a_disk_that_stays_full_on_one_host_ends_all_with_74(tmp_path):
+    config, workdir, _ = small_files(tmp_path, hosts="1")
+    group = processes.start_joined(config, f"--workdir={workdir}", count=2, devices=1)
+    codes, told = ended(group)
+    assert codes == [exits.CHECKPOINT_IO] * 2, told
     assert "3 failures in a row" in told
 
 

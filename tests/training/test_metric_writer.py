@@ -1,7 +1,17 @@
 """metrics.jsonl: torn lines, what was evaluated, remote folders."""
 
+import concurrent.futures
+import errno
+import glob
 import json
+import logging
 
+import pytest
+from tensorboardX.proto import event_pb2
+
+from clipjax.data.sources import tfrecord_reader
+from clipjax.data.sources.tar_reader import OpenTar
+from clipjax.training.appended_file import AppendedFile
 from clipjax.training.metric_writer import MetricWriter, cut_torn_line
 
 
@@ -34,3 +44,63 @@ def test_evaluated_names_by_step(tmp_path):
     assert writer.evaluated(10) == {"a", "b"}
     assert writer.evaluated(7) == set()
     writer.close()
+
+
+def test_tensorboard_reads_what_was_written(tmp_path):
+    writer = MetricWriter(str(tmp_path), config={})
+    writer.write(7, {"train/loss": 2.5, "eval/a/name": "text"})
+    writer.close()
+    (path,) = glob.glob(f"{tmp_path}/tensorboard/events.out.tfevents.*")
+    file = OpenTar(path)
+    places = zip(*(column.tolist() for column in tfrecord_reader.offsets(file)), strict=True)
+    events = [event_pb2.Event.FromString(file.read(size, offset=at)) for at, size in places]
+    assert [event.step for event in events] == [0, 7]
+    assert events[0].file_version == "brain.Event:2"
+    (value,) = events[1].summary.value
+    assert (value.tag, value.simple_value) == ("train/loss", 2.5)
+
+
+class FullDisk:
+    """A raw file on a disk that has `room` bytes left."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, data):
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fits, self.room = data[: self.room], max(self.room - len(data), 0)
+        return self.file.write(fits)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+@pytest.mark.parametrize("room", [0, 5, 13])
+def test_what_a_full_disk_refuses_comes_later_and_whole(tmp_path, room, caplog):
+    file = AppendedFile(str(tmp_path / "lines"))
+    file.append(b"one\n")
+    disk = file.file = FullDisk(file.file, room)
+    for line in (b"two, longer\n", b"three\n"):
+        file.append(line)
+        assert (tmp_path / "lines").read_bytes() in (b"one\n", b"one\ntwo, longer\n")
+    assert caplog.text.count("training goes on") == 1
+    disk.room = 1000
+    file.append(b"four\n")
+    file.close()
+    assert (tmp_path / "lines").read_bytes() == b"one\ntwo, longer\nthree\nfour\n"
+
+
+def test_a_bucket_that_fails_is_tried_again(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.WARNING)
+    file = AppendedFile(str(tmp_path / "lines"))
+    file.local, file.remote = str(tmp_path / "lines"), True
+    file.target = tmp_path / "bucket" / "lines"
+    file.uploader = concurrent.futures.ThreadPoolExecutor(1)
+    file.append(b"one\n")
+    file.sync()  # there is no such bucket
+    assert "cannot be written" in caplog.text
+    (tmp_path / "bucket").mkdir()
+    file.append(b"two\n")
+    file.close()
+    assert (tmp_path / "bucket" / "lines").read_bytes() == b"one\ntwo\n"

@@ -1,0 +1,139 @@
+"""orbax's manager as clipjax uses it: which steps stay, and a save that fails on one process alone.
+
+A process whose part of a save has failed comes to orbax's next barrier with the error in hand, and
+the others wait at an earlier one until a timeout of 20 minutes. Here it leaves a notice instead;
+`waited` reads it. Afterwards all of them open a new manager: the old one's threads may still wait.
+Used by `training.checkpoint`.
+"""
+
+import logging as standard_logging
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from orbax.checkpoint import checkpoint_managers as managers
+
+from clipjax.parallel import notices
+
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is being saved
+COMMITTED = "commit_success.txt"  # in a finished step's folder where folders cannot be renamed
+RANKS_NOTHING = "Requested `tracked_metric`; did not provide metrics."  # of each save unevaluated
+POLL_SECONDS = 0.05
+
+
+def preservation(
+    *, keep_last: int, keep_every: int, best_metric: str, best_mode: str
+) -> managers.AnyPreservationPolicy:
+    """Which steps stay; arguments as `training.checkpoint.Checkpoints`."""
+    keep: list[Any] = [managers.LatestN(keep_last)]
+    if keep_every:
+        keep.append(managers.EveryNSteps(keep_every))
+    if best_metric:
+        keep.append(
+            managers.BestN(
+                get_metric_fn=lambda metrics: metrics[best_metric],
+                reverse=best_mode == "min",
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            )
+        )
+    return managers.AnyPreservationPolicy(keep)
+
+
+def open_manager(
+    directory: epath.Path,
+    *,
+    keep: managers.AnyPreservationPolicy,
+    best_metric: str,
+    best_mode: str,
+    read_only: bool,
+    opened: int,
+) -> ocp.CheckpointManager:
+    """A manager of `directory`; a collective.
+
+    Args:
+      opened: how many managers this program had before it; only the first one clears away what an
+        earlier program left unfinished.
+    """
+    best: dict[str, Any] = {}
+    if best_metric:
+        # Without best_fn orbax stores no metrics, and the best step is forgotten on reopening.
+        best = {"best_fn": lambda metrics: metrics[best_metric], "best_mode": best_mode}
+    manager = ocp.CheckpointManager(
+        directory,
+        item_handlers={"state": ocp.PyTreeCheckpointHandler(), "run": ocp.JsonCheckpointHandler()},
+        options=ocp.CheckpointManagerOptions(
+            save_decision_policy=managers.FixedIntervalPolicy(1),  # the loop decides
+            preservation_policy=keep,
+            read_only=read_only,
+            create=not read_only,
+            cleanup_tmp_directories=not read_only and not opened,
+            enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(barrier_sync_fn=_barrier(opened)),
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                barrier_sync_key_prefix=f"clipjax{opened}"
+            ),
+            **best,
+        ),
+    )
+    # orbax polls for preemption at each save, by the step; the training loop polls by its own
+    # count. A notice between two counts gets a meeting point that nobody reaches.
+    manager.reached_preemption = lambda step: False
+    return manager
+
+
+def waited(manager: ocp.CheckpointManager, *, opened: int) -> None:
+    """Block until the save in the background is on disk; raises where it failed, on any process."""
+    alone = jax.process_count() == 1
+    while not alone and manager.is_saving_in_progress():
+        if problem := notices.read(_key(opened)):
+            raise OSError(problem)
+        time.sleep(POLL_SECONDS)
+    manager.wait_until_finished()
+
+
+def remove_unfinished(directory: epath.Path) -> None:
+    """Delete what failed saves left behind, which would keep a full disk full."""
+    left = list(directory.glob(f"*{UNFINISHED}*"))
+    if "://" in str(directory):
+        steps = [folder for folder in directory.iterdir() if folder.name.isdigit()]
+        left += [folder for folder in steps if not (folder / COMMITTED).exists()]
+    for folder in left:
+        for _ in range(5):
+            try:
+                folder.rmtree(missing_ok=True)
+                break
+            except OSError:  # a writer that has not heard of the failure yet
+                time.sleep(0.2)
+
+
+def keep_quiet() -> None:
+    """Leave out of the log what orbax repeats at each save, or each reader and writer of it."""
+    logging.get_absl_logger().addFilter(lambda record: record.msg != RANKS_NOTHING)
+    asyncio_log = standard_logging.getLogger("asyncio")
+    asyncio_log.addFilter(lambda record: "was never retrieved" not in record.getMessage())
+
+
+def _key(opened: int) -> str:
+    return f"clipjax/save_failed/{opened}"
+
+
+def _barrier(opened: int) -> Callable[..., None]:
+    """What orbax's threads wait for each other with."""
+
+    def barrier(*, key: str, timeout_ms: int) -> None:
+        if jax.process_count() == 1:
+            return
+        error = sys.exc_info()[1]
+        if error is not None:  # orbax ends its saves here, failed ones in a `finally`
+            reason = " ".join(str(error).split())[:300]
+            notices.post(_key(opened), f"on process {jax.process_index()}: {reason}")
+            raise error
+        ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
+
+    return barrier

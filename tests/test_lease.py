@@ -1,0 +1,93 @@
+"""The note of a run in a bucket: a live owner keeps others out, a dead one does not for long."""
+
+import contextlib
+import json
+import threading
+import time
+
+import pytest
+from etils import epath
+
+from clipjax import lease
+from clipjax.common.exits import BAD_CONFIG, ConfigError
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "STALE_SECONDS", 0.6)
+
+
+@pytest.fixture
+def file(tmp_path):
+    return epath.Path(tmp_path) / lease.FILE
+
+
+def seconds(call) -> float:
+    began = time.monotonic()
+    call()
+    return time.monotonic() - began
+
+
+def take(file):
+    with lease._renewed(file):
+        return json.loads(file.read_text())
+
+
+def test_a_free_folder_is_taken_at_once_and_left_free(file):
+    assert seconds(lambda: take(file)) < 0.3
+    assert not file.exists()
+
+
+def test_a_live_owner_keeps_others_out(file):
+    with (
+        lease._renewed(file),
+        pytest.raises(ConfigError, match=r"process .* is training there"),
+        lease._renewed(file),
+    ):
+        raise AssertionError("two owners")
+
+
+def test_a_dead_owner_is_waited_for_whoever_it_was(file, caplog):
+    """Its process number may be anybody's by now, and its clock may be wrong: both do not count."""
+    file.write_text(json.dumps({**lease._note(), "time": time.time() + 1e6}))
+    assert seconds(lambda: take(file)) >= lease.STALE_SECONDS
+    assert "did not sign off" in caplog.text
+
+
+def test_an_owner_that_signs_off_is_waited_for_no_longer(file):
+    file.write_text(json.dumps(lease._note()))
+    threading.Timer(0.1, file.unlink).start()
+    assert seconds(lambda: take(file)) < 0.5
+
+
+def test_an_owner_that_slept_too_long_leaves(file, monkeypatch):
+    left = []
+    monkeypatch.setattr(lease.leaving, "leave", lambda *told: left.append(told))
+    with lease._renewed(file):
+        file.write_text(json.dumps({"host": "other", "pid": 7, "name": "x"}))
+        deadline = time.monotonic() + 5
+        while not left and time.monotonic() < deadline:
+            time.sleep(0.02)
+    code, told = left[0]
+    assert code == BAD_CONFIG and "process 7 on other is training there" in told
+
+
+def test_the_note_is_not_taken_away_from_its_new_owner(file, monkeypatch):
+    monkeypatch.setattr(lease.leaving, "leave", lambda *told: None)
+    with lease._renewed(file):
+        pass
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lease._renewed(file))
+        file.write_text(json.dumps({"name": "x"}))
+        stack.close()
+    assert json.loads(file.read_text())["name"] in ("x",)
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(ConfigError, match="cannot be written: "),
+        lease.hold(str(tmp_path / "file" / "run")),
+    ):
+        raise AssertionError
