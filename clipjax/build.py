@@ -231,6 +231,7 @@ def optimizer(
         beta2=settings.beta2,
         epsilon=settings.epsilon,
         clip_norm=settings.clip_norm,
+        skip_spikes_above=settings.skip_spikes_above,
         decay_factors=settings.decay_factors,
         learning_rate_factors=settings.learning_rate_factors,
         layer_decay=settings.layer_decay,

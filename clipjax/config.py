@@ -23,6 +23,7 @@ OPERATIONAL = (
     "num_slices",
     "wandb",
     "join_seconds",
+    "heartbeat_seconds",
     "watchdog_seconds",
     "profile",
     "compilation_cache",
@@ -88,6 +89,7 @@ def defaults() -> Config:
     c.log_every = "50 steps"  # metrics stay on the device between log steps
     c.wandb = ""  # Weights & Biases project; "" is off
     c.join_seconds = 600  # that a host waits for the others to start, then it ends with 70
+    c.heartbeat_seconds = 60  # a host silent for so long is taken for dead; the others end with 70
     c.watchdog_seconds = 1800.0  # without a finished step, save or evaluated batch; 0 is off
     c.profile = ""  # steps to trace, "100:105"; `touch WORKDIR/profile` traces the next; "" is off
     c.kernels = (
@@ -124,6 +126,7 @@ def defaults() -> Config:
     c.optimizer.beta2 = 0.98
     c.optimizer.epsilon = 1e-6
     c.optimizer.clip_norm = 0.0  # of the global gradient norm; 0 is off (the paper names none)
+    c.optimizer.skip_spikes_above = 0.0  # of the usual gradient norm; 0 is off
     # (regex, factor) lists over parameter names; first match wins, every parameter must match.
     c.optimizer.decay_factors = (
         (r".*/(bias|scale)", 0.0),  # gains and biases, as the paper

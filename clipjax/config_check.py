@@ -94,6 +94,7 @@ def _check_positive(config: Config) -> None:
         "batch_size": config.batch_size,
         "num_slices": config.num_slices,
         "join_seconds": config.join_seconds,
+        "heartbeat_seconds": config.heartbeat_seconds,
         "micro_batches": config.micro_batches,
         "loss.block_size": config.loss.block_size,
         "checkpoint.keep_last": config.checkpoint.keep_last,
@@ -107,6 +108,7 @@ def _check_positive(config: Config) -> None:
         "data.num_workers": config.data.num_workers,
         "data.cache_gigabytes": config.data.cache_gigabytes,
         "optimizer.clip_norm": config.optimizer.clip_norm,
+        "optimizer.skip_spikes_above": config.optimizer.skip_spikes_above,
         "optimizer.weight_decay": config.optimizer.weight_decay,
         "checkpoint.every_minutes": config.checkpoint.every_minutes,
     }.items():

@@ -35,7 +35,9 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
     Raises:
       CleanExit: with the exit code for what was wrong.
     """
-    distributed.initialize(timeout_seconds=config.join_seconds)
+    distributed.initialize(
+        timeout_seconds=config.join_seconds, heartbeat_seconds=config.heartbeat_seconds
+    )
     with leaving.together():
         run_folder.check_same(config)
         with lease.hold(workdir):

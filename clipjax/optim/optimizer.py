@@ -11,6 +11,7 @@ import optax
 from clipjax.common import trees
 from clipjax.optim.low_precision import bfloat16_moments
 from clipjax.optim.schedules import Schedule
+from clipjax.optim.spikes import skip_spikes
 
 Factors = Sequence[tuple[str, float]]
 
@@ -25,6 +26,7 @@ def make_optimizer(
     beta2: float,
     epsilon: float,
     clip_norm: float = 0.0,
+    skip_spikes_above: float = 0.0,
     decay_factors: Factors,
     learning_rate_factors: Factors,
     layer_decay: float = 1.0,
@@ -44,6 +46,8 @@ def make_optimizer(
         of its momentum, and the most that its growing decay of the second moment reaches.
       epsilon: of Adam.
       clip_norm: of the global norm of the trainable gradients; 0 is off.
+      skip_spikes_above: leave out updates whose gradient norm is over so many times the usual one,
+        see `spikes`; 0 is off.
       decay_factors, learning_rate_factors: (regex, factor); the first match on a parameter's whole
         name wins. A learning rate factor of 0 freezes the parameter: no update, no optimizer state.
       layer_decay: the learning rate of a tower's last block times this for each block before it,
@@ -72,6 +76,8 @@ def make_optimizer(
         optax.scale_by_learning_rate(schedule),
     ]
     optimizer = optax.chain(*transforms)
+    if skip_spikes_above:
+        optimizer = skip_spikes(optimizer, factor=skip_spikes_above)
     if all(jax.tree.leaves(speed)):
         return optimizer
     labels = jax.tree.map(lambda factor: "train" if factor else "freeze", speed)

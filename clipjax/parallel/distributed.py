@@ -16,12 +16,17 @@ from clipjax.parallel import leaving, peers
 from clipjax.parallel.peers import Peers
 
 TIMEOUT_SECONDS = 300  # for all processes to be there
-HEARTBEAT_SECONDS = 60  # a peer silent for so long is taken for dead
+HEARTBEAT_SECONDS = 60
 # jax ends the process by an abort when its time is over; ours, which says why, comes first.
 MARGIN_SECONDS = 60
 
 
-def initialize(*, timeout_seconds: int = TIMEOUT_SECONDS, alone: bool = True) -> None:
+def initialize(
+    *,
+    timeout_seconds: int = TIMEOUT_SECONDS,
+    heartbeat_seconds: int = HEARTBEAT_SECONDS,
+    alone: bool = True,
+) -> None:
     """Join this run's processes, see `peers.find`; call before anything asks jax for devices.
 
     Where there are others, says so first, and how they are started; ends the program with 70 and
@@ -30,6 +35,7 @@ def initialize(*, timeout_seconds: int = TIMEOUT_SECONDS, alone: bool = True) ->
 
     Args:
       timeout_seconds: how long to wait for the others.
+      heartbeat_seconds: a peer silent for so long is taken for dead.
       alone: join also as the only process. Programs that do not poll for preemption pass False:
         their SIGTERM keeps its usual meaning.
 
@@ -42,14 +48,26 @@ def initialize(*, timeout_seconds: int = TIMEOUT_SECONDS, alone: bool = True) ->
     if found is not None and found.count > 1:
         with _waiting(found, seconds=timeout_seconds):
             address = found.coordinator(timeout_seconds=timeout_seconds + MARGIN_SECONDS)
-            _join(address, found.count, found.index, timeout_seconds, devices=found.devices)
+            _join(
+                *(address, found.count, found.index),
+                seconds=timeout_seconds,
+                heartbeat_seconds=heartbeat_seconds,
+                devices=found.devices,
+            )
     elif alone:
         # The coordination service has no authentication: a local run listens locally.
-        _join(f"127.0.0.1:{_free_port()}", 1, 0, timeout_seconds)
+        address = f"127.0.0.1:{_free_port()}"
+        _join(address, 1, 0, seconds=timeout_seconds, heartbeat_seconds=heartbeat_seconds)
 
 
 def _join(
-    address: str, count: int, index: int, seconds: int, *, devices: list[int] | None = None
+    address: str,
+    count: int,
+    index: int,
+    *,
+    seconds: int,
+    heartbeat_seconds: int,
+    devices: list[int] | None = None,
 ) -> None:
     jax.distributed.initialize(
         address,
@@ -58,7 +76,7 @@ def _join(
         local_device_ids=devices,
         cluster_detection_method="deactivate",  # all is said
         initialization_timeout=seconds + MARGIN_SECONDS,
-        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        heartbeat_timeout_seconds=heartbeat_seconds,
         coordinator_bind_address=address if address.startswith(("127.", "localhost:")) else None,
     )
 

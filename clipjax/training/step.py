@@ -46,7 +46,7 @@ def make_train_step(
     Returns:
       A step on batches {"image": uint8 [B, H, W, 3], "text": int32 [B, T], "record_id": uint32
       [B]}.
-      A step whose loss or gradient is not finite updates nothing and is counted. After
+      A step whose loss, gradient or update is not finite updates nothing and is counted. After
       MAX_SKIPPED_IN_A_ROW of them the count only rises, so that whoever looks now and then sees it.
       Metrics are float32 [], but counts, int32 [], and `data/records_hash`, uint32 [], an
       order-sensitive hash of the global batch's record ids.
@@ -66,9 +66,10 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, updates)
         params = {**params, "logit_scale": jnp.minimum(params["logit_scale"], MAX_LOG_SCALE)}
-        grad_norm = optax.tree.norm(grads)
+        grad_norm, update_norm = optax.tree.norm(grads), optax.tree.norm(updates)
         alive = state.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW
-        sound = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & alive
+        # Moments that are not finite make updates that are not, of the soundest gradient.
+        sound = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(update_norm) & alive
         params, opt_state = jax.tree.map(
             lambda new, old: jnp.where(sound, new, old),
             (params, opt_state),
@@ -81,13 +82,17 @@ def make_train_step(
             skipped=state.skipped + ~sound,
             skipped_in_a_row=jnp.where(sound, 0, state.skipped_in_a_row + 1),
         )
+        spikes = optax.tree.get(opt_state, "spikes_skipped")
+        not_taken = state.skipped + (0 if spikes is None else spikes)
         logged = {
             "train/loss": loss,
             **{f"train/{name}": value for name, value in scalars(state.params).items()},
             "train/grad_norm": grad_norm,
-            "train/learning_rate": schedule(state.step - state.skipped),
+            "train/update_norm": update_norm,
+            "train/learning_rate": schedule(state.step - not_taken),
             "train/skipped": new_state.skipped,
             "train/skipped_in_a_row": new_state.skipped_in_a_row,
+            **({} if spikes is None else {"train/spikes_skipped": spikes}),
             **{f"train/{name}": value for name, value in metrics.items()},
             "data/records_hash": records_hash(batch["record_id"]),
         }

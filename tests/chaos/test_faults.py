@@ -1,6 +1,7 @@
 """Each fault ends in its documented state: who goes on, who leaves, and with which code."""
 
 import signal
+import time
 
 import faults
 import processes
@@ -60,7 +61,7 @@ def test_a_disk_that_fills_on_one_host_stops_none(tmp_path, host):
     lift.touch()
     codes, told = ended(group)
     assert codes == [exits.DONE] * 2, told
-    assert f"on process {host}: " in told or "RESOURCE_EXHAUSTED" in told
+    assert f"OSError: on process {host}: " in told  # what the other one says
     assert (workdir / "checkpoints" / "100").is_dir()
     assert not list((workdir / "checkpoints").glob("*tmp*"))
     assert sorted(tiny.values(workdir)) == list(range(1, 101))
@@ -98,19 +99,24 @@ def test_a_host_that_waits_for_ever_ends_all_and_shows_where(tmp_path):
     group = processes.start_joined(config, f"--workdir={tmp_path / 'run'}", count=2, devices=1)
     codes, told = ended(group)
     assert codes == [exits.HANG] * 2, told
-    assert "nothing was finished for" in told and "stacks of all threads" in told
+    assert "nothing was finished for" in told
+    assert "in stuck" in processes.output(group[1]), told  # whoever of the two noticed first
 
 
 def test_a_frozen_host_ends_the_others(tmp_path):
-    config = faults.config(tmp_path, settings="c.watchdog_seconds = 25.0")
+    config = faults.config(tmp_path, settings="c.heartbeat_seconds = 10")
     workdir = tmp_path / "run"
     group = processes.start_joined(config, f"--workdir={workdir}", count=2, devices=1)
     processes.wait_for_lines(group[0], workdir / "metrics.jsonl", 3)
     group[1].send_signal(signal.SIGSTOP)
+    began = time.monotonic()
     codes, told = ended(group[:1])
+    took = time.monotonic() - began
     processes.kill(group[1])
     processes.finish(group[1])
-    assert codes == [exits.HANG], told
+    assert codes[0] in (exits.PEER_FAILURE, -signal.SIGABRT), told
+    print(f"ended {took:.1f} s after its peer froze, at heartbeats of 10 s")
+    assert took < 10 + 5, took
 
 
 def test_a_diverged_run_ends_with_76_on_all_hosts(tmp_path):

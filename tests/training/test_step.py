@@ -213,6 +213,13 @@ def test_a_step_that_is_not_finite_updates_nothing():
     state, metrics = step(state, batch)  # sound again: the row ends, the sum stays
     assert (int(metrics["train/skipped"]), int(metrics["train/skipped_in_a_row"])) == (3, 0)
 
+    adam = state.opt_state[1]  # moments that are broken would break all parameters at once
+    broken = adam._replace(mu=jax.tree.map(lambda m: jnp.full_like(m, np.nan), adam.mu))
+    before = state.replace(opt_state=(state.opt_state[0], broken, *state.opt_state[2:]))
+    after, metrics = step(before, batch)
+    assert same(before.params, after.params) and int(metrics["train/skipped_in_a_row"]) == 1
+    assert np.isfinite(float(metrics["train/grad_norm"]))
+
     for _ in range(MAX_SKIPPED_IN_A_ROW):
         after, metrics = step(poisoned(state, np.inf), batch)
         state = after.replace(params=state.params)
