@@ -42,6 +42,16 @@ class Horizon:
     keep_every: int
     evals_every: dict[str, int]
 
+    @property
+    def of_schedule(self) -> dict[str, int]:
+        """What `program` takes of it, by its names."""
+        return {
+            "total_steps": self.total,
+            "warmup_steps": self.warmup,
+            "cooldown_steps": self.cooldown,
+            "timescale_steps": self.timescale,
+        }
+
 
 @dataclasses.dataclass(frozen=True)
 class Program:

@@ -5,14 +5,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
+from clipjax import summary_tables
 from clipjax.build import Horizon
 from clipjax.common import trees
 from clipjax.config import Config
 from clipjax.parallel import sharding
 from clipjax.parallel.mesh import batch_shards
+from clipjax.summary_tables import as_bytes, local_bytes
 
 UNSHARDED_WARNING = 0.02  # share of the state's bytes on every device
 WASTE = {  # by a mesh axis that splits nothing
@@ -37,8 +38,7 @@ def describe(
     `state` is the abstract TrainState with shardings, `progress` what `TrainExamples.progress`
     says about the end of the run.
     """
-    devices = mesh.devices.flat
-    kind = devices[0].device_kind
+    kind = mesh.devices.flat[0].device_kind
     tower = {"vision": 0, "text": 0}
     for name, leaf in trees.named_leaves(state.params):
         head = name.split("/")[0]
@@ -54,9 +54,9 @@ def describe(
     lines = [
         f"model       {config.model.name}: image {tower['vision']:,} + text {tower['text']:,} +"
         f" 1 = {sum(tower.values()):,} parameters",
-        f"devices     {mesh.size} × {kind}, {jax.process_count()} process(es); mesh {axes}",
+        f"devices     {mesh.size} × {kind}; mesh {axes}; {summary_tables.devices(mesh)}",
         batch_line(config.batch_size, mesh=mesh),
-        f"state       {_bytes(_local_bytes(state))} on each device, {whole:.1%} of it unsharded",
+        f"state       {as_bytes(local_bytes(state))} on each device, {whole:.1%} of it unsharded",
         f"data        {source.name}: {len(source):,} records; {examples:,} examples = {epochs}",
         f"steps       {horizon.total:,} (warm-up {horizon.warmup:,}), starting at {start:,};"
         f" checkpoint every {horizon.save_every:,}, log every {horizon.log_every:,}",
@@ -79,7 +79,7 @@ def describe(
         for axis, waste in WASTE.items()
         if mesh.shape[axis] > 1 and axis not in used
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, summary_tables.parameters(state.params)])
 
 
 def batch_line(batch_size: int, *, mesh: Mesh) -> str:
@@ -89,18 +89,3 @@ def batch_line(batch_size: int, *, mesh: Mesh) -> str:
     within = f" (each by {groups} chips together)" if groups > 1 else ""
     per_chip = f"{shards} chips × {batch_size // shards:,}{within}"
     return f"batch       global batch {batch_size:,} = {per_chip}"
-
-
-def _local_bytes(state: Any) -> int:
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
-        for leaf in jax.tree.leaves(state)
-    )
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"

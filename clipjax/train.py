@@ -6,7 +6,16 @@ import time
 
 import jax
 
-from clipjax import build, build_data, build_model, lease, run_folder, run_record, summary
+from clipjax import (
+    build,
+    build_data,
+    build_model,
+    lease,
+    run_folder,
+    run_record,
+    summary,
+    summary_tables,
+)
 from clipjax import config as settings
 from clipjax import report as reports
 from clipjax.common import exits
@@ -89,14 +98,7 @@ def _train(config: Config, *, workdir: str) -> int:
         return exits.DONE
 
     # The program
-    program = build.program(
-        config,
-        mesh=mesh,
-        total_steps=horizon.total,
-        warmup_steps=horizon.warmup,
-        cooldown_steps=horizon.cooldown,
-        timescale_steps=horizon.timescale,
-    )
+    program = build.program(config, mesh=mesh, **horizon.of_schedule)
     build_model.check_kernels(config, mesh=mesh)
 
     # The state
@@ -162,6 +164,7 @@ def _train(config: Config, *, workdir: str) -> int:
             progress=examples.progress,
             times=goodput.metrics,
         )
+        log.say(summary_tables.plan(config, step_function, program=program, mesh=mesh))
         profiler = Profiler(
             workdir,
             window=config.profile,
@@ -172,7 +175,6 @@ def _train(config: Config, *, workdir: str) -> int:
             sources=getattr(source, "names", (source.name,)),
         )
         step, exit_code, metrics = start, exits.DONE, {}
-
         saver = Saver(checkpoints, every_minutes=config.checkpoint.every_minutes)
 
         def poll() -> bool:

@@ -11,7 +11,7 @@ ROOT = pathlib.Path(clipjax.__file__).parent
 ORDER = (  # top to bottom; names on one line may import each other
     ("main", "train", "evaluate", "plan", "convert", "dataset", "verify"),
     ("api",),
-    ("summary", "report"),
+    ("summary", "summary_tables", "report"),
     ("build_data",),
     ("planning",),
     ("build",),

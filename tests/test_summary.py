@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny
 
-from clipjax import build, summary
+from clipjax import build, summary, summary_tables
 from clipjax.parallel import mesh as meshes
 
 
@@ -46,3 +46,56 @@ def test_what_is_not_split_is_told(sizes, told):
     warnings = [line for line in text.splitlines() if line.startswith("warning")]
     assert len(warnings) == len(told)
     assert all(part in line for part, line in zip(told, warnings, strict=True)), warnings
+
+
+def test_tables_of_parameters_and_memory():
+    config = tiny.tiny()
+    sizes = {"data": 2, "fsdp": 2, "tensor": 2}
+    mesh = meshes.make_mesh(sizes)
+    rules = ((r".*/mlp/up/kernel", "shard(-1, tensor) + fsdp"), (r".*/embedding", "shard(0, fsdp)"))
+    config.sharding_rules = rules
+    tables = {}
+    for scan in (True, False):
+        config.model.scan = scan
+        program = build.program(config, mesh=mesh, total_steps=6, warmup_steps=2)
+        text = summary_tables.parameters(program.abstract_state.params)
+        tables[scan] = [line.split() for line in text.splitlines()]
+    rows = {row[0]: row[1:] for row in tables[True]}
+    assert tables[True] == tables[False], "the layout of the layers makes no other modules"
+    assert rows["text/token_embedding"] == [
+        "12,288",
+        rows["text/token_embedding"][1],
+        "24.0",
+        "KiB",
+        "fsdp",
+    ]
+    assert rows["text/blocks/mlp"][0] == "8,352" and "tensor" in " ".join(rows["text/blocks/mlp"])
+    assert rows["logit_scale"][0] == "1" and rows["logit_scale"][-1] == "whole"
+    counts = [int(row[0].replace(",", "")) for name, row in rows.items() if name != "module"]
+    assert sum(counts[:-1]) == counts[-1] and rows["all"][1] == "100.0%"
+
+    mesh = meshes.make_mesh(dict.fromkeys(sizes, 1), devices=jax.devices()[:1])
+    program = build.program(config, mesh=mesh, total_steps=6, warmup_steps=2)
+    compiled = build.compile_step(config, program, mesh=mesh)
+    line = summary_tables.plan(config, compiled, program=program, mesh=mesh)
+    assert line.startswith("plan") and "temporaries" in line and "GFLOP a step" in line
+    state = summary_tables.local_bytes(program.abstract_state)
+    assert f"state {summary_tables.as_bytes(state)}" in line
+
+
+def test_devices_by_process():
+    class Device:
+        def __init__(self, process, kind="TPU v5 lite"):
+            self.process_index, self.device_kind = process, kind
+
+        def memory_stats(self):
+            return {"bytes_limit": 2**34}
+
+    class Mesh:
+        devices = np.array([Device(index // 4) for index in range(16)])
+        local_devices = devices[:4]
+
+    assert summary_tables.devices(Mesh()) == "processes 0-3: 4 × TPU v5 lite, 16.0 GiB each"
+    Mesh.devices = np.array([Device(0), Device(1, "TPU v4"), Device(2)])
+    told = summary_tables.devices(Mesh())
+    assert told.startswith("processes 0, 2: 1 × TPU v5 lite") and "process 1: 1 × TPU v4" in told
