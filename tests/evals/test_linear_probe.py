@@ -16,6 +16,11 @@ def mesh():
 
 
 @pytest.fixture(scope="module")
+def one():
+    return meshes.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, devices=jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
 def digits():
     """(train features, train labels, test features, test labels), 1,437 and 360 real digits."""
     features, labels = load_digits(return_X_y=True)
@@ -64,21 +69,21 @@ def test_a_chosen_part_of_the_rows_is_a_fit_of_its_own_and_compiles_nothing(rows
     np.testing.assert_allclose(part.scores(x), alone.scores(x), atol=2e-3)
 
 
-def test_two_classes_are_scikit_learns_one_vector(digits, mesh):
+def test_two_classes_are_scikit_learns_one_vector(digits, one):
     x, y, *_ = digits
     x, y = x[y < 2], y[y < 2]
-    fit = logistic.Rows(x, y, classes=2, mesh=mesh).fit(1e3)
+    fit = logistic.Rows(x, y, classes=2, mesh=one).fit(1e3)
     theirs = LogisticRegression(C=1e-3, max_iter=10_000, tol=1e-6).fit(x, y)
     np.testing.assert_allclose(fit.weights[:, 1] - fit.weights[:, 0], theirs.coef_[0], atol=1e-5)
     assert fit.bias[1] - fit.bias[0] == pytest.approx(theirs.intercept_[0], abs=1e-4)
 
 
-def test_several_labels_are_one_question_each_and_difficult_rows_do_not_count(digits, mesh):
+def test_several_labels_are_one_question_each_and_difficult_rows_do_not_count(digits, one):
     x, y, *_ = digits
     x, y = x[:400], y[:400]
     targets = np.stack([y % 2 == 0, y > 6, y < 3], axis=1).astype(np.int8)
     targets[::7, 1] = -1
-    fit = logistic.Rows(x, targets, classes=3, mesh=mesh).fit(1e3)
+    fit = logistic.Rows(x, targets, classes=3, mesh=one).fit(1e3)
     for c in range(3):
         kept = targets[:, c] >= 0
         theirs = LogisticRegression(C=1e-3, max_iter=10_000, tol=1e-6)
@@ -90,9 +95,9 @@ def test_rows_that_are_no_numbers_are_left_out_of_fits_and_wrong_in_tests(digits
     x, y, test_x, test_y = (part[:200].copy() for part in digits)
     test_y[0] = 0  # the class of an argmax over NaN
     x[3], x[9, 2], test_x[0, 5] = np.nan, np.inf, np.nan
-    fit = logistic.Rows(x, y, classes=10, mesh=mesh).fit(1e3)
+    fit = logistic.Rows(x, y, classes=10, mesh=mesh, length=1437).fit(1e3)
     clean = np.isfinite(x).all(axis=1)
-    rest = logistic.Rows(x[clean], y[clean], classes=10, mesh=mesh, length=200).fit(1e3)
+    rest = logistic.Rows(x[clean], y[clean], classes=10, mesh=mesh, length=1437).fit(1e3)
     assert fit.rows == 198
     np.testing.assert_allclose(fit.weights, rest.weights, atol=1e-5)
     scores = fit.scores(test_x)
@@ -100,10 +105,11 @@ def test_rows_that_are_no_numbers_are_left_out_of_fits_and_wrong_in_tests(digits
     assert class_scores.rank(scores, test_y)[0] == 9
 
 
-def test_the_mesh_does_not_matter(digits, mesh):
-    one = meshes.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, devices=jax.devices()[:1])
+def test_the_mesh_does_not_matter(digits, mesh, one):
     x, y = digits[0][:203], digits[1][:203]
-    here, there = (logistic.Rows(x, y, classes=10, mesh=m).fit(1e2) for m in (mesh, one))
+    here, there = (
+        logistic.Rows(x, y, classes=10, mesh=m, length=1437).fit(1e2) for m in (mesh, one)
+    )
     np.testing.assert_allclose(here.weights, there.weights, atol=1e-4)
 
 
@@ -147,10 +153,10 @@ def test_of_equal_values_the_larger_penalty_wins_and_nan_never():
     assert grid == pytest.approx([1e-6, 10**-0.5, 1, 1e6])
 
 
-def test_a_probe_of_real_digits(digits, mesh):
+def test_a_probe_of_real_digits(digits, one):
     x, y, test_x, test_y = digits
     made = linear_probe.probe(
-        x, y, classes=10, test_features=test_x, metric="top1_accuracy", mesh=mesh
+        x, y, classes=10, test_features=test_x, metric="top1_accuracy", mesh=one
     )
     found = class_scores.measure("top1_accuracy", made.scores, test_y)
     assert found.value > 0.95 and found.n == 360

@@ -1,0 +1,81 @@
+"""Videos as frames: action recognition on UCF101 and Kinetics-700 (paper, appendices A.1 and E.5).
+
+Features of a linear probe, and table 11's zero-shot figures, take the middle frame; table 15's
+zero-shot figures average the predictions over all frames. Frames are images, `VIDEO/FRAME.jpg`
+inside a class's folder, in the order of their names; one image for a video is its middle frame.
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Videos:
+    """Which frames belong together.
+
+    Attributes:
+      names: V videos, in the order of their first frames.
+      owner: int32 [F], the video of each frame.
+      middle: int64 [V], the middle frame of each video.
+    """
+
+    names: tuple[str, ...]
+    owner: np.ndarray
+    middle: np.ndarray
+
+
+def videos(keys: Sequence[str]) -> Videos:
+    """The videos of some frames.
+
+    Args:
+      keys: F paths, "CLASS/VIDEO/FRAME.jpg" or "CLASS/VIDEO.jpg".
+    """
+    found: dict[str, list[tuple[str, int]]] = {}
+    for frame, key in enumerate(keys):
+        parts = key.split(os.sep)
+        video = os.sep.join(parts[:2]) if len(parts) > 2 else os.path.splitext(key)[0]
+        found.setdefault(video, []).append((key, frame))
+    owner = np.zeros(len(keys), np.int32)
+    middle = np.zeros(len(found), np.int64)
+    for number, frames in enumerate(found.values()):
+        ordered = [frame for _, frame in sorted(frames, key=lambda pair: _natural(pair[0]))]
+        owner[ordered] = number
+        middle[number] = ordered[len(ordered) // 2]
+    return Videos(tuple(found), owner, middle)
+
+
+def mean_predictions(
+    cosines: np.ndarray, *, owner: np.ndarray, count: int, logit_scale: float
+) -> np.ndarray:
+    """The mean of the frames' class probabilities, float64 [V, C].
+
+    Args:
+      cosines: float [F, C], of each frame with each class.
+      owner: int [F], its video.
+      count: V; every video has a frame.
+      logit_scale: the multiplier of the cosines.
+
+    A frame that is no number makes its video's prediction none.
+    """
+    logits = logit_scale * np.asarray(cosines, np.float64)
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    total = np.zeros((count, cosines.shape[1]))
+    np.add.at(total, owner, odds / odds.sum(axis=1, keepdims=True))
+    return total / np.bincount(owner, minlength=count)[:, None]
+
+
+def _natural(key: str) -> list[tuple[int, str]]:
+    """So that frame 10 comes after frame 9."""
+    parts, digits = [], ""
+    for character in key + "\0":
+        if character.isdigit():
+            digits += character
+            continue
+        if digits:
+            parts.append((int(digits), ""))
+            digits = ""
+        parts.append((-1, character))
+    return parts

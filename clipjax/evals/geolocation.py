@@ -1,0 +1,95 @@
+"""Geolocation: the place of a photograph is that of the most similar one (paper, appendix E.6).
+
+IM2GPS: 237 photographs are compared with a million references in CLIP's image space, and the share
+within 1, 25, 200, 750 and 2,500 km of the truth is reported (table 17). Country211 is a zero-shot
+set like any other.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from clipjax.common.exits import DataError
+from clipjax.evals import metrics, nearest
+from clipjax.evals.metrics import Estimate
+
+WITHIN_KM = (1, 25, 200, 750, 2500)  # street, city, region, country, continent
+EARTH_KM = 6371.0088  # mean radius
+
+
+def places(
+    query_embed: np.ndarray,
+    *,
+    reference_embed: np.ndarray,
+    reference_degrees: np.ndarray,
+    mesh: Mesh,
+) -> np.ndarray:
+    """float64 [Q, 2], latitude and longitude of each query's nearest reference.
+
+    Args:
+      query_embed: float32 [Q, E], L2-normalised; where it is no number, so is the place.
+      reference_embed: float32 [N, E], L2-normalised.
+      reference_degrees: float [N, 2], latitude and longitude.
+      mesh: references are split over its batch axes.
+    """
+    search = nearest.Nearest(query_embed, count=1, mesh=mesh)
+    search.add(reference_embed)
+    found = search.index[:, 0]
+    degrees = np.asarray(reference_degrees, np.float64)[np.maximum(found, 0)]
+    return np.where(found[:, None] >= 0, degrees, np.nan)
+
+
+def distances_km(here: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """float64 [N]: along the earth's surface, between degrees [N, 2] (haversine formula)."""
+    a, b = np.radians(np.asarray(here, np.float64)), np.radians(np.asarray(there, np.float64))
+    half = np.sin((b - a) / 2) ** 2
+    inside = half[:, 0] + np.cos(a[:, 0]) * np.cos(b[:, 0]) * half[:, 1]
+    return 2 * EARTH_KM * np.arcsin(np.sqrt(np.clip(inside, 0, 1)))
+
+
+def shares_within(
+    distances: np.ndarray, *, kilometres: Sequence[float] = WITHIN_KM
+) -> dict[str, Estimate]:
+    """{"within_25_km": share of queries, …}; a distance that is no number is not within any."""
+    return {
+        f"within_{kilometre:g}_km": metrics.share(np.sum(distances <= kilometre), len(distances))
+        for kilometre in kilometres
+    }
+
+
+def read_degrees(file: Any, *, keys: Sequence[str]) -> np.ndarray:
+    """Latitudes and longitudes of images, float64 [N, 2], in the order of `keys`.
+
+    Args:
+      file: CSV with the columns `image` (a key), `latitude` and `longitude`, in degrees.
+      keys: of the images, such as their paths in the folder.
+
+    Raises:
+      DataError: it cannot be read, an image has no line, or a place is not on earth.
+    """
+    from etils import epath
+
+    try:
+        lines = list(csv.DictReader(io.StringIO(epath.Path(file).read_text())))
+        known = {
+            line["image"]: (float(line["latitude"]), float(line["longitude"])) for line in lines
+        }
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
+    except (KeyError, TypeError, ValueError):
+        raise DataError(
+            f"{file}: write a CSV with a header image,latitude,longitude; degrees as numbers"
+        ) from None
+    missing = [key for key in keys if key not in known]
+    if missing:
+        raise DataError(f"{file}: has no place for {len(missing)} images, such as {missing[0]}")
+    for key in keys:
+        latitude, longitude = known[key]
+        if not (math.fabs(latitude) <= 90 and math.fabs(longitude) <= 180):
+            raise DataError(f"{file}: {key} is at latitude {latitude}, longitude {longitude}")
+    return np.array([known[key] for key in keys], np.float64).reshape(-1, 2)
