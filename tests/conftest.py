@@ -7,13 +7,25 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if os.environ["JAX_PLATFORMS"] == "cpu" and "XLA_FLAGS" not in os.environ:
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 # Runs of equal shape compile once a session.
-CACHE = tempfile.TemporaryDirectory(prefix="clipjax-tests-")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE.name)
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    CACHE = tempfile.TemporaryDirectory(prefix="clipjax-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
+MOST_WORKERS = 4  # of 2 GiB each
 
-def pytest_configure():
+
+def pytest_xdist_auto_num_workers(config):
+    """A worker for each core where the whole suite runs; none where a few files do, or tests
+    that start several processes themselves."""
+    whole = config.args == config.getini("testpaths") and "not multihost" in config.option.markexpr
+    return min(os.cpu_count() or 1, MOST_WORKERS) if whole else 0
+
+
+def pytest_configure(config):
     """Training joins its processes before anything asks jax for devices; tests do likewise."""
+    if config.option.dist != "no":
+        return  # the workers run the tests
     from clipjax.parallel import distributed
 
     distributed.initialize()
