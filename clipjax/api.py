@@ -5,7 +5,6 @@ model.encode_image(["cat.jpg"]), model.encode_text(["a cat"])
 model.zero_shot(["cat.jpg"], ["a cat", "a dog"])   # probabilities
 """
 
-import base64
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -16,31 +15,39 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from PIL import Image
 
-from clipjax import build_model
+from clipjax import build_model, pretrained
 from clipjax.config import Config
 from clipjax.data import images as image_files
 from clipjax.data import tokenizers
 from clipjax.evals import embed, prompts, zero_shot
 from clipjax.parallel import mesh as meshes
 from clipjax.parallel import sharding
-from clipjax.training.checkpoint_reader import restore_params
 
 AnyImage = Image.Image | np.ndarray | str | os.PathLike[str]
 LARGEST_BATCH = 64  # images or texts a device at once
 
 
-def load(path: str | os.PathLike[str], *, step: int | None = None) -> "Model":
-    """The model of a run's work directory, or of one step's folder, on all devices.
+def load(
+    path: str | os.PathLike[str], *, step: int | None = None, tokenizer: str = "", dtype: str = ""
+) -> "Model":
+    """The model of a run, or of another program's files, on all devices.
 
     Args:
-      path: `WORKDIR` or `WORKDIR/checkpoints/STEP`, local or gs://.
-      step: which checkpoint; default the newest.
+      path: `WORKDIR` or `WORKDIR/checkpoints/STEP`, local or gs://; or what `clipjax.convert`
+        reads: a folder of open_clip's or transformers', a released state dict as safetensors.
+      step: which checkpoint of a run; default the newest.
+      tokenizer: CLIP's merges file, where the model's folder brings none and no installed package
+        does.
+      dtype: to compute in, "float32" or "bfloat16"; default what a run was trained in, and float32
+        for other programs' models.
 
     Raises:
-      ConfigError: there is no such checkpoint.
-      CheckpointError: it cannot be read.
+      ConfigError: there is no such model, or no tokenizer for it.
+      CheckpointError, DataError: it cannot be read.
     """
-    params, run = restore_params(os.fspath(path), step=step)
+    params, run = pretrained.read(path, step=step, tokenizer=tokenizer)
+    if dtype:
+        run["config"]["model"]["dtype"] = dtype
     return Model(params, run=run, mesh=meshes.make_mesh({"data": 1, "fsdp": -1, "tensor": 1}))
 
 
@@ -61,10 +68,7 @@ class Model:
         self.config: Config = ConfigDict(run["config"])
         self.step = int(run["step"])
         self.logit_scale = float(np.exp(np.asarray(params["logit_scale"])))
-        self.tokenizer = tokenizers.from_files(
-            {name: base64.b64decode(content) for name, content in run["tokenizer"].items()},
-            context_length=self.config.model.text.context_length,
-        )
+        self.tokenizer = pretrained.tokenizer_of(run)
         tokenizers.check_rules(
             self.tokenizer, stored=run.get("tokenizer_rules", {}), where="this model"
         )

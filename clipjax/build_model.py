@@ -4,6 +4,7 @@ import functools
 
 from jax.sharding import Mesh
 
+from clipjax import pretrained
 from clipjax.common.exits import CleanExit
 from clipjax.config import Config
 from clipjax.models import clip
@@ -11,7 +12,6 @@ from clipjax.models.kernels import self_check
 from clipjax.models.kernels.rows import Place
 from clipjax.parallel import mesh as meshes
 from clipjax.parallel import sharding
-from clipjax.training.checkpoint_reader import restore_params
 from clipjax.training.initial_weights import initialise_from
 from clipjax.training.state import TrainState
 
@@ -60,7 +60,7 @@ def initial_weights(config: Config, state: TrainState) -> TrainState:
     """
     if not config.init.weights:
         return state
-    params, _ = restore_params(config.init.weights)
+    params = pretrained.read_params(config.init.weights)
     taken = initialise_from(
         state.params,
         params,

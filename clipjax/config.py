@@ -75,7 +75,8 @@ def model(name: str, **changes: Any) -> Config:
     c.scan = True  # layers under one lax.scan: compiles in constant time
     c.dtype = "bfloat16"  # of matmul operands; statistics, softmax and logits are float32
     c.param_dtype = "float32"  # of the stored parameters
-    c.update(changes)
+    with c.ignore_type():  # 4 and 3.7 are both an mlp_ratio; `shapes.py` checks types
+        c.update(changes)
     return c
 
 
@@ -106,7 +107,7 @@ def defaults() -> Config:
     c.sharding_rules = ()  # (regex, rule) pairs before the built-in ones, see parallel/sharding.py
 
     c.init = ConfigDict()  # where weights come from when the work directory holds none
-    c.init.weights = ""  # a clipjax run or checkpoint step directory; "" is from scratch
+    c.init.weights = ""  # a run, a step, or what `clipjax.convert` reads; "" is from scratch
     c.init.towers = ("vision", "text")  # which towers to take; logit_scale comes with both
     c.init.resize_positions = True  # interpolate position tables of another size
 

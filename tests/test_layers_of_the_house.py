@@ -16,6 +16,7 @@ ORDER = (  # top to bottom; names on one line may import each other
     ("planning",),
     ("build",),
     ("build_model",),
+    ("pretrained",),
     ("run_folder", "run_record", "lease"),
     ("config_check",),
     ("config",),

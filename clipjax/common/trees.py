@@ -24,6 +24,18 @@ def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     return [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
 
 
+def unflatten(leaves: dict[str, Any]) -> dict[str, Any]:
+    """The nested dict of {"a/b/c": leaf}."""
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *path, last = name.split("/")
+        node = tree
+        for key in path:
+            node = node.setdefault(key, {})
+        node[last] = leaf
+    return tree
+
+
 def map_with_names(function: Any, tree: Any, *rest: Any) -> Any:
     """`jax.tree.map` whose function gets the path name first."""
     import jax

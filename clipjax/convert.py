@@ -1,0 +1,100 @@
+"""Models between clipjax and other programs.
+
+    python -m clipjax.convert --input=FOLDER --format=clipjax --output=runs/imported
+    python -m clipjax.convert --input=runs/quickstart --format=open_clip --output=exported
+
+What lies at --input is found out: a clipjax run or step; an open_clip folder
+(`open_clip_config.json`, safetensors); a folder of transformers' (`config.json`,
+`model.safetensors`); a released CLIP's state dict as safetensors. The folder at --output appears
+whole or not at all.
+
+OpenAI's own files (`ViT-B-32.pt`) and other pickles run their author's code when they are read.
+With --trust_pickle a program of its own reads them with PyTorch and writes safetensors first; that
+keeps crashes out, not malice. Get such files from nobody you do not trust.
+"""
+
+import os
+import pathlib
+import tempfile
+
+from absl import flags
+
+from clipjax.common import cli
+from clipjax.common.exits import ConfigError
+from clipjax.common.registry import check_name
+
+FORMATS = ("clipjax", "open_clip", "huggingface")
+
+
+def convert(
+    source: str,
+    *,
+    to: str,
+    output: str,
+    step: int | None = None,
+    tokenizer: str = "",
+    trust_pickle: bool = False,
+) -> str:
+    """Convert, and say in one line what was written.
+
+    Raises:
+      CleanExit: as the formats' readers and writers.
+    """
+    if not source or not output:
+        raise ConfigError("say what and where: --input=PATH --format=open_clip --output=FOLDER")
+    check_name(to, names=FORMATS, kind="--format")
+    if "://" not in source and not os.path.exists(source):
+        raise ConfigError(f"--input={source}: no such file or folder (looked from {os.getcwd()})")
+    from clipjax import pretrained
+    from clipjax.common import trees
+    from clipjax.weights import files, formats, torch_pickles
+
+    if trust_pickle and formats.is_pickle(source):
+        with tempfile.TemporaryDirectory(prefix="clipjax-convert-") as folder:
+            safe = pathlib.Path(folder, f"{pathlib.Path(source).stem}.safetensors")
+            torch_pickles.to_safetensors(source, safe)
+            return convert(str(safe), to=to, output=output, tokenizer=tokenizer)
+    params, run = pretrained.read(source, step=step, tokenizer=tokenizer)
+    if to == "clipjax":
+        files.write_folder(output, lambda made: pretrained.write_checkpoint(made, params, run=run))
+    else:
+        formats.write(
+            output,
+            to=to,
+            model=run["config"]["model"],
+            params=pretrained.stacked(params),
+            tokenizer=pretrained.tokenizer_of(run),
+        )
+    size = sum(file.stat().st_size for file in pathlib.Path(output).rglob("*") if file.is_file())
+    count = sum(leaf.size for _, leaf in trees.named_leaves(params))
+    return f"{output}: {count:,} parameters, {size / 2**20:,.0f} MiB, format {to}"
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("input", "", "What to read: a folder, a checkpoint, a .safetensors file.")
+    flags.DEFINE_string("output", "", "The folder to make.")
+    flags.DEFINE_string("format", "clipjax", f"What to write: {', '.join(FORMATS)}.")
+    flags.DEFINE_integer("step", None, "Which checkpoint of a clipjax run; default the newest.")
+    flags.DEFINE_string(
+        "tokenizer", "", "The model's tokenizer where the input brings none: CLIP's merges file."
+    )
+    flags.DEFINE_boolean(
+        "trust_pickle",
+        False,
+        "Read a .pt, .pth or .bin file, which runs its author's code; a program of its own does it,"
+        " which contains crashes, not malice.",
+    )
+    F = flags.FLAGS
+    cli.run(
+        lambda: print(
+            convert(
+                F.input,
+                to=F.format,
+                output=F.output,
+                step=F.step,
+                tokenizer=F.tokenizer,
+                trust_pickle=F.trust_pickle,
+            ),
+            flush=True,
+        )
+    )

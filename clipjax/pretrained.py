@@ -1,0 +1,109 @@
+"""Weights from anywhere, as a run's checkpoint gives them: for `api`, `convert` and `config.init`.
+
+A path is a clipjax work directory or step, or what `weights/formats.py` opens.
+"""
+
+import base64
+import os
+from typing import Any
+
+import jax
+import numpy as np
+
+import clipjax
+from clipjax import config
+from clipjax.common.exits import ConfigError, DataError
+from clipjax.data import tokenizers
+from clipjax.models import transformer
+from clipjax.training import checkpoint_reader
+from clipjax.training.checkpoint import Checkpoints
+from clipjax.weights import formats
+from clipjax.weights.foreign import Foreign
+
+
+def read(
+    path: str | os.PathLike[str], *, step: int | None = None, tokenizer: str = ""
+) -> tuple[Any, dict[str, Any]]:
+    """Parameters (numpy, host) and the JSON of a run, see `run_record.py`.
+
+    Args:
+      path: see above.
+      step: which checkpoint of a run; default the newest.
+      tokenizer: a file for models whose folder brings none.
+
+    Raises:
+      ConfigError: there is no model, or no tokenizer for it.
+      DataError, CheckpointError: it is damaged.
+    """
+    foreign = _foreign(path)
+    if foreign is None:
+        return checkpoint_reader.restore_params(os.fspath(path), step=step)
+    try:
+        run = _run(foreign, tokenizer=foreign.tokenizer(tokenizer))
+        return foreign.params(), run
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def read_params(path: str | os.PathLike[str]) -> Any:
+    """The parameters alone; errors as `read`."""
+    foreign = _foreign(path)
+    if foreign is None:
+        return checkpoint_reader.restore_params(os.fspath(path))[0]
+    try:
+        return foreign.params()
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def _foreign(path: str | os.PathLike[str]) -> Foreign | None:
+    place = os.fspath(path)
+    if formats.is_pickle(place):
+        raise ConfigError(
+            f"{place}: a pickle, which runs its author's code when it is read; if you trust it,"
+            " python -m clipjax.convert --trust_pickle makes it safe first"
+        )
+    return None if "://" in place else formats.open_foreign(place)
+
+
+def _run(foreign: Foreign, *, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
+    """What a run would say of these weights."""
+    settings = config.defaults()
+    settings.model = config.model("custom", dtype="float32", **foreign.model)
+    settings.tokenizer.kind = next(
+        kind for kind, made in tokenizers.KINDS.items() if isinstance(tokenizer, made)
+    )
+    return {
+        "step": 0,
+        "examples_seen": 0,
+        "seed": settings.seed,
+        "data_fingerprint": "",
+        "tokenizer_hash": tokenizer.hash,
+        "tokenizer": {
+            name: base64.b64encode(content).decode() for name, content in tokenizer.files().items()
+        },
+        "tokenizer_rules": tokenizers.rules(tokenizer),
+        "config": settings.to_dict(),
+        "clipjax": clipjax.__version__,
+        "imported": foreign.origin,
+    }
+
+
+def tokenizer_of(run: dict[str, Any]) -> tokenizers.Tokenizer:
+    """The tokenizer in a run's JSON."""
+    files = {name: base64.b64decode(content) for name, content in run["tokenizer"].items()}
+    length = run["config"]["model"]["text"]["context_length"]
+    return tokenizers.from_files(files, context_length=length)
+
+
+def write_checkpoint(folder: Any, params: Any, *, run: dict[str, Any]) -> None:
+    """Fill a folder with a checkpoint of the parameters alone, and the tokenizer beside it."""
+    checkpoints = Checkpoints(os.fspath(folder))
+    checkpoints.save(int(run["step"]), {"params": params}, run=run)
+    checkpoints.close()
+    tokenizers.publish(tokenizer_of(run).files(), folder=os.path.join(folder, "tokenizer"))
+
+
+def stacked(params: Any) -> Any:
+    """The same parameters, numpy, in the layout of scan=True, which the formats are told in."""
+    return transformer.stack_blocks(jax.tree.map(np.asarray, params))

@@ -1,0 +1,213 @@
+"""Which array of another program's file is which parameter of ours, and how it lies in memory.
+
+A format gives a `Layout`; `read` and `write` follow it, each other's inverse bit by bit. Ours are
+the parameters of a model with scan=True: "vision/blocks/mlp/up/kernel" [L, D, F].
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import tqdm
+
+from clipjax.common import trees
+from clipjax.common.exits import DataError
+
+SAME = "same"  # as ours, or the same numbers in another shape of one row
+FLAT = "flat"  # ours [H, K] as [H K]
+LINEAR = "linear"  # our [in, out] or [in, H, K] as PyTorch's [out, in]
+MERGED = "merged"  # our [H, K, out] as PyTorch's [out, in]
+CONVOLUTION = "convolution"  # our [P, P, in, out] as PyTorch's [out, in, P, P]
+ROW = "row"  # ours as [1, …]
+LARGE = 1 << 28  # bytes of a file from which progress is shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """Where a parameter of ours lies.
+
+    Attributes:
+      name: theirs; "{i}" is the block's number, for parameters that we keep stacked.
+      form: one of the above.
+      part, parts: which of so many equal parts, along the first axis, it is of that array.
+    """
+
+    name: str
+    form: str = SAME
+    part: int = 0
+    parts: int = 1
+
+
+Layout = Mapping[str, Array]
+
+
+class Tensors(Protocol):
+    """An open file: shapes at once, values one by one."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    size: int  # bytes
+
+    def read(self, name: str, /) -> np.ndarray: ...
+
+
+def linear(ours: str, theirs: str, **part: int) -> dict[str, Array]:
+    """A matrix product with bias."""
+    return {
+        f"{ours}/kernel": Array(f"{theirs}.weight", LINEAR, **part),
+        f"{ours}/bias": Array(f"{theirs}.bias", FLAT, **part),
+    }
+
+
+def merged(ours: str, theirs: str) -> dict[str, Array]:
+    """The product with bias that joins an attention's heads."""
+    return {
+        f"{ours}/kernel": Array(f"{theirs}.weight", MERGED),
+        f"{ours}/bias": Array(f"{theirs}.bias"),
+    }
+
+
+def norm(ours: str, theirs: str) -> dict[str, Array]:
+    """A LayerNorm's gain and bias."""
+    return {f"{ours}/scale": Array(f"{theirs}.weight"), f"{ours}/bias": Array(f"{theirs}.bias")}
+
+
+def read(
+    tensors: Tensors, *, layout: Layout, shapes: Mapping[str, tuple[int, ...]], ignored: Any = ()
+) -> dict[str, Any]:
+    """Our parameters, float32, from another program's arrays of any float dtype.
+
+    Names and shapes are compared before any value is read.
+
+    Args:
+      tensors: the open file.
+      layout: of its format, for this model.
+      shapes: our parameter → shape; all must be found.
+      ignored: their names that hold no weights.
+
+    Raises:
+      DataError: an array is missing, left over, of another shape or not finite; names it.
+    """
+    places = _compare(tensors, layout=layout, shapes=shapes, ignored=ignored)
+    params = {ours: np.empty(shape, np.float32) for ours, shape in shapes.items()}
+    with _progress(tensors.size) as bar:
+        for name, uses in places.items():
+            value = tensors.read(name)
+            bar.update(value.nbytes)
+            value = _numbers(value, name=name)
+            for ours, place in uses:
+                target = params[ours] if place is None else params[ours][place]
+                part = _part(value, layout[ours])
+                target[...] = _to_ours(part, layout[ours].form, target.shape)
+    return trees.unflatten(params)
+
+
+def _progress(size: int) -> Any:
+    return tqdm.tqdm(total=size, unit="B", unit_scale=True, disable=size < LARGE)
+
+
+def _numbers(value: np.ndarray, *, name: str) -> np.ndarray:
+    """The values as float32."""
+    if not np.issubdtype(value.dtype, np.floating) and value.dtype.name != "bfloat16":
+        raise DataError(f"{name} holds {value.dtype}, not floating-point numbers")
+    value = np.asarray(value, np.float32)
+    if not np.isfinite(value).all():
+        raise DataError(f"{name} holds values that are not finite")
+    return value
+
+
+def _compare(
+    tensors: Tensors, *, layout: Layout, shapes: Mapping[str, tuple[int, ...]], ignored: Any
+) -> dict[str, list[tuple[str, int | None]]]:
+    """Their name → [(our parameter, index in our stack or None)]; DataError as `read`."""
+    places: dict[str, list[tuple[str, int | None]]] = {}
+    for ours, shape in shapes.items():
+        if ours not in layout:
+            raise DataError(f"this format has no place for {ours}")
+        for place, name, each in _places(layout[ours], shape):
+            wanted = _theirs(each, layout[ours])
+            if name not in tensors.shapes:
+                raise DataError(f"{name} {list(wanted)} is missing")
+            found = tuple(tensors.shapes[name])
+            if found != wanted and not (math.prod(found) == math.prod(wanted) == 1):
+                raise DataError(f"{name} is {list(found)}, not {list(wanted)}")
+            places.setdefault(name, []).append((ours, place))
+    if left := sorted(set(tensors.shapes) - set(places) - set(ignored)):
+        others = f", nor have {len(left) - 1} others" if len(left) > 1 else ""
+        raise DataError(f"{left[0]} has no place in this model{others}")
+    return places
+
+
+def write(params: Any, *, layout: Layout) -> dict[str, np.ndarray]:
+    """Another program's arrays, contiguous, of our parameters in the layout of scan=True.
+
+    Raises:
+      DataError: the format has no name for a parameter.
+    """
+    parts: dict[str, dict[int, np.ndarray]] = {}
+    for ours, value in trees.named_leaves(params):
+        if ours not in layout:
+            raise DataError(f"this format has no place for {ours}")
+        array = layout[ours]
+        for place, name, _ in _places(array, np.shape(value)):
+            one = np.asarray(value if place is None else value[place])
+            parts.setdefault(name, {})[array.part] = _to_theirs(one, array.form)
+    return {name: _joined(given) for name, given in parts.items()}
+
+
+def _joined(parts: Mapping[int, np.ndarray]) -> np.ndarray:
+    """The parts in order, contiguous; the shape of a scalar too stays what it is."""
+    whole = parts[0] if len(parts) == 1 else np.concatenate([parts[i] for i in range(len(parts))])
+    return np.require(whole, requirements="C")
+
+
+def _places(array: Array, shape: tuple[int, ...]) -> Iterator[tuple[int | None, str, tuple]]:
+    """(index in our stack or None, their name, our shape there) of every block."""
+    if "{i}" not in array.name:
+        yield None, array.name, shape
+        return
+    for i in range(shape[0]):
+        yield i, array.name.format(i=i), shape[1:]
+
+
+def _theirs(shape: tuple[int, ...], array: Array) -> tuple[int, ...]:
+    """Their shape of our array, all parts together."""
+    made = _SHAPES[array.form](shape)
+    return (made[0] * array.parts, *made[1:]) if array.parts > 1 else made
+
+
+_SHAPES: dict[str, Callable[[tuple[int, ...]], tuple[int, ...]]] = {
+    SAME: lambda shape: shape,
+    FLAT: lambda shape: (math.prod(shape),),
+    LINEAR: lambda shape: (math.prod(shape[1:]), shape[0]),
+    MERGED: lambda shape: (shape[-1], math.prod(shape[:-1])),
+    CONVOLUTION: lambda shape: (shape[3], shape[2], shape[0], shape[1]),
+    ROW: lambda shape: (1, *shape),
+}
+
+
+def _part(value: np.ndarray, array: Array) -> np.ndarray:
+    if array.parts == 1:
+        return value
+    rows = len(value) // array.parts
+    return value[array.part * rows : (array.part + 1) * rows]
+
+
+def _to_ours(value: np.ndarray, form: str, shape: tuple[int, ...]) -> np.ndarray:
+    if form in (LINEAR, MERGED):
+        value = value.T
+    elif form == CONVOLUTION:
+        value = value.transpose(2, 3, 1, 0)
+    return value.reshape(shape)
+
+
+def _to_theirs(value: np.ndarray, form: str) -> np.ndarray:
+    shape = _SHAPES[form](value.shape)
+    if form == LINEAR:
+        value = value.reshape(len(value), -1).T
+    elif form == MERGED:
+        value = value.reshape(-1, value.shape[-1]).T
+    elif form == CONVOLUTION:
+        value = value.transpose(3, 2, 0, 1)
+    return value.reshape(shape)

@@ -1,0 +1,164 @@
+"""Files of weights that cannot run code: safetensors, NumPy archives without objects, small JSON.
+
+Headers are bounded before they are read, values are read one by one.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+from safetensors import numpy as safetensors_numpy
+
+from clipjax.common.exits import ConfigError, DataError
+
+MAX_HEADER = 100 << 20  # bytes, safetensors' own limit
+MAX_JSON = 64 << 20  # bytes; tokenizer.json of a large vocabulary has 34 MB
+MAX_NPY_HEADER = 10_000  # bytes
+
+
+class SafeTensors:
+    """`arrays.Tensors` of one file, or of several that hold one model.
+
+    Raises:
+      DataError: one is missing or damaged; names it.
+    """
+
+    def __init__(self, *files: pathlib.Path) -> None:
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.size = 0
+        self._of: dict[str, Any] = {}
+        for file in files:
+            try:
+                self._add(file)
+            except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
+                raise DataError(f"{file.name}: {_line(error)}") from None
+
+    def _add(self, file: pathlib.Path) -> None:
+        with file.open("rb") as opened:
+            header = int.from_bytes(opened.read(8), "little")
+        if header > MAX_HEADER:
+            raise ValueError(f"a header of {header:,} bytes; {MAX_HEADER:,} are read")
+        opened = safetensors.safe_open(file, framework="numpy")
+        for name in opened.keys():  # noqa: SIM118 (no mapping)
+            if name in self.shapes:
+                raise ValueError(f"{name} is in two files")
+            self.shapes[name] = tuple(opened.get_slice(name).get_shape())
+            self._of[name] = opened
+        self.size += file.stat().st_size
+
+    def read(self, name: str) -> np.ndarray:
+        try:
+            return self._of[name].get_tensor(name)
+        except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
+            raise DataError(f"{name}: {_line(error)}") from None
+
+
+class Npz:
+    """`arrays.Tensors` of a NumPy archive.
+
+    Raises:
+      DataError: it is damaged, or holds objects.
+    """
+
+    def __init__(self, file: pathlib.Path) -> None:
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        try:
+            self.size = file.stat().st_size
+            self._archive = zipfile.ZipFile(file)
+            for info in self._archive.infolist():
+                name = info.filename.removesuffix(".npy")
+                shape, dtype = self._header(info.filename)
+                bytes_needed = int(np.prod(shape, dtype=object)) * dtype.itemsize
+                if bytes_needed > info.file_size:
+                    raise ValueError(
+                        f"{name} {list(shape)} does not fit its {info.file_size} bytes"
+                    )
+                if name in self.shapes:
+                    raise ValueError(f"{name} is in it twice")
+                self.shapes[name] = shape
+        except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+            raise DataError(f"{file.name}: {_line(error)}") from None
+
+    def _header(self, member: str) -> tuple[tuple[int, ...], np.dtype]:
+        with self._archive.open(member) as stream:
+            version = np.lib.format.read_magic(stream)
+            reader = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }.get(version)
+            if reader is None:
+                raise ValueError(f"{member}: of version {version}")
+            shape, _, dtype = reader(stream, max_header_size=MAX_NPY_HEADER)
+        if dtype.hasobject:
+            raise ValueError(f"{member} holds Python objects, which are code")
+        return shape, dtype
+
+    def read(self, name: str) -> np.ndarray:
+        try:
+            with self._archive.open(f"{name}.npy") as stream:
+                return np.lib.format.read_array(
+                    stream, allow_pickle=False, max_header_size=MAX_NPY_HEADER
+                )
+        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+            raise DataError(f"{name}: {_line(error)}") from None
+
+
+def read_json(file: pathlib.Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+      DataError: it is missing, too long, or no JSON object; names it.
+    """
+    try:
+        if file.stat().st_size > MAX_JSON:
+            raise ValueError(f"longer than {MAX_JSON:,} bytes")
+        found = json.loads(file.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError("no JSON object")
+    except OSError as error:
+        raise DataError(f"{file.name}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file.name}: {_line(error)}") from None
+    return found
+
+
+def write_folder(folder: str | os.PathLike[str], fill: Callable[[pathlib.Path], None]) -> None:
+    """Make a folder that appears whole or not at all: `fill` another beside it, and rename that.
+
+    Raises:
+      ConfigError: there is something already.
+    """
+    target = pathlib.Path(os.path.abspath(folder))
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"--output={folder}: exists already; name a new folder")
+    made = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+    made.mkdir(parents=True)
+    try:
+        fill(made)
+        if target.exists():
+            target.rmdir()
+        made.rename(target)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+
+
+def write_safetensors(file: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
+    """Write contiguous arrays, with the mark that PyTorch's readers look for."""
+    assert all(value.flags.c_contiguous for value in tensors.values())  # it looks no closer
+    safetensors_numpy.save_file(tensors, file, metadata={"format": "pt"})
+
+
+def write_json(file: pathlib.Path, content: Mapping[str, Any]) -> None:
+    """Write an object, indented."""
+    file.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,96 @@
+"""A model in another program's files, opened: what every format's `open` returns."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from clipjax.common import trees
+from clipjax.common.exits import ConfigError, DataError
+from clipjax.data.tokenizers import Tokenizer
+from clipjax.models import clip
+from clipjax.weights import arrays
+
+LARGEST = 1 << 31  # that any size in a configuration may be
+
+
+@dataclasses.dataclass(frozen=True)
+class Foreign:
+    """Opened, not yet read.
+
+    Attributes:
+      origin: format and path, for people.
+      model: nested dict as of `zoo.MODELS`, inferred from the files.
+      tensors: the open weights.
+      layout: of this model in this format.
+      ignored: names that hold no weights.
+      find_tokenizer: makes the model's tokenizer; a file that the user named comes first.
+    """
+
+    origin: str
+    model: dict[str, Any]
+    tensors: arrays.Tensors
+    layout: arrays.Layout
+    ignored: tuple[str, ...]
+    find_tokenizer: Callable[[str], Tokenizer]
+
+    def params(self) -> dict[str, Any]:
+        """Parameters, numpy float32, in the layout of scan=True.
+
+        Raises:
+          DataError: the weights are damaged, or not what the configuration describes.
+        """
+        return arrays.read(
+            self.tensors, layout=self.layout, shapes=shapes_of(self.model), ignored=self.ignored
+        )
+
+    def tokenizer(self, named: str = "") -> Tokenizer:
+        """The model's tokenizer.
+
+        Args:
+          named: a file to take instead of the folder's or an installed package's.
+
+        Raises:
+          ConfigError: there is none, or its vocabulary is not the model's.
+        """
+        found = self.find_tokenizer(named)
+        if found.vocab_size != self.model["text"]["vocab_size"]:
+            raise ConfigError(
+                f"{self.origin}: its vocabulary has {self.model['text']['vocab_size']:,} ids,"
+                f" {named or 'the tokenizer found'} makes {found.vocab_size:,}; name the right"
+                " file with --tokenizer"
+            )
+        return found
+
+
+def shapes_of(model: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Our parameters' shapes, in the layout of scan=True; nothing is allocated.
+
+    Raises:
+      DataError: no model has such sizes.
+    """
+    try:
+        for tower in (model, model["vision"], model["text"]):
+            for key, value in tower.items():
+                if isinstance(value, int) and not 0 <= value < LARGEST:
+                    raise ConfigError(f"{key} = {value}")
+        module = clip.from_dict({**model, "scan": True})
+        abstract = jax.eval_shape(clip.initialise(module), jax.random.key(0))
+    except (ConfigError, TypeError, OverflowError, ZeroDivisionError) as error:
+        raise DataError(f"no model has such sizes: {error}") from None
+    return {name: tuple(leaf.shape) for name, leaf in trees.named_leaves(abstract)}
+
+
+def only_file(folder: pathlib.Path, *names: str) -> pathlib.Path:
+    """The first of the files that is there; DataError if none is, naming a pickle that is."""
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    if pickles := sorted(file.name for file in folder.glob("*.bin")):
+        raise DataError(
+            f"holds only {pickles[0]}, a pickle, which runs its author's code when it is read; if"
+            f" you trust it, convert the file itself with --trust_pickle"
+        )
+    raise DataError(f"no {names[0]}")

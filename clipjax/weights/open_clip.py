@@ -1,0 +1,235 @@
+"""open_clip's folders: `open_clip_config.json`, `open_clip_model.safetensors`, tokenizer files."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from clipjax.common.exits import DataError
+from clipjax.data.clip_tokenizer import ClipTokenizer, packaged_merges
+from clipjax.data.tokenizers import Tokenizer
+from clipjax.models import shapes
+from clipjax.models.shapes import IMAGE_MEAN, IMAGE_STD
+from clipjax.weights import arrays, files, openai, tokenizer_files
+from clipjax.weights.foreign import Foreign, only_file
+
+CONFIG = "open_clip_config.json"
+WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "model.safetensors",
+)
+# What a tower's settings may say; anything else must be absent, false or null.
+VISION_KEYS = (
+    *("image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio", "no_ln_pre"),
+    *("act_kwargs", "norm_kwargs"),
+)
+TEXT_KEYS = (
+    *("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "pool_type"),
+    *("no_causal_mask", "proj_bias", "act_kwargs", "norm_kwargs"),
+)
+NO_MATTER = ("patch_dropout", "pad_id", "tokenizer_kwargs", "hf_tokenizer_name", "output_tokens")
+DEFAULTS = {"pool_type": ("tok",), "pos_embed_type": ("learnable",), "proj_type": ("linear",)}
+POOLING = {"argmax": "end_of_text", "last": "last"}
+
+
+def open(folder: pathlib.Path) -> Foreign:
+    """A folder that open_clip calls `local-dir:`, or a downloaded repository.
+
+    Raises:
+      DataError: a file is missing or damaged, or asks for what clipjax does not have.
+    """
+    model = model_of(files.read_json(folder / CONFIG))
+    return Foreign(
+        origin=f"open_clip's {folder.name}",
+        model=model,
+        tensors=files.SafeTensors(only_file(folder, *WEIGHTS)),
+        layout=openai.layout(model),
+        ignored=openai.IGNORED,
+        find_tokenizer=lambda named: tokenizer_files.find(
+            named, folder=folder, kind="clip", context_length=model["text"]["context_length"]
+        ),
+    )
+
+
+def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The model, as of `zoo.MODELS`, of an `open_clip_config.json`; DataError as `open`."""
+    try:
+        model, images = config["model_cfg"], config.get("preprocess_cfg", {})
+        vision, text = model["vision_cfg"], model["text_cfg"]
+        if not isinstance(vision.get("layers"), int):
+            raise DataError(f"{CONFIG}: vision_cfg.layers={vision.get('layers')} is not read yet")
+        _check(vision, known=VISION_KEYS, where="vision_cfg")
+        check_preprocessing(images)
+        exact = activation_of(model, vision)
+        if exact != activation_of(model, text):
+            raise DataError(f"{CONFIG}: the towers have different activations")
+        return {
+            "embed_dim": model["embed_dim"],
+            "activation": exact,
+            "layer_norm_epsilon": epsilon_of(text),
+            "logit_bias": model.get("init_logit_bias") is not None,
+            "image_mean": tuple(images.get("mean", IMAGE_MEAN)),
+            "image_std": tuple(images.get("std", IMAGE_STD)),
+            "vision": {
+                "image_size": square(vision["image_size"]),
+                "patch_size": square(vision["patch_size"]),
+                "width": vision["width"],
+                "layers": vision["layers"],
+                "head_width": vision.get("head_width", 64),
+                "mlp_ratio": vision.get("mlp_ratio", 4.0),
+                "ln_pre": not vision.get("no_ln_pre", False),
+            },
+            "text": text_of(text),
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{CONFIG}: {error} is missing or misplaced") from None
+
+
+def text_of(text: Mapping[str, Any]) -> dict[str, Any]:
+    """The text tower that a `text_cfg` describes; DataError if clipjax has none such."""
+    _check(text, known=TEXT_KEYS, where="text_cfg")
+    pooling = text.get("pool_type", "argmax")
+    if pooling not in POOLING:
+        raise DataError(f"{CONFIG}: text_cfg.pool_type={pooling!r} is not supported")
+    return {
+        "context_length": text.get("context_length", 77),
+        "vocab_size": text.get("vocab_size", 49_408),
+        "width": text["width"],
+        "heads": text["heads"],
+        "layers": text["layers"],
+        "mlp_ratio": text.get("mlp_ratio", 4.0),
+        "causal": not text.get("no_causal_mask", False),
+        "pooling": POOLING[pooling],
+        "projection_bias": bool(text.get("proj_bias", False)),
+    }
+
+
+def activation_of(model: Mapping[str, Any], tower: Mapping[str, Any]) -> str:
+    """The activation of a tower; never told by the model's name."""
+    if model.get("quick_gelu"):
+        return "quick_gelu"
+    options = tower.get("act_kwargs") or {}
+    if options not in ({}, {"approximate": "none"}, {"approximate": "tanh"}):
+        raise DataError(f"{CONFIG}: act_kwargs={options} is not supported")
+    return "gelu_tanh" if options.get("approximate") == "tanh" else "gelu"
+
+
+def epsilon_of(tower: Mapping[str, Any]) -> float:
+    """Of a tower's LayerNorms."""
+    options = tower.get("norm_kwargs") or {}
+    if set(options) - {"eps"}:
+        raise DataError(f"{CONFIG}: norm_kwargs={options} is not supported")
+    return options.get("eps", 1e-5)
+
+
+def _check(settings: Mapping[str, Any], *, known: tuple[str, ...], where: str) -> None:
+    for key, value in settings.items():
+        if key not in (*known, *NO_MATTER) and value and value not in DEFAULTS.get(key, ()):
+            raise DataError(f"{CONFIG}: {where}.{key}={value!r} is not supported")
+
+
+def check_preprocessing(settings: Mapping[str, Any], *, resize: str = "shortest") -> None:
+    """Raise DataError unless images are resized bicubically and as `resize` says."""
+    for key, wanted in (("interpolation", "bicubic"), ("resize_mode", resize)):
+        if settings.get(key, wanted) != wanted:
+            raise DataError(f"{CONFIG}: preprocess_cfg.{key}={settings[key]!r} is not supported")
+
+
+def square(size: Any) -> int:
+    """The side of a square, given as one number or as two equal ones."""
+    if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
+        return size[0]
+    if not isinstance(size, int):
+        raise DataError(f"{CONFIG}: {size} is no side of a square")
+    return size
+
+
+def write(
+    folder: pathlib.Path, *, model: Mapping[str, Any], params: Any, tokenizer: Tokenizer
+) -> None:
+    """Fill an empty folder with what `open_clip.create_model("local-dir:FOLDER")` loads.
+
+    Raises:
+      DataError: open_clip has no such model.
+    """
+    uses_own_files = not _is_released(tokenizer)
+    files.write_json(folder / CONFIG, config_of(model, own_tokenizer=uses_own_files))
+    tensors = arrays.write(params, layout=openai.layout(model))
+    files.write_safetensors(folder / WEIGHTS[0], tensors)
+    for name, content in tokenizer_files.for_transformers(tokenizer).items():
+        (folder / name).write_bytes(content)
+
+
+def _is_released(tokenizer: Tokenizer) -> bool:
+    """Whether it is the one that open_clip carries with it."""
+    if not isinstance(tokenizer, ClipTokenizer) or tokenizer.vocab_size != 49_408:
+        return False
+    try:
+        released = ClipTokenizer(packaged_merges(), context_length=tokenizer.context_length)
+    except Exception:  # not installed here: its header line is not known, its merges are
+        return True
+    return released.merges == tokenizer.merges
+
+
+def config_of(model: Mapping[str, Any], *, own_tokenizer: bool) -> dict[str, Any]:
+    """The `open_clip_config.json` of our model; `own_tokenizer`: the folder holds another one.
+
+    Raises:
+      DataError: open_clip has no such model.
+    """
+    model = shapes.complete(model)
+    vision, text = model["vision"], model["text"]
+    if (vision["class_token"], vision["pooling"], vision["patch_bias"]) != (True, "token", False):
+        raise DataError("open_clip has no image tower like this one")
+    config = {
+        "embed_dim": model["embed_dim"],
+        "vision_cfg": {
+            **{key: vision[key] for key in ("image_size", "patch_size", "width", "layers")},
+            **{key: vision[key] for key in ("head_width", "mlp_ratio")},
+            **({} if vision["ln_pre"] else {"no_ln_pre": True}),
+            **shared_of(model),
+        },
+        **rest_of(model, text, own_tokenizer=own_tokenizer),
+    }
+    return {"model_cfg": config, "preprocess_cfg": preprocessing_of(model, resize="shortest")}
+
+
+def rest_of(
+    model: Mapping[str, Any], text: Mapping[str, Any], *, own_tokenizer: bool
+) -> dict[str, Any]:
+    """What a `model_cfg` says besides the image tower."""
+    pooling = {ours: theirs for theirs, ours in POOLING.items()}
+    found: dict[str, Any] = {
+        "text_cfg": {
+            **{key: text[key] for key in ("context_length", "vocab_size", "width", "heads")},
+            **{key: text[key] for key in ("layers", "mlp_ratio")},
+            "pool_type": pooling[text["pooling"]],
+            "no_causal_mask": not text["causal"],
+            "proj_bias": text["projection_bias"],
+            **shared_of(model),
+        }
+    }
+    if model["activation"] == "quick_gelu":
+        found["quick_gelu"] = True
+    if model.get("logit_bias"):
+        found["init_logit_bias"] = -10.0
+    if own_tokenizer:
+        found["text_cfg"]["hf_tokenizer_name"] = "."  # open_clip takes the folder itself
+    return found
+
+
+def shared_of(model: Mapping[str, Any]) -> dict[str, Any]:
+    """What both towers say of activation and LayerNorm."""
+    tanh = {"act_kwargs": {"approximate": "tanh"}} if model["activation"] == "gelu_tanh" else {}
+    epsilon = model["layer_norm_epsilon"]
+    return tanh | ({"norm_kwargs": {"eps": epsilon}} if epsilon != 1e-5 else {})
+
+
+def preprocessing_of(model: Mapping[str, Any], *, resize: str) -> dict[str, Any]:
+    """The `preprocess_cfg`."""
+    return {
+        "mean": model["image_mean"],
+        "std": model["image_std"],
+        "interpolation": "bicubic",
+        "resize_mode": resize,
+    }

@@ -1,0 +1,143 @@
+"""The released state dict (openai/CLIP, model.py): its names, and the model that its shapes say.
+
+open_clip keeps these names. A release is a TorchScript archive, read through `torch_pickles`; as
+safetensors it comes here.
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from clipjax.common.exits import DataError
+from clipjax.weights import tokenizer_files
+from clipjax.weights.arrays import CONVOLUTION, LINEAR, Array, Layout, linear, merged, norm
+from clipjax.weights.files import SafeTensors
+from clipjax.weights.foreign import Foreign
+
+HEAD_WIDTH = 64  # in every released model; the shapes do not say
+IGNORED = ("input_resolution", "context_length", "vocab_size", "attn_mask")
+
+
+def open(file: pathlib.Path) -> Foreign:
+    """A released state dict as safetensors.
+
+    Raises:
+      DataError: damaged, or no CLIP as released.
+    """
+    tensors = SafeTensors(file)
+    model = model_of(tensors.shapes)
+    return Foreign(
+        origin=f"OpenAI's {file.name}",
+        model=model,
+        tensors=tensors,
+        layout=layout(model),
+        ignored=IGNORED,
+        find_tokenizer=lambda named: tokenizer_files.find(
+            named,
+            folder=file.parent,
+            kind="clip",
+            context_length=model["text"]["context_length"],
+        ),
+    )
+
+
+def model_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """The model, as of `zoo.MODELS`, that a state dict's shapes describe, as the release infers it.
+
+    Raises:
+      DataError: it is not one of a CLIP.
+    """
+    try:
+        context, text_width = shapes["positional_embedding"]
+        vocab_size, _ = shapes["token_embedding.weight"]
+        _, embed_dim = shapes["text_projection"]
+        vision = _vit(shapes)
+    except KeyError as error:
+        raise DataError(f"no CLIP as released: {error.args[0]} is missing") from None
+    except ValueError:
+        raise DataError("no CLIP as released: an array has the wrong number of axes") from None
+    return {
+        "embed_dim": embed_dim,
+        "activation": "quick_gelu",
+        "logit_bias": "logit_bias" in shapes,
+        "vision": vision,
+        "text": {
+            "context_length": context,
+            "vocab_size": vocab_size,
+            "width": text_width,
+            "heads": text_width // HEAD_WIDTH,
+            "layers": _count(shapes, "transformer.resblocks."),
+        },
+    }
+
+
+def _vit(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    tokens, width = shapes["visual.positional_embedding"]
+    _, _, patch_size, _ = shapes["visual.conv1.weight"]
+    return {
+        "image_size": round((tokens - 1) ** 0.5) * patch_size,
+        "patch_size": patch_size,
+        "width": width,
+        "layers": _count(shapes, "visual.transformer.resblocks."),
+        "head_width": HEAD_WIDTH,
+        "mlp_ratio": 4,
+    }
+
+
+def _count(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> int:
+    return len({name[len(prefix) :].split(".")[0] for name in shapes if name.startswith(prefix)})
+
+
+def layout(model: Mapping[str, Any], *, text: str = "") -> Layout:
+    """Where our parameters lie; `text` is a prefix of the text tower's names."""
+    return {
+        "vision/class_embedding": Array("visual.class_embedding"),
+        "vision/patch_embedding/kernel": Array("visual.conv1.weight", CONVOLUTION),
+        "vision/position_embedding": Array("visual.positional_embedding"),
+        **norm("vision/ln_pre", "visual.ln_pre"),
+        **blocks("vision/blocks", "visual.transformer.resblocks.{i}"),
+        **norm("vision/ln_post", "visual.ln_post"),
+        "vision/projection/kernel": Array("visual.proj"),
+        **text_layout(model["text"], prefix=text),
+        "logit_scale": Array("logit_scale"),
+        "logit_bias": Array("logit_bias"),
+    }
+
+
+def text_layout(text: Mapping[str, Any], *, prefix: str = "") -> Layout:
+    """Of the text tower; open_clip writes a projection with bias as a layer of PyTorch's."""
+    projection = f"{prefix}text_projection"
+    with_bias = text.get("projection_bias", False)
+    return {
+        "text/token_embedding/embedding": Array(f"{prefix}token_embedding.weight"),
+        "text/position_embedding": Array(f"{prefix}positional_embedding"),
+        **blocks("text/blocks", f"{prefix}transformer.resblocks.{{i}}"),
+        **norm("text/ln_final", f"{prefix}ln_final"),
+        **(
+            linear("text/projection", projection)
+            if with_bias
+            else {"text/projection/kernel": Array(projection)}
+        ),
+    }
+
+
+def blocks(ours: str, theirs: str) -> Layout:
+    """Of a stack of transformer blocks; query, key and value are one array."""
+    return {
+        **norm(f"{ours}/ln_1", f"{theirs}.ln_1"),
+        **norm(f"{ours}/ln_2", f"{theirs}.ln_2"),
+        **packed(f"{ours}/attention", f"{theirs}.attn.in_proj_"),
+        **merged(f"{ours}/attention/out", f"{theirs}.attn.out_proj"),
+        **linear(f"{ours}/mlp/up", f"{theirs}.mlp.c_fc"),
+        **linear(f"{ours}/mlp/down", f"{theirs}.mlp.c_proj"),
+    }
+
+
+def packed(ours: str, theirs: str, *, names: tuple[str, ...] = ("query", "key", "value")) -> Layout:
+    """Several products with bias whose rows lie in one array, `theirs`weight and `theirs`bias."""
+    found = {}
+    for part, name in enumerate(names):
+        place = {"part": part, "parts": len(names)}
+        found[f"{ours}/{name}/kernel"] = Array(f"{theirs}weight", LINEAR, **place)
+        found[f"{ours}/{name}/bias"] = Array(f"{theirs}bias", "flat", **place)
+    return found

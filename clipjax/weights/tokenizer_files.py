@@ -1,0 +1,112 @@
+"""Tokenizers in other programs' folders: which one is there, and ours written for them."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from clipjax.common.exits import ConfigError, DataError
+from clipjax.data import tokenizers
+from clipjax.data.clip_tokenizer import ClipTokenizer, packaged_merges
+from clipjax.data.sentencepiece_tokenizer import SentencePieceTokenizer
+from clipjax.data.tokenizers import Tokenizer
+from clipjax.weights import files, tokenizer_json
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def find(named: str, *, folder: pathlib.Path, kind: str, context_length: int) -> Tokenizer:
+    """The file that the user named, what clipjax left in the folder, or the format's own.
+
+    Args:
+      named: "" for none.
+      folder: where the weights lie.
+      kind: of `tokenizers.KINDS`, that models of this format have.
+      context_length: T.
+
+    Raises:
+      ConfigError: there is none; says what to name.
+      DataError: it is there and damaged, or gives other ids than the folder's vocabulary.
+    """
+    if named:
+        try:
+            return tokenizers.load(named, kind=kind, context_length=context_length)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("config.tokenizer.path", "--tokenizer")) from None
+    for made in tokenizers.KINDS.values():
+        if (folder / made.FILE).is_file():
+            return made((folder / made.FILE).read_bytes(), context_length=context_length)
+    return FINDERS[kind](folder, context_length=context_length)
+
+
+def _clip(folder: pathlib.Path, *, context_length: int) -> ClipTokenizer:
+    vocabulary = None
+    if (folder / "tokenizer.json").is_file():
+        content = files.read_json(folder / "tokenizer.json")
+        try:
+            vocabulary = content["model"]["vocab"]
+            pairs = [m if isinstance(m, str) else " ".join(m) for m in content["model"]["merges"]]
+        except (KeyError, TypeError):
+            raise DataError("tokenizer.json: no byte pairs as CLIP's") from None
+        merges = "\n".join(["#version: 0.2", *pairs]).encode()
+    elif (folder / "merges.txt").is_file():
+        merges = (folder / "merges.txt").read_bytes()
+    else:
+        merges = packaged_merges()
+    if vocabulary is None and (folder / "vocab.json").is_file():
+        vocabulary = files.read_json(folder / "vocab.json")
+    found = ClipTokenizer(merges, context_length=context_length)
+    for word, number in (vocabulary or {}).items():
+        mine = _with_specials(found).get(word)
+        if mine != number:
+            raise DataError(f"its vocabulary gives {word!r} the id {number}, CLIP's order {mine}")
+    return found
+
+
+FINDERS = {"clip": _clip}
+
+
+def for_transformers(tokenizer: Tokenizer) -> dict[str, bytes]:
+    """File name → bytes that transformers' AutoTokenizer, and open_clip through it, load."""
+    made, special = tokenizer_json.make(tokenizer), SPECIAL[type(tokenizer)]
+    settings = {
+        **special,
+        "model_max_length": tokenizer.context_length,
+        "clean_up_tokenization_spaces": False,
+    }
+    found = {
+        "tokenizer.json": made.to_str(pretty=False).encode(),
+        "tokenizer_config.json": _json(settings),
+    }
+    if isinstance(tokenizer, ClipTokenizer):
+        found["vocab.json"] = _json(_with_specials(tokenizer))
+        found["merges.txt"] = tokenizer.model
+        return found
+    return found | tokenizer.files()
+
+
+SPECIAL: dict[type, dict[str, Any]] = {
+    ClipTokenizer: {
+        "tokenizer_class": "CLIPTokenizer",
+        "bos_token": START,
+        "eos_token": END,
+        "unk_token": END,
+        "pad_token": END,
+        "add_prefix_space": False,
+    },
+    SentencePieceTokenizer: {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": START,
+        "eos_token": END,
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+    },
+}
+
+
+def _with_specials(tokenizer: ClipTokenizer) -> dict[str, int]:
+    return tokenizer.vocabulary | {START: tokenizer.start_id, END: tokenizer.end_id}
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, ensure_ascii=False).encode()

@@ -1,0 +1,98 @@
+"""Our tokenizers as a `tokenizer.json`, which gives the same ids without clipjax."""
+
+import functools
+
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as Fast
+
+from clipjax.data.clip_tokenizer import END_OF_WORD, PIECES, ClipTokenizer
+from clipjax.data.sentencepiece_tokenizer import SentencePieceTokenizer
+from clipjax.data.tokenizers import Tokenizer
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+SPACE = "▁"  # that SentencePiece writes for a space
+
+
+@functools.singledispatch
+def make(tokenizer: Tokenizer) -> Fast:
+    """The same ids from a text, start and end included, not cut and not padded.
+
+    One difference: a caption that spells the name of a special token gets its id there.
+    """
+    raise TypeError(type(tokenizer))
+
+
+@make.register
+def _(tokenizer: ClipTokenizer) -> Fast:
+    made = Fast(
+        models.BPE(
+            vocab=tokenizer.vocabulary | {START: tokenizer.start_id, END: tokenizer.end_id},
+            merges=tokenizer.merges,
+            end_of_word_suffix=END_OF_WORD,
+            unk_token=END,
+        )
+    )
+    made.normalizer = normalizers.Sequence(  # pyright: ignore
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    made.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore
+        [
+            pre_tokenizers.Split(Regex(PIECES.pattern), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    made.decoder = decoders.ByteLevel()  # pyright: ignore
+    return _between_start_and_end(made, tokenizer)
+
+
+@make.register
+def _(tokenizer: SentencePieceTokenizer) -> Fast:
+    model = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.model)
+    made = Fast(_byte_pairs(model))
+    made.normalizer = normalizers.Sequence(  # pyright: ignore
+        [
+            normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap),
+            normalizers.Replace(Regex("^ +| +$"), ""),
+            normalizers.Replace(Regex(" {2,}"), " "),
+            normalizers.Replace(Regex("^(?=.)"), " "),
+            normalizers.Replace(" ", SPACE),
+        ]
+    )
+    made.decoder = decoders.Sequence(  # pyright: ignore
+        [
+            decoders.Replace(SPACE, " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1),
+        ]
+    )
+    made.add_special_tokens([AddedToken("<pad>", special=True), AddedToken("<unk>", special=True)])
+    return _between_start_and_end(made, tokenizer)
+
+
+def _byte_pairs(model: sentencepiece_model_pb2.ModelProto) -> models.BPE:
+    """SentencePiece joins the neighbours that make the best piece; here each pair that makes it is
+    a merge, in the order of the pieces."""
+    vocabulary = {piece.piece: number for number, piece in enumerate(model.pieces)}
+    normal = {p.piece: p.score for p in model.pieces if p.type == p.NORMAL}
+    merges = [
+        (piece[:cut], piece[cut:])
+        for piece in sorted(normal, key=lambda piece: -normal[piece])  # stable: equals stay so
+        for cut in range(1, len(piece))
+        if piece[:cut] in normal and piece[cut:] in normal
+    ]
+    return models.BPE(
+        vocab=vocabulary, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True
+    )
+
+
+def _between_start_and_end(made: Fast, tokenizer: Tokenizer) -> Fast:
+    made.add_special_tokens([AddedToken(START, special=True), AddedToken(END, special=True)])
+    ends = [(START, tokenizer.start_id), (END, tokenizer.end_id)]
+    for name, number in ends:
+        assert made.token_to_id(name) == number, (name, number)
+    made.post_processor = processors.TemplateProcessing(  # pyright: ignore
+        single=f"{START} $A {END}", special_tokens=ends
+    )
+    return made

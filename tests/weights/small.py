@@ -1,0 +1,49 @@
+"""Models small enough for tests, with CLIP's tokenizer over a few merges."""
+
+import jax
+import numpy as np
+
+from clipjax.common import trees
+from clipjax.data.clip_tokenizer import ClipTokenizer
+from clipjax.weights.foreign import shapes_of
+
+MERGES = b"#version: 0.2\nt h\nth e</w>\na t</w>\nc at</w>\nd o\ndo g</w>\n"
+TEXTS = ["the cat", "a dog", "Thé  DOG &amp; 2 cats!"]
+
+
+def tokenizer(context_length=12):
+    return ClipTokenizer(MERGES, context_length=context_length)
+
+
+def model(**changes):
+    """A CLIP as released, of a few blocks."""
+    shape = {
+        "embed_dim": 16,
+        "activation": "quick_gelu",
+        "vision": {"image_size": 32, "patch_size": 16, "width": 128, "layers": 2},
+        "text": {"context_length": 12, "vocab_size": 520, "width": 128, "heads": 2, "layers": 3},
+    }
+    return {
+        key: {**value, **changes.get(key, {})} if isinstance(value, dict) else value
+        for key, value in shape.items()
+    } | {key: value for key, value in changes.items() if key not in ("vision", "text")}
+
+
+def params(model, *, seed=0):
+    """Random parameters, numpy, in the layout of scan=True; no two alike."""
+    rng = np.random.default_rng(seed)
+    return trees.unflatten(
+        {
+            name: (0.1 * rng.standard_normal(shape) + name.endswith("/scale")).astype(np.float32)
+            for name, shape in shapes_of(model).items()
+        }
+    )
+
+
+def assert_equal(a, b):
+    """The same names and bits."""
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def images(count=3, size=32, *, seed=0):
+    return list(np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8))

@@ -1,0 +1,271 @@
+"""Formats without their programs: bits that come back, names and shapes that are accounted for."""
+
+import base64
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+import small
+from safetensors import numpy as safetensors_numpy
+
+import clipjax
+from clipjax import convert, pretrained
+from clipjax.common.exits import ConfigError, DataError
+from clipjax.models import shapes, zoo
+from clipjax.weights import arrays, files, formats, huggingface, open_clip, openai
+from clipjax.weights.foreign import shapes_of
+
+RELEASED = ("ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
+MODELS = {
+    "released": small.model(),
+    "exact gelu": small.model(activation="gelu", vision={"mlp_ratio": 3.0}),
+    "other pixels": small.model(image_mean=(0.5, 0.5, 0.5), image_std=(0.4, 0.5, 0.6)),
+    "tanh": small.model(activation="gelu_tanh", layer_norm_epsilon=1e-6, text={"mlp_ratio": 2.0}),
+}
+ONLY_OPEN_CLIP = {
+    "bias": small.model(logit_bias=True),
+    "last": small.model(text={"pooling": "last", "causal": False, "projection_bias": True}),
+    "no ln_pre": small.model(vision={"ln_pre": False}),
+}
+
+
+class Shapes:
+    """`arrays.Tensors` without values."""
+
+    size = 0
+
+    def __init__(self, shapes):
+        self.shapes = shapes
+
+    def read(self, name):
+        raise AssertionError(f"{name} was read before the names were compared")
+
+
+def released_shapes(name):
+    """Every name and shape of a released Vision Transformer's state dict, written down anew."""
+    model = zoo.get(name)
+    vision, text, embed = model["vision"], model["text"], model["embed_dim"]
+    grid, patch = vision["image_size"] // vision["patch_size"], vision["patch_size"]
+
+    def tower(prefix, width, layers):
+        for i in range(layers):
+            block = f"{prefix}transformer.resblocks.{i}"
+            for norm in ("ln_1", "ln_2"):
+                yield from ((f"{block}.{norm}.{part}", (width,)) for part in ("weight", "bias"))
+            yield f"{block}.attn.in_proj_weight", (3 * width, width)
+            yield f"{block}.attn.in_proj_bias", (3 * width,)
+            for layer, out, into in (
+                ("attn.out_proj", width, width),
+                ("mlp.c_fc", 4 * width, width),
+                ("mlp.c_proj", width, 4 * width),
+            ):
+                yield f"{block}.{layer}.weight", (out, into)
+                yield f"{block}.{layer}.bias", (out,)
+
+    found = dict(tower("visual.", vision["width"], vision["layers"]))
+    found |= dict(tower("", text["width"], text["layers"]))
+    for norm, width in (
+        ("visual.ln_pre", vision["width"]),
+        ("visual.ln_post", vision["width"]),
+        ("ln_final", text["width"]),
+    ):
+        found |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
+    return found | {
+        "visual.class_embedding": (vision["width"],),
+        "visual.positional_embedding": (grid * grid + 1, vision["width"]),
+        "visual.proj": (vision["width"], embed),
+        "visual.conv1.weight": (vision["width"], 3, patch, patch),
+        "positional_embedding": (77, text["width"]),
+        "token_embedding.weight": (49_408, text["width"]),
+        "text_projection": (text["width"], embed),
+        "logit_scale": (),
+        **dict.fromkeys(("input_resolution", "context_length", "vocab_size"), ()),
+    }
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_a_released_state_dict_is_told_by_its_shapes_and_fits(name):
+    found = released_shapes(name)
+    model = openai.model_of(found)
+    assert shapes.complete(model) == shapes.complete({**zoo.get(name), "logit_bias": False})
+    layout, wanted = openai.layout(model), shapes_of(model)
+    with pytest.raises(AssertionError, match="was read before"):
+        arrays.read(Shapes(found), layout=layout, shapes=wanted, ignored=openai.IGNORED)
+    for changed, message in (
+        ({**found, "visual.extra": (3,)}, r"visual\.extra has no place in this model"),
+        ({k: v for k, v in found.items() if k != "ln_final.bias"}, r"ln_final\.bias .*missing"),
+        ({**found, "visual.proj": (3, 4)}, r"visual\.proj is \[3, 4\], not"),
+    ):
+        with pytest.raises(DataError, match=message):
+            arrays.read(Shapes(changed), layout=layout, shapes=wanted, ignored=openai.IGNORED)
+
+
+@pytest.mark.parametrize(
+    ("to", "name"),
+    [(to, name) for to in formats.WRITERS for name in MODELS]
+    + [("open_clip", name) for name in ONLY_OPEN_CLIP],
+)
+def test_written_and_read_again_is_the_same_bits(to, name, tmp_path):
+    model = {**MODELS, **ONLY_OPEN_CLIP}[name]
+    params, tokenizer = small.params(model), small.tokenizer()
+    given = {"model": model, "params": params, "tokenizer": tokenizer}
+    formats.write(tmp_path / "a", to=to, **given)
+    found, run = pretrained.read(tmp_path / "a")
+    small.assert_equal(found, params)
+    read = shapes.complete(run["config"]["model"])
+    assert {**read, "dtype": "float32"} == shapes.complete(
+        {**model, "dtype": "float32", "param_dtype": "float32", "scan": True}
+        | {"logit_bias": model.get("logit_bias", False)}
+        | {tower: {**model[tower], "remat": "none"} for tower in ("vision", "text")}
+    )
+    again = pretrained.tokenizer_of(run)
+    assert again.hash == tokenizer.hash
+    formats.write(tmp_path / "b", to=to, model=model, params=found, tokenizer=again)
+    for file in (tmp_path / "a").iterdir():
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes(), file.name
+
+
+@pytest.mark.parametrize("name", ONLY_OPEN_CLIP)
+def test_what_a_program_does_not_have_is_refused_and_leaves_nothing(name, tmp_path):
+    model = ONLY_OPEN_CLIP[name]
+    with pytest.raises(DataError, match="CLIPModel has no model with"):
+        formats.write(
+            tmp_path / "out",
+            to="huggingface",
+            model=model,
+            params=small.params(model),
+            tokenizer=small.tokenizer(),
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_from_anywhere_to_anywhere(tmp_path, capsys):
+    model, tokenizer = small.model(), small.tokenizer()
+    params = small.params(model)
+    given = {"model": model, "params": params, "tokenizer": tokenizer}
+    formats.write(tmp_path / "first", to="open_clip", **given)
+    last = tmp_path / "first"
+    for i, to in enumerate(("huggingface", "clipjax", "open_clip")):
+        line = convert.convert(str(last), to=to, output=str(tmp_path / str(i)))
+        assert f"format {to}" in line and "\n" not in line
+        last = tmp_path / str(i)
+        small.assert_equal(pretrained.read(last)[0], params)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2", "first"]
+    loaded = clipjax.load(last)
+    odds = loaded.zero_shot(small.images(), ["cat", "dog"], templates=["the {}"])
+    np.testing.assert_allclose(odds.sum(1), 1, rtol=1e-5)
+    with pytest.raises(ConfigError, match="exists already"):
+        convert.convert(str(last), to="open_clip", output=str(tmp_path / "first"))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
+def test_numbers_of_any_precision(dtype, tmp_path):
+    model = small.model()
+    tensors = arrays.write(small.params(model), layout=openai.layout(model))
+    mixed = {
+        name: value.astype(dtype) if value.ndim > 1 else value for name, value in tensors.items()
+    }
+    files.write_safetensors(tmp_path / "model.safetensors", mixed)
+    (tmp_path / "clip_merges.txt").write_bytes(small.MERGES)
+    found = pretrained.read_params(tmp_path / "model.safetensors")
+    wanted = arrays.write(found, layout=openai.layout(model))
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(value, mixed[name].astype(np.float32), err_msg=name)
+
+
+def test_one_model_in_several_files(tmp_path):
+    model, tokenizer = small.model(), small.tokenizer()
+    params = small.params(model)
+    formats.write(
+        tmp_path / "whole", to="huggingface", model=model, params=params, tokenizer=tokenizer
+    )
+    file = tmp_path / "whole" / huggingface.WEIGHTS
+    tensors = safetensors_numpy.load_file(file)
+    file.unlink()
+    places = {name: f"part-{i % 2}.safetensors" for i, name in enumerate(sorted(tensors))}
+    for part in set(places.values()):
+        mine = {name: tensors[name] for name in tensors if places[name] == part}
+        files.write_safetensors(tmp_path / "whole" / part, mine)
+    index = tmp_path / "whole" / huggingface.INDEX
+    index.write_text(json.dumps({"weight_map": places}))
+    small.assert_equal(pretrained.read_params(tmp_path / "whole"), params)
+    index.write_text(json.dumps({"weight_map": {**places, "x": "../part-0.safetensors"}}))
+    with pytest.raises(DataError, match=r"'\.\./part-0\.safetensors' is not in this folder"):
+        pretrained.read_params(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vision_cfg": {"timm_model_name": "resnet50"}}, "not read yet|timm_model_name"),
+        ({"vision_cfg": {"ls_init_value": 1e-5}}, "ls_init_value=1e-05 is not supported"),
+        ({"text_cfg": {"hf_model_name": "roberta"}}, "hf_model_name='roberta' is not supported"),
+        ({"text_cfg": {"pool_type": "first"}}, "pool_type='first' is not supported"),
+        ({"text_cfg": {"act_kwargs": {"approximate": "tanh"}}}, "different activations"),
+        ({"vision_cfg": {"width": 33}}, "no model has such sizes|not"),
+        ({"vision_cfg": {"layers": 10**12}}, "no model has such sizes"),
+        ({"text_cfg": {"vocab_size": "many"}}, "no model has such sizes"),
+    ],
+)
+def test_settings_that_clipjax_does_not_have_are_named(change, message, tmp_path):
+    model = small.model(activation="gelu")
+    formats.write(
+        tmp_path / "a",
+        to="open_clip",
+        model=model,
+        params=small.params(model),
+        tokenizer=small.tokenizer(),
+    )
+    file = tmp_path / "a" / open_clip.CONFIG
+    config = json.loads(file.read_text())
+    for part, settings in change.items():
+        config["model_cfg"][part] |= settings
+    file.write_text(json.dumps(config))
+    with pytest.raises(DataError, match=message) as caught:
+        pretrained.read_params(tmp_path / "a")
+    assert "\n" not in str(caught.value)
+
+
+def test_another_order_of_the_vocabulary_is_found_out(tmp_path):
+    model, tokenizer = small.model(), small.tokenizer()
+    formats.write(
+        tmp_path / "a",
+        to="huggingface",
+        model=model,
+        params=small.params(model),
+        tokenizer=tokenizer,
+    )
+    file = tmp_path / "a" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["cat</w>"], vocabulary["dog</w>"] = vocabulary["dog</w>"], vocabulary["cat</w>"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="its vocabulary gives 'cat</w>' the id 517"):
+        clipjax.load(tmp_path / "a")
+
+
+def test_a_tokenizer_of_another_size_is_refused(tmp_path):
+    model = small.model(text={"vocab_size": 600})
+    formats.write(
+        tmp_path / "a",
+        to="open_clip",
+        model=model,
+        params=small.params(model),
+        tokenizer=small.tokenizer(),
+    )
+    with pytest.raises(ConfigError, match=r"has 600 ids, .* makes 520; .*--tokenizer"):
+        clipjax.load(tmp_path / "a")
+
+
+def test_a_run_trained_with_other_rules_is_refused(tmp_path):
+    model, tokenizer = small.model(), small.tokenizer()
+    formats.write(
+        tmp_path / "a", to="open_clip", model=model, params=small.params(model), tokenizer=tokenizer
+    )
+    params, run = pretrained.read(tmp_path / "a")
+    assert base64.b64decode(run["tokenizer"]["clip_merges.txt"]) == tokenizer.model
+    run["tokenizer_rules"]["cleaning"] = "none"
+    pretrained.write_checkpoint(tmp_path / "b", params, run=run)
+    with pytest.raises(ConfigError, match="trained with tokenizer cleaning 'none'"):
+        clipjax.load(tmp_path / "b")
