@@ -88,6 +88,14 @@ def source(data: Config, *, image_size: int, seed: int, where: str = "data") -> 
     return made
 
 
+def source_at(path: str, *, data: Config) -> Any:
+    """`source` with another `data.path`; can be called in another process."""
+    data = data.copy_and_resolve_references()
+    with data.unlocked():
+        data.path = path
+    return source(data, image_size=0, seed=0)
+
+
 def shard_files(data: Config) -> ShardFiles:
     """Where shards and their indexes are kept on this host."""
     return ShardFiles(

@@ -30,6 +30,7 @@ NAME = flags.DEFINE_string("name", None, "As config.data.name, for tfds.")
 SPLIT = flags.DEFINE_string("split", None, "As config.data.split.")
 IMAGE_KEY = flags.DEFINE_string("image_key", None, "As config.data.image_key.")
 TEXT_KEY = flags.DEFINE_string("text_key", None, "As config.data.text_key.")
+INDEX = flags.DEFINE_string("index", None, "As config.data.index.")
 KEEP = flags.DEFINE_string("keep", None, "As config.data.keep.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder or file to write.")
 NUM_WORKERS = flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes; 0 is this one.")
@@ -107,8 +108,18 @@ def bench() -> None:
 
 def index() -> None:
     """`index`: a folder for `config.data.index`."""
-    from clipjax.curation import index
+    import functools
 
+    from clipjax import build_data
+    from clipjax.curation import index
+    from clipjax.data import sources
+    from clipjax.data.sources import shard_paths
+
+    data, _ = _settings()
+    if data.source in sources.SHARDED and NUM_WORKERS.value:
+        paths = shard_paths.expand(data.path, ending=sources.SHARDED[data.source])
+        make = functools.partial(build_data.source_at, data=data)
+        index.walk(paths, make=make, num_workers=NUM_WORKERS.value)
     source = _source()
     written = index.write(source, folder=_needed(OUTPUT))
     print(
@@ -219,12 +230,23 @@ VERBS: dict[str, Callable[[], None]] = {
 
 def _source() -> Any:
     """The data that the flags name; ConfigError if they name none."""
-    from clipjax import build_data, config
+    from clipjax import build_data
+
+    data, image_size = _settings()
+    return build_data.source(data, image_size=image_size, seed=0)
+
+
+def _settings() -> tuple[Any, int]:
+    """(settings as `config.data`, image size) that the flags name; ConfigError if they name none.
+
+    A mixture in a config file gives way to `--source`.
+    """
+    from clipjax import config
 
     settings = CONFIG.value.data if CONFIG.value is not None else config.defaults().data
     given = {
         flag.name: flag.value
-        for flag in (SOURCE, PATH, NAME, SPLIT, IMAGE_KEY, TEXT_KEY, KEEP)
+        for flag in (SOURCE, PATH, NAME, SPLIT, IMAGE_KEY, TEXT_KEY, INDEX, KEEP)
         if flag.value is not None
     }
     if CONFIG.value is None and not given:
@@ -234,7 +256,7 @@ def _source() -> Any:
         if "source" in given:
             settings.mixture = type(settings)()  # the config file's: flags name something else
     size = CONFIG.value.model.vision.image_size if CONFIG.value is not None else IMAGE_SIZE.value
-    return build_data.source(settings, image_size=size, seed=0)
+    return settings, size
 
 
 def _needed(flag: Any) -> Any:

@@ -173,6 +173,7 @@ def _train(config: Config, *, workdir: str) -> int:
         bad_records = BadRecords(
             max_fraction=config.data.max_bad_fraction,
             sources=getattr(source, "names", (source.name,)),
+            seen=start * config.batch_size // jax.process_count(),
         )
         step, exit_code, metrics = start, exits.DONE, {}
         saver = Saver(checkpoints, every_minutes=config.checkpoint.every_minutes)

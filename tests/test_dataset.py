@@ -44,7 +44,9 @@ def test_index_then_train_on_it(shards, tmp_path):
     from clipjax import build_data, config
 
     out = tmp_path / "index"
-    ended = command("index", "--source=tar", f"--path={shards}", f"--output={out}")
+    ended = command(
+        "index", "--source=tar", f"--path={shards}", f"--output={out}", "--num_workers=2"
+    )
     assert ended.returncode == 0, ended.stderr
     assert "60 records in 2 shards, 2 indexes" in ended.stdout
     data = config.records(source="tar", path=str(shards), index=str(out))

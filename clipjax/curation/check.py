@@ -14,7 +14,7 @@ import numpy as np
 
 from clipjax.curation import workers
 from clipjax.data import captions, images
-from clipjax.data.examples import BadRecord, Source, place, read
+from clipjax.data.examples import BadRecord, Source, place, read, shard_of
 
 CHUNK = 64  # records
 WORST = 10  # shards, reasons and duplicates named
@@ -27,6 +27,7 @@ class Findings:
 
     seen: int = 0
     reasons: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    keys: dict[str, None] = dataclasses.field(default_factory=dict)  # names of fields
     bad: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # key, reason
     bad_by_shard: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     formats: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -44,6 +45,7 @@ class Findings:
         """Count the other's records too; they come after these."""
         self.seen += other.seen
         self.cleaned += other.cleaned
+        self.keys.update(other.keys)
         for name in ("reasons", "bad_by_shard", "formats", "captions_each"):
             getattr(self, name).update(getattr(other, name))
         for name in ("sides", "image_bytes", "characters", "same_images"):
@@ -83,10 +85,12 @@ def check(
 def inspect(indices: Sequence[int], *, source: Source) -> Findings:
     """Findings on these records; a pure function of them."""
     found = Findings()
-    for index in indices:
+    for number, index in enumerate(indices):
         found.seen += 1
         try:
             record = read(source, index)
+            if number == 0 and hasattr(source, "fields"):  # of one in CHUNK: they are much alike
+                found.keys.update(dict.fromkeys(source.fields(index)))
             size, file_format = images.probe(record["image"])
             texts = captions.usable(record["text"])
             if not texts:
@@ -111,11 +115,6 @@ def inspect(indices: Sequence[int], *, source: Source) -> Findings:
     return found
 
 
-def shard_of(key: str) -> str:
-    """The part of a key that names its shard."""
-    return key.rsplit("/", 1)[0] if "/" in key else ""
-
-
 def digest_of(data: bytes) -> bytes:
     """64 bits that tell contents apart."""
     return hashlib.blake2b(data, digest_size=8).digest()
@@ -133,6 +132,7 @@ def summary(found: Findings, *, source: Any) -> dict[str, Any]:
         "broken by reason": dict(found.reasons.most_common()),
         "broken by shard": dict(found.bad_by_shard.most_common(WORST)),
         "broken, first": found.bad[:WORST],
+        "keys seen": list(found.keys),
         "formats": dict(found.formats.most_common()),
         "shorter side": quantiles(sides.min(axis=1)),
         "longer side": quantiles(sides.max(axis=1)),
@@ -158,6 +158,8 @@ def describe(summed: dict[str, Any]) -> str:
     for name, value in summed.items():
         if isinstance(value, dict):
             value = ", ".join(f"{k}: {v:,}" for k, v in value.items()) or "none"
+        elif name == "keys seen":
+            value = ", ".join(map(ascii, value)) or "none"
         elif isinstance(value, list):
             value = "; ".join(f"{key} ({reason})" for key, reason in value) or "none"
         lines.append(f"{name:30} {value:,}" if isinstance(value, int) else f"{name:30} {value}")

@@ -5,11 +5,44 @@ none of them at its start.
 """
 
 import contextlib
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from clipjax.common.exits import ConfigError
+from clipjax.common.exits import ConfigError, DataError
+from clipjax.curation import workers
 from clipjax.data.sources import shard_survey
 from clipjax.data.sources.shard_files import shared_index
+
+CHUNK = 8  # shards
+
+
+def walk(
+    paths: Sequence[str], *, make: Callable[[str], Any], num_workers: int, show: bool = True
+) -> None:
+    """Make the indexes of these shards in processes, and keep them where the source finds them.
+
+    Args:
+      paths: of the shards.
+      make: opens some of them, joined by "::", as a source, and so indexes them. Can be pickled.
+      num_workers: processes.
+      show: whether there is a progress bar.
+    """
+    chunks = [paths[first : first + CHUNK] for first in range(0, len(paths), CHUNK)]
+    for _ in workers.results(
+        functools.partial(_walk_some, make=make),
+        chunks,
+        num_workers=num_workers,
+        unit="shard",
+        sizes=[len(chunk) for chunk in chunks],
+        show=show,
+    ):
+        pass
+
+
+def _walk_some(paths: Sequence[str], *, make: Callable[[str], Any]) -> None:
+    with contextlib.suppress(DataError):  # told when all of them are opened together
+        make("::".join(paths))
 
 
 def write(source: Any, *, folder: str) -> int:

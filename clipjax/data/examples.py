@@ -170,6 +170,11 @@ def place(source: Source, index: int) -> str:
     return key(index) if key else f"index {index}"
 
 
+def shard_of(key: str) -> str:
+    """The part of a record's key that names its shard; "" where there are none."""
+    return key.rsplit("/", 1)[0] if "/" in key else ""
+
+
 def generator(seed: int, *, position: int, attempt: int = 0) -> np.random.Generator:
     """The random numbers of one position: counter-based, so no other position can shift them."""
     return np.random.Generator(

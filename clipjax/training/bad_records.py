@@ -1,16 +1,22 @@
 """Counting records that could not be used, and stopping when there are too many."""
 
+import collections
 import logging
 import re
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from clipjax.common.exits import DataError
+from clipjax.data.examples import shard_of
 
 AT_LEAST = 20  # bad records before the fraction means anything
-TOLD = 10  # bad records named one by one
+MEMORY = (
+    1_000_000  # records that the fraction is over, about: a shard that goes bad on day five counts
+)
+TOLD, TELL_SECONDS = 10, 60.0  # bad records named one by one; then one in so many seconds
 REASONS = (  # as `clipjax.data` words them
     *("too many pixels", "too small", "extreme aspect ratio", "not a JPEG, PNG or WebP image"),
     *("damaged image", "empty caption", "unreadable record"),
@@ -20,18 +26,23 @@ log = logging.getLogger(__name__)
 
 
 class BadRecords:
-    """Counts since the start of the process.
+    """Counts over about the last MEMORY records that this process read.
 
     Args:
       max_fraction: of the records read; above it training stops.
       sources: names, counted apart where there are several.
+      seen: records that the run had come through before this start. They count as sound, so that
+        a restart in the middle of a bad shard judges no harder than the straight run.
     """
 
-    def __init__(self, *, max_fraction: float, sources: Sequence[str] = ()) -> None:
+    def __init__(self, *, max_fraction: float, sources: Sequence[str] = (), seen: int = 0) -> None:
         self.sources = tuple(sources) if len(sources) > 1 else ()
         self.max_fraction = max_fraction
-        self.seen = 0
+        self.seen = min(seen, MEMORY)
         self.bad = 0
+        self.by_shard: collections.Counter[str] = collections.Counter()
+        self.named = self.unnamed = 0
+        self.told = time.monotonic()
 
     def count(self, info: dict[str, Any]) -> dict[str, int]:
         """Count a batch's rows; returns this batch's {"bad": …, "truncated": …, "cleaned": …}.
@@ -39,25 +50,47 @@ class BadRecords:
         Bad ones are also counted by reason and by source, "bad/too_small" and "bad/SOURCE".
 
         Raises:
-          DataError: too large a part of the records read could not be used; names the last.
+          DataError: too large a part of the records read could not be used; names the shard that
+            most of them are in.
         """
         wrong = np.flatnonzero(info["bad"] != "")
         self.seen += len(info["bad"])
-        for row in wrong[: max(TOLD - self.bad, 0)]:
-            log.warning("record %s replaced: %s", info["bad_key"][row], info["bad"][row])
+        for row in wrong:
+            self._tell(info["bad_key"][row], info["bad"][row])
         self.bad += len(wrong)
-        if self.bad >= AT_LEAST and self.bad > self.max_fraction * self.seen:
+        self.by_shard.update(_place(info["source"][row], info["bad_key"][row]) for row in wrong)
+        if self.seen > 2 * MEMORY:
+            self.seen, self.bad = self.seen // 2, self.bad // 2
+            self.by_shard = collections.Counter(
+                {k: n // 2 for k, n in self.by_shard.items() if n > 1}
+            )
+        if len(wrong) and self.bad >= AT_LEAST and self.bad > self.max_fraction * self.seen:
             row = wrong[-1]
+            (shard, most), *_ = self.by_shard.most_common(1)
             raise DataError(
                 f"data: {self.bad:,} of {self.seen:,} records could not be used, more than"
-                f" config.data.max_bad_fraction={self.max_fraction}; the last was"
-                f" {info['bad_key'][row]} of {info['source'][row]} ({info['bad'][row]})"
+                f" config.data.max_bad_fraction={self.max_fraction}; {most:,} of them are in"
+                f" {shard}; the last was {info['bad_key'][row]} ({info['bad'][row]})"
             )
         captions = {name: int(np.sum(info[name])) for name in ("truncated", "cleaned")}
         reasons, sources = info["bad"][wrong], info["source"][wrong]
         by_reason = {f"bad/{_slug(r)}": int(np.sum(reasons == r)) for r in REASONS}
         by_source = {f"bad/{name}": int(np.sum(sources == name)) for name in self.sources}
         return {"bad": len(wrong), **captions, **by_reason, **by_source}
+
+    def _tell(self, key: str, reason: str) -> None:
+        if self.named >= TOLD and time.monotonic() - self.told < TELL_SECONDS:
+            self.unnamed += 1
+            return
+        more = f" ({self.unnamed:,} more since the last one named)" if self.unnamed else ""
+        log.warning("record %s replaced: %s%s", key, reason, more)
+        self.named, self.unnamed, self.told = self.named + 1, 0, time.monotonic()
+
+
+def _place(source: str, key: str) -> str:
+    """Source and shard of a record, "web: 00012.tar"."""
+    shard = shard_of(key.removeprefix(f"{source}: "))
+    return f"{source}: {shard}" if shard else source
 
 
 def _slug(reason: str) -> str:

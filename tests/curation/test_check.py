@@ -37,7 +37,7 @@ def test_findings(tmp_path):
     assert summed["images seen before"] == 1 and found.same_images == [(7, 40)]
     assert summed["captions that lose characters"] == 1
     assert summed["shorter side"]["median"] == 20 and summed["longer side"]["most"] == 24
-    assert summed["formats"] == {"JPEG": 58}
+    assert summed["formats"] == {"JPEG": 58} and summed["keys seen"] == ["jpg", "json", "txt"]
     assert "broken by shard                1.tar: 2" in check.describe(summed)
     assert check.sheet(source, indices, count=6).size[0] > 300
 

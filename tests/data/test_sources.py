@@ -1,5 +1,6 @@
 """The registry of sources."""
 
+import importlib
 import sys
 
 import pytest
@@ -23,3 +24,10 @@ def test_an_unknown_name_gets_the_closest():
 def test_naming_a_source_does_not_import_tensorflow_datasets_code():
     sources.get("tfds")
     assert "tensorflow" not in sys.modules
+
+
+def test_endings_are_those_of_the_formats():
+    for name, ending in sources.SHARDED.items():
+        module = importlib.import_module(sources.SOURCES[name].split(":")[0])
+        (form,) = {f for f in vars(module).values() if getattr(f, "ending", None)}
+        assert form.ending == ending

@@ -12,10 +12,10 @@ from clipjax.data import captions, examples, images
 from clipjax.training import bad_records
 
 
-def info(*bad, sources=None):
+def info(*bad, sources=None, keys=None):
     rows = len(bad)
     names = ("bad", "bad_key", "source")
-    values = (bad, [f"a.tar/{i}" for i in range(rows)], sources or ["web"] * rows)
+    values = (bad, keys or [f"a.tar/{i}" for i in range(rows)], sources or ["web"] * rows)
     found = {name: np.array(value) for name, value in zip(names, values, strict=True)}
     return found | dict.fromkeys(("truncated", "cleaned"), np.zeros(rows, bool))
 
@@ -50,6 +50,37 @@ def test_counts_by_reason_and_source():
 
 def test_too_many_end_the_run_and_name_the_last():
     counter = bad_records.BadRecords(max_fraction=0.1)
-    with pytest.raises(DataError, match=r"20 of 20 records .* a.tar/0 of web \(too small\)"):
+    for _ in range(9):
+        counter.count(info("", "too small", keys=("", "b.tar/7")))
+    with pytest.raises(DataError, match=r"20 of 29 .* 11 of them are in web: a.tar; the last was"):
         for _ in itertools.repeat(None, 100):
             counter.count(info("too small"))
+
+
+def test_what_the_run_has_come_through_counts_as_sound():
+    """Each start would else judge by its own few records: a restart could end a sound run."""
+    counter = bad_records.BadRecords(max_fraction=0.1, seen=1000)
+    for _ in range(100):
+        counter.count(info("too small"))
+    with pytest.raises(DataError, match="of 1,1"):
+        for _ in range(100):
+            counter.count(info("too small"))
+
+
+def test_a_shard_that_goes_bad_late_is_noticed(monkeypatch):
+    monkeypatch.setattr(bad_records, "MEMORY", 1000)
+    counter = bad_records.BadRecords(max_fraction=0.1)
+    for _ in range(1000):
+        counter.count(info(*[""] * 100))
+    with pytest.raises(DataError, match=r"in web: a.tar"):
+        for _ in range(3):
+            counter.count(info(*["too small"] * 100))
+
+
+def test_the_log_names_some_and_counts_the_others(monkeypatch, caplog):
+    counter = bad_records.BadRecords(max_fraction=1.0)
+    counter.count(info(*["too small"] * 50))
+    assert caplog.text.count("replaced") == bad_records.TOLD
+    monkeypatch.setattr(bad_records, "TELL_SECONDS", 0.0)
+    counter.count(info("damaged image"))
+    assert "a.tar/0 replaced: damaged image (40 more since the last one named)" in caplog.text

@@ -26,7 +26,12 @@ SOURCES = {
     "tfrecord": "clipjax.data.sources.tfrecord:open_tfrecords",
 }
 OWN = ("digits", "objects", "objects_noto", "scenes")  # need no path: packages hold the data
-SHARDED = ("parquet", "table", "tar", "tfrecord")  # `sources.sharded`, from `path`
+SHARDED = {  # `sources.sharded`, from `path`; what a folder's shards end with
+    "parquet": ".parquet",
+    "table": ".csv",
+    "tar": ".tar",
+    "tfrecord": ".tfrecord",
+}
 names = tuple(SOURCES)
 
 

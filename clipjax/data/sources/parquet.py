@@ -112,6 +112,9 @@ class ParquetFormat:
         texts = {name: as_texts(value) for name, value in found.items()}
         return texts if len(texts) > 1 else next(iter(texts.values()))
 
+    def fields(self, file: "OpenParquet", table: ParquetTable, row: int, /) -> Sequence[str]:
+        return table.columns
+
     def no_pairs(self, name: str, *, samples: int, seen: Sequence[str]) -> DataError:
         return self.names.no_pairs(name, samples=samples, seen=seen)
 

@@ -50,6 +50,10 @@ class Format(Protocol):
         """
         ...
 
+    def fields(self, file: Any, table: Any, row: int, /) -> Sequence[str]:
+        """Names of what a record holds, used or not; ValueError or OSError."""
+        ...
+
     def no_pairs(self, name: str, *, samples: int, seen: Sequence[str]) -> DataError:
         """The error where no sample has both image and text."""
         ...

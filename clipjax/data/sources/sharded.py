@@ -110,6 +110,10 @@ class ShardedSource:
         except ValueError as error:
             raise ValueError(f"{self.key(index)}: {error}") from None
 
+    def fields(self, index: int) -> Sequence[str]:
+        """Names of the members, features or columns of one record; raises as `[index]` does."""
+        return self.form.fields(*self.locate(index))
+
     def key(self, index: int) -> str:
         """Shard and sample of one record, without reading it."""
         shard, row = self.place(index)

@@ -127,6 +127,9 @@ class TableFormat:
         texts = {name: as_texts(values[name]) for name in self.names.texts_in(values)}
         return texts if len(texts) > 1 else next(iter(texts.values()), "")
 
+    def fields(self, file: OpenTable, table: RowTable, row: int, /) -> Sequence[str]:
+        return list(read_row(file, table, row))
+
     def no_pairs(self, name: str, *, samples: int, seen: Sequence[str]) -> DataError:
         return self.names.no_pairs(name, samples=samples, seen=seen)
 

@@ -83,6 +83,9 @@ class TarFormat:
                 found[name] = read[extension].decode("utf-8", errors="surrogateescape")
         return found if len(found) > 1 else next(iter(found.values()))
 
+    def fields(self, file: OpenTar, table: Table, row: int, /) -> Sequence[str]:
+        return table.seen
+
     def no_pairs(self, name: str, *, samples: int, seen: Sequence[str]) -> DataError:
         return self.members.no_pairs(name, samples=samples, seen=list(seen))
 

@@ -97,6 +97,9 @@ class TfrecordFormat:
             texts[name] = values[0] if len(values) == 1 else values
         return texts if len(texts) > 1 else next(iter(texts.values()), "")
 
+    def fields(self, file: OpenTar, table: RecordTable, row: int, /) -> Sequence[str]:
+        return list(read(file, table, row))
+
     def no_pairs(self, name: str, *, samples: int, seen: Sequence[str]) -> DataError:
         return self.names.no_pairs(name, samples=samples, seen=seen)
 

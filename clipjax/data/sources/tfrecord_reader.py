@@ -5,11 +5,10 @@ checksums are CRC32C, rotated and shifted (tensorflow/core/lib/io/record_writer.
 `sources.tfrecord` and, for TFDS data sets prepared as TFRecord, by `sources.tfds_records`.
 """
 
-import functools
 import struct
 from array import array
-from collections.abc import Callable
 
+import google_crc32c
 import numpy as np
 
 from clipjax.common.exits import DataError
@@ -20,7 +19,6 @@ FRAME = HEADER.size + 4  # bytes of a record beside its payload
 MAX_RECORD = 256 << 20
 READ_AHEAD = 1 << 16
 MASK_DELTA = 0xA282EAD8
-POLYNOMIAL = 0x82F63B78  # of CRC32C, reflected
 
 
 def offsets(file: OpenTar) -> tuple[np.ndarray, np.ndarray]:
@@ -59,49 +57,19 @@ def offsets(file: OpenTar) -> tuple[np.ndarray, np.ndarray]:
 
 
 def payload(file: OpenTar, offset: int, size: int) -> bytes:
-    """One record's payload; ValueError if it is cut short or its checksum is wrong.
-
-    The checksum is compared where package google-crc32c is installed (extra `gcs`): in pure
-    Python it would take longer than decoding the image.
-    """
+    """One record's payload; ValueError if it is cut short or its checksum is wrong."""
     data = file.read(size + 4, offset=offset)
     if len(data) < size + 4:
         raise ValueError("the file ends within this record")
-    check = fast_crc()
-    if check is not None:
-        crc = check(data[:size])
-        if mask(crc) != int.from_bytes(data[size:], "little"):
-            raise ValueError("wrong checksum")
+    if masked_crc(data[:size]) != int.from_bytes(data[size:], "little"):
+        raise ValueError("wrong checksum")
     return data[:size]
 
 
 def masked_crc(data: bytes) -> int:
-    """The stored form of the CRC32C of a few bytes."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = (crc >> 8) ^ crc_table()[(crc ^ byte) & 0xFF]
-    return mask(crc ^ 0xFFFFFFFF)
+    """The stored form of the CRC32C of some bytes."""
+    return mask(google_crc32c.value(data))
 
 
 def mask(crc: int) -> int:
     return (((crc >> 15) | (crc << 17)) + MASK_DELTA) & 0xFFFFFFFF
-
-
-@functools.cache
-def crc_table() -> tuple[int, ...]:
-    table = []
-    for byte in range(256):
-        for _ in range(8):
-            byte = (byte >> 1) ^ (POLYNOMIAL if byte & 1 else 0)
-        table.append(byte)
-    return tuple(table)
-
-
-@functools.cache
-def fast_crc() -> Callable[[bytes], int] | None:
-    """CRC32C in C, or None."""
-    try:
-        import google_crc32c  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        return None
-    return google_crc32c.value
