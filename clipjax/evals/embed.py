@@ -61,6 +61,7 @@ class Embedder:
 
         whole = sharding.replicated(mesh)  # so that every process can read every row
         self._image = jax.jit(partial(encode, method="encode_image"), out_shardings=whole)
+        self._features = jax.jit(partial(encode, method="image_features"), out_shardings=whole)
         self._text = jax.jit(partial(encode, method="encode_text"), out_shardings=whole)
 
     def images(self, params: Any, source: Any, *, image_size: int, poll: Poll) -> np.ndarray:
@@ -73,18 +74,29 @@ class Embedder:
         load = partial(eval_batches.load_eval_image, source=source, size=image_size)
         return self.pixels(params, load, length=len(source), poll=poll)
 
+    def features(self, params: Any, source: Any, *, image_size: int, poll: Poll) -> np.ndarray:
+        """As `images`, but before the projection and not normalised, float32 [N, D]."""
+        load = partial(eval_batches.load_eval_image, source=source, size=image_size)
+        batches = self._pixel_batches(load, length=len(source))
+        return self._embed(partial(self._features, params), batches, key="image", poll=poll)
+
     def pixels(
         self, params: Any, load: Callable[[int], dict[str, np.ndarray]], *, length: int, poll: Poll
     ) -> np.ndarray:
         """As `images`, of load(0) … load(length - 1): {"image": uint8 [S, S, 3]}, in threads."""
-        batches = eval_batches.padded_batches(
+        batches = self._pixel_batches(load, length=length)
+        return self._embed(partial(self._image, params), batches, key="image", poll=poll)
+
+    def _pixel_batches(
+        self, load: Callable[[int], dict[str, np.ndarray]], *, length: int
+    ) -> Iterator[dict[str, np.ndarray]]:
+        return eval_batches.padded_batches(
             load,
             length=length,
             batch_size=self.batch_size,
             rows=sharding.local_rows(self.batch_size, mesh=self.mesh),
             num_threads=THREADS,
         )
-        return self._embed(partial(self._image, params), batches, key="image", poll=poll)
 
     def texts(self, params: Any, texts: Sequence[str], *, tokenizer: Any, poll: Poll) -> np.ndarray:
         """Text embeddings, float32 [N, E], in order, on every process; Preempted as `images`."""

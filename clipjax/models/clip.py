@@ -73,8 +73,15 @@ class CLIP(nn.Module):
 
     def encode_image(self, image: jax.Array) -> jax.Array:
         """uint8 [B, H, W, 3] → float32 [B, E], L2-normalised."""
-        pixels = normalize_pixels(image, mean=self.config.image_mean, std=self.config.image_std)
-        return l2_normalize(self.vision(pixels))
+        return l2_normalize(self.vision(self._pixels(image)))
+
+    def image_features(self, image: jax.Array) -> jax.Array:
+        """uint8 [B, H, W, 3] → float32 [B, D], before the projection: what probes are trained on
+        (paper, appendix A.3). Of a tower without a projection, what it gives."""
+        return self.vision(self._pixels(image), project=False)
+
+    def _pixels(self, image: jax.Array) -> jax.Array:
+        return normalize_pixels(image, mean=self.config.image_mean, std=self.config.image_std)
 
     def encode_text(self, text: jax.Array) -> jax.Array:
         """Token ids int32 [B, T], T = context length → float32 [B, E], L2-normalised."""

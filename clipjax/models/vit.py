@@ -108,7 +108,8 @@ class VisionTransformer(nn.Module):
     place: Place | None = None
 
     @nn.compact
-    def __call__(self, image: jax.Array) -> jax.Array:
+    def __call__(self, image: jax.Array, *, project: bool = True) -> jax.Array:
+        """`project=False`: float32 [B, D], what the projection would be applied to."""
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         normal = nn.initializers.normal(self.width**-0.5)
         heads = self.width // self.head_width
@@ -147,6 +148,6 @@ class VisionTransformer(nn.Module):
             x = MapPool(heads, name="pool", **mlp, **dtypes)(x)
         elif self.pooling == "mean":
             x = jnp.mean(x, axis=1, dtype=jnp.float32)
-        if not self.projection:
-            return x.astype(jnp.float32)  # [B, E]
+        if not (self.projection and project):
+            return x.astype(jnp.float32)  # [B, D]
         return Linear(self.embed_dim, normal, name="projection", **dtypes)(x)  # [B, E]

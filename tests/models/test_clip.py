@@ -65,6 +65,18 @@ def test_outputs_are_normalised_float32(params, batch):
     np.testing.assert_allclose(out["logit_scale"], np.exp(params["logit_scale"]), rtol=1e-6)
 
 
+def test_features_are_what_the_projection_is_applied_to(params, batch):
+    variables = {"params": params}
+    features, embed = (
+        jax.jit(lambda image, m=method: tiny().apply(variables, image, method=m))(batch[0])
+        for method in ("image_features", "encode_image")
+    )
+    assert features.shape == (4, 16) and features.dtype == jnp.float32
+    projected = features @ params["vision"]["projection"]["kernel"]
+    projected /= np.linalg.norm(projected, axis=1, keepdims=True)
+    np.testing.assert_allclose(projected, embed, atol=1e-5)
+
+
 def test_encoders_are_methods(params, batch):
     @jax.jit
     def encode(params, images, texts):
