@@ -60,7 +60,7 @@ def source(data: Config, *, image_size: int, seed: int, where: str = "data") -> 
         made = make(split=data.split, image_size=image_size, seed=seed)
     elif data.source in ("objects", "objects_noto"):
         made = make(image_size=image_size, seed=seed)
-    elif data.source == "digits":
+    elif data.source in ("digits", "mnist_5k"):
         made = make(split=data.split)
     elif data.source == "folder":
         made = make(data.path)

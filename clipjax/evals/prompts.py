@@ -180,4 +180,9 @@ def _digits() -> Table:
 
 
 TABLES = {"objects": _objects, "digits": _digits}  # made on demand: their data need packages
-TABLE_OF_SOURCE = {"objects": "objects", "objects_noto": "objects", "digits": "digits"}
+TABLE_OF_SOURCE = {
+    "objects": "objects",
+    "objects_noto": "objects",
+    "digits": "digits",
+    "mnist_5k": "digits",
+}

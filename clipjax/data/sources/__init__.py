@@ -15,6 +15,7 @@ from clipjax.common import registry
 
 SOURCES = {
     "digits": "clipjax.data.sources.digits:Digits",
+    "mnist_5k": "clipjax.data.sources.mnist:Mnist5k",
     "folder": "clipjax.data.sources.folder:Folder",
     "objects": "clipjax.data.sources.scenes:Objects",
     "objects_noto": "clipjax.data.sources.noto:NotoObjects",
@@ -25,7 +26,8 @@ SOURCES = {
     "tfds": "clipjax.data.sources.tfds:TfdsSource",
     "tfrecord": "clipjax.data.sources.tfrecord:open_tfrecords",
 }
-OWN = ("digits", "objects", "objects_noto", "scenes")  # need no path: packages hold the data
+# Need no path: packages hold the data.
+OWN = ("digits", "mnist_5k", "objects", "objects_noto", "scenes")
 SHARDED = {  # `sources.sharded`, from `path`; what a folder's shards end with
     "parquet": ".parquet",
     "table": ".csv",
