@@ -1,6 +1,8 @@
 """Evaluate a checkpoint: `python -m clipjax.evaluate --workdir=DIR [--step=N]`.
 
-Runs all evaluators of the run on it, or asks it something:
+Runs all evaluators of the run on it, or a suite of evaluation sets, or asks it something:
+  --suite=paper27 --data=DIR               on a checkpoint, or with --weights=PATH on any weights
+  --suite=FILE.py --watch                  on each checkpoint as a running job saves it
   --query="a fox to the left of a pizza"   the best images, on a sheet; repeatable
   --query=... --images=FOLDER              among images of your own
   --image=FILE --labels="a dog, a cat"     which label fits
@@ -10,8 +12,6 @@ any one machine.
 
 import json
 import os
-import re
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -20,8 +20,7 @@ from absl import flags
 
 from clipjax.common import cli, exits
 from clipjax.common.exits import ConfigError
-
-BEST = 5  # images shown for a query
+from clipjax.config import defaults
 
 
 def run(
@@ -33,23 +32,35 @@ def run(
     image: str = "",
     labels: Sequence[str] = (),
     templates: Sequence[str] = (),
+    weights: str = "",
+    suite: str = "",
+    watch: bool = False,
+    output: str = "results",
+    **options: Any,
 ) -> int:
     """Do what the flags of the same names ask; returns the exit code.
+
+    `options` are those of a suite: data, prompts, only, force, compare (`runner.run_suite`).
 
     Raises:
       CleanExit: with the exit code for what was wrong.
     """
+    if suite or weights or watch:
+        _check_suite(workdir, weights=weights, suite=suite, watch=watch, step=step)
+        return run_suite(
+            workdir, weights=weights, suite=suite, step=step, watch=watch, output=output, **options
+        )
     _check(workdir, queries=queries, images=images, image=image, labels=labels)
-    from clipjax import api  # jax and its friends load here, after the cheap checks
+    from clipjax import api, evaluate_queries  # jax loads here, after the cheap checks
     from clipjax.parallel import compilation_cache, distributed
 
     distributed.initialize(alone=False)
     model = api.load(workdir, step=step)
     compilation_cache.enable(model.config.compilation_cache)
     if queries:
-        show_best(model, queries, images=images, workdir=workdir)
+        evaluate_queries.show_best(model, queries, images=images, workdir=workdir)
     elif image:
-        show_labels(model, image, labels=labels, templates=templates)
+        evaluate_queries.show_labels(model, image, labels=labels, templates=templates)
     else:
         run_evaluators(model, workdir=workdir)
     return exits.DONE
@@ -76,12 +87,56 @@ def _check(
         raise ConfigError('--query="": is empty; write what the image should show')
 
 
+def _check_suite(workdir: str, *, weights: str, suite: str, watch: bool, step: int | None) -> None:
+    if not suite:
+        from clipjax.evals import suites
+
+        flag = f"--weights={weights}" if weights else "--watch"
+        known = ", ".join(suites.SUITES)
+        raise ConfigError(f"{flag}: add what to run, --suite=NAME ({known}) or --suite=FILE.py")
+    if bool(weights) == bool(workdir):
+        raise ConfigError("--suite: name what to evaluate, either --weights=PATH or --workdir=RUN")
+    if watch and (weights or step is not None):
+        raise ConfigError("--watch: follows the run in --workdir, without --weights and --step")
+    if workdir and not watch and "://" not in workdir and not os.path.isdir(workdir):
+        raise ConfigError(f"--workdir={workdir}: no such folder (looked from {os.getcwd()})")
+
+
+def run_suite(
+    workdir: str,
+    *,
+    weights: str,
+    suite: str,
+    step: int | None,
+    watch: bool,
+    output: str,
+    **options: Any,
+) -> int:
+    """The suite that is named, on what is named; returns the exit code."""
+    from clipjax.evals import suites
+
+    chosen = suites.find(suite)
+    from clipjax import evaluate_suite  # jax loads here
+    from clipjax.parallel import compilation_cache, distributed
+
+    distributed.initialize(alone=False)
+    compilation_cache.enable(defaults().compilation_cache)
+    if weights:
+        evaluate_suite.on_weights(weights, chosen, output=output, **options)
+    elif watch:
+        evaluate_suite.watch(workdir, chosen, **options)
+    else:
+        evaluate_suite.on_run(workdir, chosen, step=step, **options)
+    return exits.DONE
+
+
 def run_evaluators(model: Any, *, workdir: str) -> dict[str, Any]:
     """Run all, print the table, write WORKDIR/evaluations/step_N.json; returns what it holds."""
     import jax
 
     import clipjax
     from clipjax import build_data
+    from clipjax.evaluate_queries import output_file
     from clipjax.parallel import distributed
     from clipjax.pictures import table
 
@@ -123,104 +178,10 @@ def run_evaluators(model: Any, *, workdir: str) -> dict[str, Any]:
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     if lead:
-        file = _output(workdir, f"step_{model.step}.json")
+        file = output_file(workdir, f"step_{model.step}.json")
         file.write_text(json.dumps(result, indent=2) + "\n")
         print(f"\n{table.text(rows)}\n\n{file}", flush=True)
     return result
-
-
-def show_best(model: Any, queries: Sequence[str], *, images: str, workdir: str) -> Any:
-    """Write the sheet of the best images for each query and print them; returns its path."""
-    import numpy as np
-
-    from clipjax.data.sources.folder import Folder
-    from clipjax.parallel import distributed
-    from clipjax.pictures import canvas, contact_sheet
-
-    source = Folder(images) if images else _evaluation_images(model.config)
-    embeds = model.embedder(len(source)).images(
-        model.params, source, image_size=model.image_size, poll=lambda: False
-    )
-    order, scores = contact_sheet.best(model.encode_text(queries), embeds, count=BEST)
-    if not distributed.is_lead():
-        return None
-    cut = [q for q, long in zip(queries, model.tokenizer.encode(queries)[1], strict=True) if long]
-    records = [[source[int(i)] for i in row] for row in order]
-    names = [
-        [record["key"] if images else _one(record["text"]) for record in row] for row in records
-    ]
-    title = f"{os.path.basename(workdir.rstrip('/'))}, step {model.step:,}"
-    subtitle = f"the best of {len(source):,} images of {images or source.name}"
-    whole = getattr(source, "source", source)  # one cut to its first records says whose
-    attribution = getattr(sys.modules[type(whole).__module__], "ATTRIBUTION", "")
-    sheet = contact_sheet.draw(
-        queries,
-        images=[[_thumbnail(record["image"]) for record in row] for row in records],
-        scores=scores,
-        names=names if images else None,
-        title=title,
-        subtitle=subtitle,
-        attribution=attribution,
-    )
-    words = "_".join(re.findall(r"[a-z0-9]+", queries[0].lower()))[:60] or "query"
-    more = f"_and_{len(queries) - 1}_more" if len(queries) > 1 else ""
-    file = _output(workdir, f"step_{model.step}_{words}{more}.png")
-    file.write_bytes(canvas.png(sheet, title=title, description=subtitle, attribution=attribution))
-    for q, query in enumerate(queries):
-        print(f'"{query}" among {len(source):,} images')
-        for k, name in enumerate(names[q]):
-            print(f"  {k + 1}  {scores[q][k]:6.3f}  {name}")
-    for query in cut:
-        print(f'note: "{query}" is longer than the model reads; its end was cut off')
-    if not np.isfinite(scores).all():
-        print("note: scores are not finite: this checkpoint is damaged or its training diverged")
-    print(file, flush=True)
-    return file
-
-
-def show_labels(
-    model: Any, image: str, *, labels: Sequence[str], templates: Sequence[str]
-) -> list[tuple[str, float]]:
-    """Print the labels with their probabilities, best first; returns them."""
-    from clipjax.evals import prompts
-    from clipjax.parallel import distributed
-
-    templates = tuple(templates) or _templates(model.config) or prompts.GENERIC
-    try:
-        probabilities = model.zero_shot([image], labels, templates=templates)[0]
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"--image={error}") from None
-    ranked = sorted(zip(labels, map(float, probabilities), strict=True), key=lambda pair: -pair[1])
-    if distributed.is_lead():
-        told = f'"{templates[0]}"' + (f" and {len(templates) - 1} more" if templates[1:] else "")
-        print(f"{image}, step {model.step:,}, prompts {told}")
-        width = max(map(len, labels))
-        for label, probability in ranked:
-            print(f"  {label.ljust(width)}  {probability:7.1%}")
-        print("probabilities are among these labels only: one gets the most, fitting or not")
-    return ranked
-
-
-def _templates(config: Any) -> tuple[str, ...]:
-    """Of the run's first zero-shot evaluator: its prompts are what the model can read."""
-    from clipjax.evals import prompts
-
-    for settings in config.evals.values():
-        if settings.kind == "zero_shot":
-            source = settings.source or config.data.source
-            table = prompts.TABLES.get(settings.classes or prompts.TABLE_OF_SOURCE.get(source, ""))
-            return tuple(settings.templates) or (table().templates if table else ())
-    return ()
-
-
-def _evaluation_images(config: Any) -> Any:
-    """The data of the first evaluator, retrieval before others."""
-    from clipjax import build_data
-
-    names = sorted(config.evals, key=lambda name: config.evals[name].kind != "retrieval")
-    if not names:
-        raise ConfigError("the run has no evaluation images; add --images=FOLDER")
-    return build_data.evaluation_source(config, names[0])
 
 
 def _fit_batches(config: Any, *, mesh: Any) -> None:
@@ -233,38 +194,17 @@ def _fit_batches(config: Any, *, mesh: Any) -> None:
         settings.batch_size += -settings.batch_size % shards
 
 
-def _thumbnail(data: bytes) -> Any:
-    """uint8 [H, W, 3], at most 256 pixels."""
-    import io
-
-    import numpy as np
-    from PIL import Image
-
-    picture = Image.open(io.BytesIO(data)).convert("RGB")
-    picture.thumbnail((256, 256))
-    return np.asarray(picture)
-
-
-def _one(text: str | Sequence[str]) -> str:
-    return text if isinstance(text, str) else text[0]
-
-
-def _output(workdir: str, name: str) -> Any:
-    """WORKDIR/evaluations/NAME, the folder made; WORKDIR may also be one step's folder."""
-    from etils import epath
-
-    folder = epath.Path(workdir)
-    if folder.name.isdigit() and folder.parent.name == "checkpoints":
-        folder = folder.parent
-    if folder.name == "checkpoints":
-        folder = folder.parent
-    folder = folder / "evaluations"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / name
-
-
 def _define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The run's folder, local or gs://.")
+    flags.DEFINE_string("weights", "", "Weights of any format that clipjax.load reads.")
+    flags.DEFINE_string("suite", "", "Suite of evaluation sets: a name, or a Python file.")
+    flags.DEFINE_string("data", "", "Folder of the suite's data sets, local or gs://.")
+    flags.DEFINE_string("output", "results", "Folder of results, with --weights.")
+    flags.DEFINE_string("prompts", "", "Folder of your own prompts, SET.json or SET/ for each set.")
+    flags.DEFINE_list("protocols", [], "Run these in place of the suite's.")
+    flags.DEFINE_string("compare", "", "Released model whose published numbers stand beside.")
+    flags.DEFINE_boolean("force", False, "Measure again what is measured.")
+    flags.DEFINE_boolean("watch", False, "Follow a running job: each checkpoint as it comes.")
     flags.DEFINE_integer("step", None, "Which checkpoint; default the newest.")
     flags.DEFINE_multi_string("query", [], "Find the best images for these words; repeatable.")
     flags.DEFINE_string("images", "", "Folder of your own images for --query.")
@@ -286,6 +226,15 @@ def main() -> int:
         image=given.image,
         labels=[label.strip() for label in given.labels.split(",") if label.strip()],
         templates=given.template,
+        weights=given.weights,
+        suite=given.suite,
+        watch=given.watch,
+        output=given.output,
+        data=given.data,
+        prompts=given.prompts,
+        only=given.protocols,
+        compare=given.compare,
+        force=given.force,
     )
 
 

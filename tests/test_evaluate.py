@@ -13,7 +13,7 @@ import tiny
 from PIL import Image
 
 import clipjax
-from clipjax import config, evaluate
+from clipjax import config, evaluate, evaluate_queries
 from clipjax.common import exits
 from clipjax.common.exits import CleanExit, ConfigError, DataError
 
@@ -177,7 +177,7 @@ def test_no_run_and_no_evaluators_are_told(trained, tmp_path):
     with pytest.raises(ConfigError, match="has no evaluators"):
         evaluate.run_evaluators(bare, workdir=str(trained))
     with pytest.raises(ConfigError, match="add --images=FOLDER"):
-        evaluate.show_best(bare, ["a"], images="", workdir=str(trained))
+        evaluate_queries.show_best(bare, ["a"], images="", workdir=str(trained))
 
 
 def test_the_program_reads_its_flags(trained):

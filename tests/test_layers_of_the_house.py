@@ -10,6 +10,7 @@ import clipjax
 ROOT = pathlib.Path(clipjax.__file__).parent
 ORDER = (  # top to bottom; names on one line may import each other
     ("main", "train", "evaluate", "plan", "convert", "dataset", "verify"),
+    ("evaluate_suite", "evaluate_queries"),
     ("api",),
     ("summary", "summary_tables", "report"),
     ("build_data",),

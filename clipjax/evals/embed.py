@@ -1,5 +1,6 @@
 """Embeddings of a whole evaluation set, computed on all devices; every evaluator starts here."""
 
+import collections
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from clipjax.models.clip import CLIP
 from clipjax.parallel import sharding
 
 THREADS = 4  # that read and decode images
+AHEAD = 2  # batches on the devices besides the one that is being read back
 Poll = Callable[[], bool]
 
 
@@ -55,6 +57,7 @@ class Embedder:
     def __init__(self, model: CLIP, *, mesh: Mesh, batch_size: int) -> None:
         self.mesh = mesh
         self.batch_size = batch_size
+        self._width = model.config.embed_dim
 
         def encode(params: Any, rows: jax.Array, mask: jax.Array, *, method: str) -> Any:
             return model.apply({"params": params}, rows, method=method), mask
@@ -109,11 +112,23 @@ class Embedder:
     def _embed(
         self, encode: Any, batches: Iterator[dict[str, np.ndarray]], *, key: str, poll: Poll
     ) -> np.ndarray:
-        parts = []
+        made: list[np.ndarray] = []
+        running: collections.deque[tuple[jax.Array, jax.Array]] = collections.deque()
+
+        def finish() -> None:
+            embeds, mask = running.popleft()
+            made.append(np.asarray(embeds)[np.asarray(mask)])
+
         for batch in batches:
             if poll():
                 raise Preempted
             local = {"rows": batch[key], "mask": batch["mask"]}
             placed = sharding.to_device(local, mesh=self.mesh, batch_size=self.batch_size)
-            parts.append(encode(placed["rows"], placed["mask"]))
-        return np.concatenate([np.asarray(embeds)[np.asarray(mask)] for embeds, mask in parts])
+            running.append(encode(placed["rows"], placed["mask"]))
+            if len(running) > AHEAD:  # results leave the devices while the next ones are made
+                finish()
+        while running:
+            finish()
+        if not made:
+            return np.zeros((0, self._width), np.float32)
+        return np.concatenate(made)

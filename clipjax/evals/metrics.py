@@ -6,7 +6,7 @@ score that is no number counts against the model.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -123,12 +123,21 @@ def ratio(right: np.ndarray, number: np.ndarray) -> Estimate:
     Args:
       right, number: int [G], of each group.
     """
-    right, number = _occurring(right, number)
-    if not len(number):
+    return dataclasses.replace(mean_of_ratios([(right, number)]), n=int(np.sum(number)))
+
+
+def mean_of_ratios(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Estimate:
+    """The mean of several `ratio`s over the same groups, resampled together; n is the groups."""
+    parts = [(np.asarray(right), np.asarray(number)) for right, number in parts]
+    occur = np.flatnonzero(parts[0][1])
+    if not len(occur):
         return share(0, 0)
-    value = float(right.sum() / number.sum())
-    draws = bootstrap(lambda i: right[i].sum() / number[i].sum(), len(number))
-    return _estimate(value, draws, n=int(number.sum()), independent=len(number))
+
+    def measure(i: np.ndarray) -> float:
+        return float(np.mean([right[i].sum() / number[i].sum() for right, number in parts]))
+
+    draws = bootstrap(lambda i: measure(occur[i]), len(occur))
+    return _estimate(measure(occur), draws, n=len(occur))
 
 
 def roc_auc(scores: np.ndarray, positive: np.ndarray) -> Estimate:
@@ -222,16 +231,15 @@ def _generator(k: int = 0) -> np.random.Generator:
     return np.random.default_rng((SEED, k))
 
 
-def _estimate(value: float, draws: np.ndarray, *, n: int, independent: int = 0) -> Estimate:
+def _estimate(value: float, draws: np.ndarray, *, n: int) -> Estimate:
     """With the draws' middle 95 %; where a bootstrap sees no spread, at 0 and 1, the exact
-    interval of so many independent trials."""
+    interval of n trials."""
     draws = draws[np.isfinite(draws)]
     if not len(draws):
         return Estimate(value, 0.0, 1.0, n)
     low, high = map(float, np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
     if value in (0.0, 1.0) and low == high:
-        trials = independent or n
-        low, high = clopper_pearson(trials if value else 0, trials)
+        low, high = clopper_pearson(n if value else 0, n)
     return Estimate(value, min(low, value), max(high, value), n)
 
 

@@ -131,10 +131,11 @@ def table(name: str, *, source: Any, keys: Sequence[str], where: str) -> Table:
             f'{where}.classes: "{name}" is unknown{closest(name, TABLES)}; known:'
             f" {', '.join(TABLES)}, or a JSON file"
         )
-    return _read(name, where=f"{where}.classes={name}")
+    return read(name, where=f"{where}.classes={name}")
 
 
-def _read(file: str, *, where: str) -> Table:
+def read(file: str, *, where: str) -> Table:
+    """The table in a JSON file, as `table` describes it; ConfigError naming what is wrong."""
     from etils import epath
 
     try:

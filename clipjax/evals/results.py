@@ -111,16 +111,22 @@ def write(record: Record, file: Any) -> None:
 def read(file: Any) -> Record | None:
     """The record in a file; None where there is none, or it is no record of this version's form."""
     try:
-        content = json.loads(epath.Path(file).read_text())
-        content["measurements"] = {
-            protocol: Measurement(**{**made, "figures": _estimates(made["figures"])})
-            for protocol, made in content["measurements"].items()
-        }
-        return Record(**content)
+        return parse(epath.Path(file).read_bytes())
     except OSError:
         return None
+
+
+def parse(content: bytes) -> Record | None:
+    """The record that JSON describes; None if it describes none, so that it is measured anew."""
+    try:
+        fields = json.loads(content)
+        fields["measurements"] = {
+            protocol: Measurement(**{**made, "figures": _estimates(made["figures"])})
+            for protocol, made in fields["measurements"].items()
+        }
+        return Record(**fields)
     except (ValueError, KeyError, TypeError, AttributeError):
-        return None  # measured anew
+        return None
 
 
 def to_json(record: Record) -> dict[str, Any]:

@@ -14,7 +14,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from clipjax.data import eval_batches
-from clipjax.evals import embed
+from clipjax.evals import embed, metrics
+from clipjax.evals.metrics import Estimate
 from clipjax.models.clip import CLIP
 from clipjax.parallel import sharding
 from clipjax.parallel.mesh import batch_shards
@@ -68,7 +69,20 @@ def chance(text_image: np.ndarray) -> dict[str, float]:
 def recalls(
     image_embed: np.ndarray, text_embed: np.ndarray, *, text_image: np.ndarray, mesh: Mesh
 ) -> dict[str, float]:
-    """Recall at 1, 5, 10 in both directions.
+    """Recall at 1, 5, 10 in both directions: {"image_to_text_recall_at_1": share of images one of
+    whose captions is the best text, …, "text_to_image_recall_at_10": …}; arguments as `ranks`."""
+    found = ranks(image_embed, text_embed, text_image=text_image, mesh=mesh)
+    return {
+        f"{direction}_recall_at_{k}": float(np.sum(each < k) / len(each))
+        for direction, each in found.items()
+        for k in RECALL_AT
+    }
+
+
+def ranks(
+    image_embed: np.ndarray, text_embed: np.ndarray, *, text_image: np.ndarray, mesh: Mesh
+) -> dict[str, np.ndarray]:
+    """The rank of the best right candidate of each query, 0 is best.
 
     Args:
       image_embed: float32 [N, E], L2-normalised.
@@ -77,26 +91,52 @@ def recalls(
       mesh: queries are split over its batch axes.
 
     Returns:
-      {"image_to_text_recall_at_1": share of images one of whose captions is the best text, …,
-      "text_to_image_recall_at_10": …}. An image's own further captions do not count as wrong.
+      {"image_to_text": int32 [N], "text_to_image": int32 [M]}. An image's own further captions do
+      not count as wrong.
     """
     images = np.arange(len(image_embed), dtype=np.int32)
     text_image = np.asarray(text_image, np.int32)
-    metrics = {}
-    for direction, (queries, query_owner, candidates, candidate_owner) in {
-        "image_to_text": (image_embed, images, text_embed, text_image),
-        "text_to_image": (text_embed, text_image, image_embed, images),
-    }.items():
-        ranks = rank(
-            queries,
-            query_owner=query_owner,
-            candidates=candidates,
-            candidate_owner=candidate_owner,
-            mesh=mesh,
-        )
-        for k in RECALL_AT:
-            metrics[f"{direction}_recall_at_{k}"] = float(np.sum(ranks < k) / len(ranks))
-    return metrics
+    images_of = {"queries": image_embed, "query_owner": images}
+    texts_of = {"queries": text_embed, "query_owner": text_image}
+    return {
+        "image_to_text": rank(
+            **images_of, candidates=text_embed, candidate_owner=text_image, mesh=mesh
+        ),
+        "text_to_image": rank(
+            **texts_of, candidates=image_embed, candidate_owner=images, mesh=mesh
+        ),
+    }
+
+
+def figures(found: dict[str, np.ndarray], *, text_image: np.ndarray) -> dict[str, Estimate]:
+    """The recalls with intervals, and their means.
+
+    Captions of one image are resampled together.
+
+    Args:
+      found: of `ranks`.
+      text_image: int32 [M].
+
+    Returns:
+      The names of `recalls`; "mean_recall" of all six; "mean_recall_at_1" of both directions, the
+      one number that DataComp reports of a retrieval set.
+    """
+    images = len(found["image_to_text"])
+    captions = np.bincount(text_image, minlength=images)
+    made: dict[str, Estimate] = {}
+    by_image: list[tuple[np.ndarray, np.ndarray]] = []  # right, number
+    for k in RECALL_AT:
+        right = found["image_to_text"] < k
+        made[f"image_to_text_recall_at_{k}"] = metrics.share(int(right.sum()), images)
+        by_image.append((right.astype(np.int64), np.ones(images, np.int64)))
+    for k in RECALL_AT:
+        right = np.bincount(text_image[found["text_to_image"] < k], minlength=images)
+        made[f"text_to_image_recall_at_{k}"] = metrics.ratio(right, captions)
+        by_image.append((right, captions))
+    half = len(RECALL_AT)
+    made["mean_recall"] = metrics.mean_of_ratios(by_image)
+    made["mean_recall_at_1"] = metrics.mean_of_ratios([by_image[0], by_image[half]])
+    return made
 
 
 def rank(

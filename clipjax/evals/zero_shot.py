@@ -6,6 +6,7 @@ both wrong.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from clipjax.common.exits import ConfigError, DataError
-from clipjax.evals import embed, prompts
+from clipjax.evals import embed, metrics, prompts
 from clipjax.models.clip import CLIP
 from clipjax.parallel import sharding
 from clipjax.parallel.mesh import batch_shards
@@ -27,17 +28,33 @@ ROWS = 8192  # images judged at once
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a classifier did, in counts.
+    """What a classifier did with N images.
 
     Attributes:
       classes: C names for people, the first of each class.
-      confusion: int64 [C, C], images by true (row) and chosen (column) class.
-      in_top5: int64 [C], images of each class whose class is among the five best.
+      labels: int32 [N], the true classes.
+      chosen: int32 [N], the best class, or one that is as good and wrong.
+      rank: int32 [N], how many wrong classes score no lower than the true one.
+      not_finite: images with a score that is no number; they count as wrong.
     """
 
     classes: tuple[str, ...]
-    confusion: np.ndarray
-    in_top5: np.ndarray
+    labels: np.ndarray
+    chosen: np.ndarray
+    rank: np.ndarray
+    not_finite: int = 0
+
+    @functools.cached_property
+    def confusion(self) -> np.ndarray:
+        """int64 [C, C], images by true (row) and chosen (column) class."""
+        counts = np.zeros((len(self.classes), len(self.classes)), np.int64)
+        np.add.at(counts, (self.labels, self.chosen), 1)
+        return counts
+
+    @property
+    def in_top5(self) -> np.ndarray:
+        """int64 [C], images of each class whose class is among the five best."""
+        return np.bincount(self.labels[self.rank < 5], minlength=len(self.classes))
 
 
 def make_evaluator(
@@ -92,11 +109,10 @@ def make_evaluator(
             judge(image_embed, weights, labels=labels, classes=shown, mesh=mesh)
             for weights in (class_weights(text_embed, owners=owners), text_embed[singles])
         )
-        return {
-            **accuracies(ensemble),
-            "single_prompt_top1_accuracy": accuracies(single)["top1_accuracy"],
-            "prompts_hash": chosen.hash,
-        }, ensemble
+        found = accuracies(ensemble)
+        found["single_prompt_top1_accuracy"] = accuracies(single)["top1_accuracy"]
+        values = {name: estimate.value for name, estimate in found.items()}
+        return {**values, "prompts_hash": chosen.hash}, ensemble
 
     return embed.Evaluator(measure, n=len(labels), chance=chance)
 
@@ -169,33 +185,52 @@ def judge(
       classes: C names, passed on.
       mesh: images are split over its batch axes.
     """
-    count, shards = len(classes), batch_shards(mesh)
+    shards = batch_shards(mesh)
     rows = min(ROWS - ROWS % shards or shards, len(labels) + -len(labels) % shards)
     split = sharding.batch_sharding(mesh)
     placed = _put(np.asarray(weights, np.float32), sharding.replicated(mesh))
-    confusion, in_top5 = np.zeros((count, count), np.int64), np.zeros(count, np.int64)
-    for start in range(0, len(labels), rows):
+    ranks, choices = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
+    for start in range(0, len(labels), rows or 1):
         true = labels[start : start + rows]
         spare = rows - len(true)
         images = np.pad(image_embed[start : start + rows], ((0, spare), (0, 0)))
         rank, chosen = _judge(
             _put(images, split), placed, _put(np.pad(true, (0, spare)), split), mesh=mesh
         )
-        np.add.at(confusion, (true, np.asarray(chosen)[: len(true)]), 1)
-        np.add.at(in_top5, true[np.asarray(rank)[: len(true)] < 5], 1)
-    return Result(classes, confusion, in_top5)
+        ranks.append(np.asarray(rank)[: len(true)])
+        choices.append(np.asarray(chosen)[: len(true)])
+    finite = np.isfinite(image_embed).all(axis=1) & np.isfinite(weights).all()
+    return Result(
+        classes,
+        np.asarray(labels, np.int32),
+        np.concatenate(choices),
+        np.concatenate(ranks),
+        int(np.sum(~finite)),
+    )
 
 
-def accuracies(result: Result) -> dict[str, float]:
+def accuracies(result: Result) -> dict[str, metrics.Estimate]:
     """top1_accuracy, top5_accuracy (only with more than five classes), mean_per_class_accuracy
     (over the classes that occur)."""
-    right, number = np.diagonal(result.confusion), result.confusion.sum(axis=1)
-    metrics = {"top1_accuracy": float(right.sum() / number.sum())}
+    number = np.bincount(result.labels, minlength=len(result.classes))
+    right = np.bincount(result.labels[result.rank == 0], minlength=len(result.classes))
+    found = {"top1_accuracy": metrics.share(right.sum(), number.sum())}
     if len(right) > 5:
-        metrics["top5_accuracy"] = float(result.in_top5.sum() / number.sum())
-    occur = number > 0
-    metrics["mean_per_class_accuracy"] = float(np.mean(right[occur] / number[occur]))
-    return metrics
+        found["top5_accuracy"] = metrics.share(result.in_top5.sum(), number.sum())
+    return {**found, "mean_per_class_accuracy": metrics.mean_per_class(right, number)}
+
+
+def cosines(image_embed: np.ndarray, weights: np.ndarray, *, mesh: Mesh) -> np.ndarray:
+    """float32 [N, C], for metrics that rank images; the arguments as for `judge`."""
+    shards = batch_shards(mesh)
+    split, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    placed, parts = _put(np.asarray(weights, np.float32), whole), []
+    rows = ROWS - ROWS % shards or shards
+    for start in range(0, len(image_embed), rows):
+        images = image_embed[start : start + rows]
+        padded = np.pad(images, ((0, -len(images) % shards), (0, 0)))
+        parts.append(np.asarray(_cosines(_put(padded, split), placed, mesh=mesh))[: len(images)])
+    return np.concatenate(parts) if parts else np.zeros((0, len(weights)), np.float32)
 
 
 def _put(x: np.ndarray, placement: jax.sharding.NamedSharding) -> jax.Array:
@@ -221,3 +256,9 @@ def _judge(
     best_wrong = jnp.where(best_wrong == true, (true + 1) % len(weights), best_wrong)
     chosen = jnp.where(rank == 0, true, best_wrong).astype(jnp.int32)
     return jax.lax.with_sharding_constraint((rank, chosen), sharding.replicated(mesh))
+
+
+@partial(jax.jit, static_argnames="mesh")
+def _cosines(image_embed: jax.Array, weights: jax.Array, *, mesh: Mesh) -> jax.Array:
+    found = jnp.einsum("be,ce->bc", image_embed, weights, precision=jax.lax.Precision.HIGHEST)
+    return jax.lax.with_sharding_constraint(found, sharding.replicated(mesh))

@@ -1,40 +1,19 @@
 """The curves of a run in six panels: loss, accuracy, evaluations, scale, rate, throughput."""
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from clipjax.pictures import canvas
+from clipjax.pictures import canvas, plot
 from clipjax.pictures.history import History, Series
 
 SIZE = (13.2, 7.0)  # inches
-DPI = 100
 MOST = 6  # curves in one panel
 FEW = 25  # points that are marked one by one
 DARK_ORANGE = "#8f6200"  # for text, which needs more contrast than an area
-STYLE: Any = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib
-    "font.size": 9,
-    "text.parse_math": False,  # a class or evaluator may be called "$100"
-    "text.color": canvas.INK,
-    "axes.edgecolor": canvas.MUTED,
-    "axes.labelcolor": canvas.MUTED,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": canvas.MUTED,
-    "ytick.color": canvas.MUTED,
-    "legend.edgecolor": "none",
-    "legend.framealpha": 0.8,
-    "legend.fontsize": 8,
-    "text.usetex": False,
-}
 
 
 def draw(
@@ -53,14 +32,9 @@ def draw(
     Raises:
       ImportError: matplotlib is not installed.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     chance = chance or {}
     losses = [name for name in history if name.startswith("eval/") and name.endswith("/loss")]
-    with warnings.catch_warnings(), mpl.rc_context(STYLE):
-        warnings.simplefilter("ignore")  # of letters that the font lacks
-        figure = Figure(figsize=SIZE, dpi=DPI, facecolor=canvas.PAPER)
+    with plot.figure(SIZE) as figure:
         axes = figure.subplots(2, 3)
         figure.subplots_adjust(0.05, 0.07, 0.95, 0.87, wspace=0.26, hspace=0.36)
         figure.text(0.05, 0.975, title, fontsize=15, fontweight="bold", va="top")
@@ -86,7 +60,7 @@ def draw(
             axis.annotate(
                 "step", **place, textcoords="offset points", ha="right", color=canvas.MUTED
             )
-        return _rendered(figure)
+        return plot.rendered(figure)
 
 
 def headline_metrics(history: History) -> list[str]:
@@ -137,7 +111,7 @@ def _panel(
         )
         axis.set_yticks([])
     elif share:
-        _percent(axis)
+        plot.percent(axis)
         top = axis.dataLim.y1
         axis.set_ylim(0, min(max(top * 1.15, 0.01), 1.03) if math.isfinite(top) else 1.03)
     if len(names) > 1 or chances:
@@ -176,7 +150,7 @@ def _data_wait(axis: Any, series: Series | None) -> None:
     twin.fill_between(steps, values, color=canvas.ORANGE, alpha=0.25, linewidth=0)
     twin.set_ylim(0, 1)
     twin.set_yticks([0.5, 1])
-    _percent(twin)
+    plot.percent(twin)
     twin.tick_params(length=0, colors=DARK_ORANGE)
     twin.spines[:].set_visible(False)
     twin.set_title(
@@ -188,10 +162,6 @@ def _data_wait(axis: Any, series: Series | None) -> None:
         y=1.0,
         fontweight="normal",
     )
-
-
-def _percent(axis: Any) -> None:
-    axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
 
 
 def _steps_axis(axis: Any, *, last: int) -> None:
@@ -209,11 +179,3 @@ def short_number(value: float) -> str:
         if abs(value) >= factor:
             return f"{value / factor:g}{unit}"
     return f"{value:g}"
-
-
-def _rendered(figure: Any) -> Image.Image:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    agg = FigureCanvasAgg(figure)
-    agg.draw()
-    return Image.fromarray(np.asarray(agg.buffer_rgba())).convert("RGB")

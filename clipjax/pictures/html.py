@@ -77,12 +77,6 @@ def page(
       attribution: of the artwork in the pictures.
     """
     refresh = "" if complete else f'<meta http-equiv="refresh" content="{REFRESH_SECONDS}">\n'
-    head = (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'{refresh}<link rel="icon" href="data:,">\n'  # or browsers ask the server for one
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-    )
     kind = "state complete" if complete else "state"
     parts = [
         f"<header>\n<h1>{escape(title)}</h1>\n"
@@ -91,12 +85,23 @@ def page(
     ]
     if rows:
         parts.append(_table(rows))
-    parts += [_figure(picture) for picture in pictures]
+    parts += [figure(picture) for picture in pictures]
     made_by = [f"Artwork: {attribution}"] if attribution else []
     if not complete:
         made_by.append(f"This page loads itself again every {REFRESH_SECONDS} seconds.")
     lines = "".join(f"<div>{escape(line)}</div>\n" for line in made_by)
-    return f"{head}{''.join(parts)}<footer>\n{lines}</footer>\n</main>\n</body>\n</html>\n"
+    start = head(title, refresh=refresh)
+    return f"{start}{''.join(parts)}<footer>\n{lines}</footer>\n</main>\n</body>\n</html>\n"
+
+
+def head(title: str, *, style: str = "", refresh: str = "") -> str:
+    """All up to the first element of the page, which stands in <main>."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'{refresh}<link rel="icon" href="data:,">\n'  # or browsers ask the server for one
+        f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n<main>\n"
+    )
 
 
 def _bar(progress: float | None) -> str:
@@ -133,7 +138,8 @@ def _percent(share: float) -> str:
     return f"{100 * min(max(share, 0.0), 1.0):.2f}%"
 
 
-def _figure(picture: Picture) -> str:
+def figure(picture: Picture) -> str:
+    """A section with the picture and its caption."""
     content = base64.b64encode(picture.png).decode()
     return (
         "<section>\n<figure>\n"

@@ -1,5 +1,6 @@
 """Rank counting against a plain ranking, ties, several captions, padding."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -103,3 +104,43 @@ def test_embeddings_that_are_no_numbers_score_nothing(mesh):
     image = np.full((24, 8), np.nan, np.float32)
     found = retrieval.recalls(image, image, text_image=np.arange(24, dtype=np.int32), mesh=mesh)
     assert set(found.values()) == {0.0}
+
+
+@pytest.mark.parametrize(("images", "devices"), [(1, 8), (7, 8), (8, 2), (9, 1), (1003, 8)])
+def test_ranks_equal_a_full_stable_argsort(images, devices):
+    """Cosines are multiples of 1/16, so that ties are exact; wrong candidates stand first."""
+    shape = {"data": 1, "fsdp": devices, "tensor": 1}
+    some = meshes.make_mesh(shape, devices=jax.devices()[:devices])
+    rng = np.random.default_rng(images)
+    text_image = np.repeat(np.arange(images), rng.integers(1, 7, images)).astype(np.int32)
+    image = rng.choice([-0.25, 0.25], (images, 16)).astype(np.float32)
+    noisy = np.where(rng.random((len(text_image), 16)) < 0.2, -1, 1)
+    text = image[text_image] * noisy.astype(np.float32)
+    found = retrieval.ranks(image, text, text_image=text_image, mesh=some)
+    scores = image.astype(np.float64) @ text.T
+    for direction, matrix, right in (
+        ("image_to_text", scores, np.arange(images)[:, None] == text_image),
+        ("text_to_image", scores.T, text_image[:, None] == np.arange(images)),
+    ):
+        for query, row in enumerate(matrix):
+            listed = np.concatenate([np.flatnonzero(~right[query]), np.flatnonzero(right[query])])
+            order = listed[np.argsort(-row[listed], kind="stable")]
+            first = int(np.argmax(right[query][order]))
+            assert found[direction][query] == first
+
+
+def test_figures_are_the_recalls_with_intervals(mesh):
+    rng = np.random.default_rng(0)
+    image = unit(rng, 60, 8)
+    text_image = np.repeat(np.arange(60, dtype=np.int32), 2)
+    text = image[text_image] + 0.7 * unit(rng, 120, 8)
+    text /= np.linalg.norm(text, axis=-1, keepdims=True)
+    ranks = retrieval.ranks(image, text, text_image=text_image, mesh=mesh)
+    found = retrieval.figures(ranks, text_image=text_image)
+    plain = retrieval.recalls(image, text, text_image=text_image, mesh=mesh)
+    assert {name: found[name].value for name in plain} == pytest.approx(plain)
+    assert found["mean_recall"].value == pytest.approx(np.mean([*plain.values()]))
+    ones = [plain["image_to_text_recall_at_1"], plain["text_to_image_recall_at_1"]]
+    assert found["mean_recall_at_1"].value == pytest.approx(np.mean(ones))
+    assert all(each.low < each.value < each.high for each in found.values() if each.value < 1)
+    assert found["text_to_image_recall_at_1"].n == 120

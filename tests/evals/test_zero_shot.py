@@ -28,6 +28,10 @@ def judge(image, weights, labels, mesh):
     return zero_shot.judge(image, weights, labels=labels, classes=classes, mesh=mesh)
 
 
+def values(result):
+    return {name: found.value for name, found in zero_shot.accuracies(result).items()}
+
+
 @pytest.mark.parametrize(("images", "rows"), [(37, 8192), (37, 16), (5, 8192), (64, 32)])
 def test_counts_equal_a_plain_loop_whatever_the_padding(mesh, images, rows, monkeypatch):
     monkeypatch.setattr(zero_shot, "ROWS", rows)
@@ -42,7 +46,7 @@ def test_counts_equal_a_plain_loop_whatever_the_padding(mesh, images, rows, monk
         confusion[label, best[0]] += 1
         top5 += label in best[:5]
     np.testing.assert_array_equal(result.confusion, confusion)
-    found = zero_shot.accuracies(result)
+    found = values(result)
     right = np.diagonal(confusion)
     assert found["top1_accuracy"] == right.sum() / images
     assert found["top5_accuracy"] == top5 / images
@@ -78,7 +82,7 @@ def test_opposite_prompts_give_zero_and_not_nan():
 def test_a_collapsed_model_scores_nothing(mesh, value):
     image = np.full((20, 4), value, np.float32)
     result = judge(image, np.full((10, 4), value, np.float32), np.arange(20) % 10, mesh)
-    assert set(zero_shot.accuracies(result).values()) == {0.0}
+    assert set(values(result).values()) == {0.0}
     assert result.confusion.sum() == 20 and np.trace(result.confusion) == 0
 
 
@@ -88,7 +92,7 @@ def test_classes_with_equal_names_tie_and_are_wrong(mesh):
     result = judge(np.eye(6, dtype=np.float32)[[0, 0, 2, 3, 4, 5]], weights, range(6), mesh)
     assert np.diagonal(result.confusion).tolist() == [0, 0, 1, 1, 1, 1]
     assert result.confusion[0, 1] == result.confusion[1, 0] == 1
-    assert zero_shot.accuracies(result)["top5_accuracy"] == 1
+    assert values(result)["top5_accuracy"] == 1
 
 
 class Oracle:
@@ -161,3 +165,51 @@ def test_counts_do_not_depend_on_the_mesh(mesh):
     one = meshes.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, devices=jax.devices()[:1])
     here, there = (judge(image, weights, labels, m) for m in (mesh, one))
     np.testing.assert_array_equal(here.confusion, there.confusion)
+
+
+class Linear:
+    """A model whose image encoder is one matrix; exact in float32 for these small integers."""
+
+    config = types.SimpleNamespace(embed_dim=8)
+
+    def apply(self, variables, rows, *, method):
+        assert method == "encode_image"
+        flat = rows.reshape(len(rows), -1).astype(jax.numpy.float32)
+        return flat @ variables["params"]
+
+
+BATCH = 16
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+@pytest.mark.parametrize("n", [0, 1, BATCH - 1, BATCH, BATCH + 1, 1003])
+def test_counts_equal_numpy_for_any_number_of_images(n, devices):
+    """From pixels to counts: batches are padded and masked, and the padding never counts."""
+    some = meshes.make_mesh(
+        {"data": 1, "fsdp": devices, "tensor": 1}, devices=jax.devices()[:devices]
+    )
+    rng = np.random.default_rng(n)
+    pixels = rng.integers(0, 9, (n, 2, 2, 3)).astype(np.uint8)
+    params = rng.integers(-4, 5, (12, 8)).astype(np.float32)
+    weights = rng.integers(-4, 5, (7, 8)).astype(np.float32)
+    labels = rng.integers(0, 7, n).astype(np.int32)
+    embedder = zero_shot.embed.Embedder(Linear(), mesh=some, batch_size=BATCH)
+    embeds = embedder.pixels(params, lambda i: {"image": pixels[i]}, length=n, poll=lambda: False)
+    plain = pixels.reshape(n, 12).astype(np.float32) @ params
+    np.testing.assert_array_equal(embeds, plain)
+    result = judge(embeds, weights, labels, some)
+    scores = plain @ weights.T
+    wrong = np.arange(7) != labels[:, None]
+    rank = np.sum(wrong & (scores >= scores[np.arange(n), labels][:, None]), axis=1)
+    np.testing.assert_array_equal(result.rank, rank)
+    np.testing.assert_array_equal(result.chosen == labels, rank == 0)
+    assert result.confusion.sum() == n and result.in_top5.sum() == np.sum(rank < 5)
+    assert zero_shot.accuracies(result)["top1_accuracy"].n == n
+
+
+def test_images_without_numbers_are_reported(mesh):
+    image = np.eye(4, dtype=np.float32)
+    image[1, 2] = np.nan
+    result = judge(image, np.eye(4, dtype=np.float32), range(4), mesh)
+    assert result.not_finite == 1 and result.rank.tolist() == [0, 3, 0, 0]
+    assert judge(image, np.full((4, 4), np.nan, np.float32), range(4), mesh).not_finite == 4

@@ -272,7 +272,7 @@ def test_sheet_of_a_retrieval_in_the_run(examples, tmp_path, capsys):
     assert run_report.open_report("x", log=None, **arguments) is None
     assert report.chance == chance
     assert (report.title, "OpenMoji" in report.attribution) == ("run", True)
-    result = zero_shot.Result(("fox", "pig"), np.eye(2, dtype=np.int64), np.ones(2, np.int64))
+    result = zero_shot.Result(("fox", "pig"), np.arange(2), np.arange(2), np.zeros(2, int))
     run_report.show_samples(report, examples, start=0)
     run_report.show_evaluation(report, 100, details={"a": sheet, "b": result, "c": None})
     run_report.show_progress(report, 110)

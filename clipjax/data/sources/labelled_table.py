@@ -1,0 +1,125 @@
+"""An evaluation set as a CSV, TSV or JSON-lines file that names image files; `evals.set_data`
+opens these.
+
+Columns: the image's path, relative to the file's folder or absolute (`table.IMAGES`); a class key
+(`label` or `class`) or a caption (`caption`, `title`, `text`); and any columns of groups, such as
+`region`. Rows with the same image are its several captions.
+"""
+
+import csv
+import hashlib
+import json
+import os
+from typing import Any
+
+from clipjax.common.exits import DataError
+from clipjax.data.sources.table import DELIMITERS, IMAGES, LINES, ending_of, read_image
+
+LABELS = ("label", "class")
+CAPTIONS = ("caption", "title", "text")
+
+
+class LabelledTable:
+    """A record is {"image", "key"} with "label", or "text" (a list of captions).
+
+    Args:
+      path: of the file, local.
+
+    Raises:
+      DataError: no rows, no such columns, or rows without values.
+    """
+
+    has_targets = False
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = os.fspath(path)
+        self.name = os.path.basename(self.path)
+        self._folder = os.path.dirname(os.path.abspath(self.path))
+        rows = _read(self.path)
+        columns = list(rows[0]) if rows else []
+        image, label, text = (_one_of(names, columns) for names in (IMAGES, LABELS, CAPTIONS))
+        if not image or not (label or text):
+            raise DataError(
+                f"{self.path}: needs a column with the image's path ({', '.join(IMAGES)}) and one"
+                f" with its class ({', '.join(LABELS)}) or caption ({', '.join(CAPTIONS)}); has:"
+                f" {', '.join(columns) or 'no rows'}"
+            )
+        wanted = label or text
+        for number, row in enumerate(rows):
+            if not row.get(image) or row.get(wanted) in (None, ""):
+                raise DataError(f"{self.path}: row {number} has no {image} or no {wanted}")
+        self.kind = "classification" if label else "retrieval"
+        self._captions: dict[str, list[str]] = {}
+        if not label:
+            for row in rows:
+                texts = row[text]
+                self._captions.setdefault(row[image], []).extend(
+                    texts if isinstance(texts, list) else [str(texts)]
+                )
+            rows = list({row[image]: row for row in rows}.values())
+        self._images = [row[image] for row in rows]
+        self._labels = [str(row[label]) for row in rows] if label else []
+        self.group_names = tuple(name for name in columns if name not in (image, label, text))
+        self._groups = [tuple(str(row.get(name)) for name in self.group_names) for row in rows]
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One record; ValueError or OSError if its image cannot be read."""
+        found: dict[str, Any] = {
+            "image": read_image(os.path.join(self._folder, self._images[index])),
+            "key": self.key(index),
+        }
+        if self.kind == "retrieval":
+            return {**found, "text": self.caption(index)}
+        return {**found, "label": self.label(index)}
+
+    def key(self, index: int) -> str:
+        """The image's path as it stands in the file."""
+        return self._images[index]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All class keys, sorted; AttributeError without."""
+        if not self._labels:
+            raise AttributeError("labels")
+        return tuple(sorted(set(self._labels)))
+
+    def label(self, index: int) -> str:
+        """The class key of a record."""
+        return self._labels[index]
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether there are columns of groups."""
+        return bool(self.group_names)
+
+    def groups(self, index: int) -> tuple[str, ...]:
+        """What stands in the columns of groups."""
+        return self._groups[index]
+
+    def caption(self, index: int) -> list[str]:
+        """The captions of an image."""
+        return self._captions[self._images[index]]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all rows; images are not read."""
+        content = repr((self._images, self._labels, self._groups, sorted(self._captions.items())))
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _read(path: str) -> list[dict[str, Any]]:
+    ending = ending_of(path)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            if ending in LINES:
+                return [json.loads(line) for line in file if line.strip()]
+            return list(csv.DictReader(file, delimiter=DELIMITERS[ending]))
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as {ending} ({error})") from None
+
+
+def _one_of(names: tuple[str, ...], columns: list[str]) -> str:
+    return next((name for name in names if name in columns), "")

@@ -1,0 +1,239 @@
+"""Evaluation sets in the folder layout of CLIP_benchmark and DataComp, as a source.
+
+    FOLDER/SPLIT/nshards.txt, FOLDER/SPLIT/0.tar …    image with .cls, .txt or .npy
+    FOLDER/classnames.txt                             line i names class i
+    FOLDER/zeroshot_classification_templates.txt      with {c} for the name
+    FOLDER/dataset_type.txt                           "retrieval" or "multilabel", if it is one
+
+`evals.set_data` opens these. The label key of a class is its number, as the data have it in .cls;
+names belong to numbers by the lines of the folder's own file.
+"""
+
+import functools
+import hashlib
+import io
+import os
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from clipjax.common.exits import DataError
+from clipjax.data.sources import tar_index
+from clipjax.data.sources.shard_files import ShardFiles
+from clipjax.data.sources.tar import MAX_IMAGE, MAX_TEXT, member
+from clipjax.data.sources.tar_reader import OpenTar
+
+IMAGES = ("webp", "png", "jpg", "jpeg")
+KINDS = ("classification", "retrieval", "multilabel")
+CLASS_NAMES = "classnames.txt"
+TEMPLATES = "zeroshot_classification_templates.txt"
+OPEN_FILES = 64
+
+
+class WebDatasetFolder:
+    """One split; a record is {"image", "key"} with "label", or "text" (a list of captions).
+
+    Args:
+      path: the folder, local or remote.
+      split: a sub-folder with shards.
+      files: where indexes and copies of remote shards are kept.
+
+    Attributes:
+      kind: of KINDS.
+      class_names: of each class, None where the folder does not tell.
+      templates: with {} for the name; () where the folder does not tell.
+
+    Raises:
+      DataError: no such split, shards missing or damaged, a sample without image or label.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, split: str = "test", files: ShardFiles | None = None
+    ):
+        self.path, self.split = os.fspath(path).rstrip("/"), split
+        self.name = os.path.basename(self.path)
+        self.files = files or ShardFiles()
+        kind = self._lines("dataset_type.txt")
+        self.kind = kind[0].strip().lower() if kind else KINDS[0]
+        if self.kind not in KINDS:
+            raise DataError(f"{self.path}/dataset_type.txt: {self.kind!r} is none of {KINDS}")
+        names = self._lines(CLASS_NAMES)
+        self.class_names = None if names is None else tuple(line.strip() for line in names)
+        self.templates = tuple(
+            line.strip().replace("{c}", "{}") for line in self._lines(TEMPLATES) or () if line
+        )
+        self.shards = self._shards()
+        self._start()
+
+    def __len__(self) -> int:
+        return len(self._shard)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One record; ValueError if it is damaged."""
+        found: dict[str, Any] = {"image": self._member("image", index), "key": self.key(index)}
+        if self.kind == "retrieval":
+            return {**found, "text": self.caption(index)}
+        return {**found, "label": self.label(index)} if self.kind == KINDS[0] else found
+
+    def key(self, index: int) -> str:
+        """The shard's number and the sample's name in it."""
+        return f"{self._shard[index]}.tar/{self._keys[index]}"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The keys of all classes, "0", "1", …; AttributeError where there are no classes."""
+        if self.kind == "retrieval":
+            raise AttributeError("labels")
+        if self.class_names is not None:
+            return tuple(map(str, range(len(self.class_names))))
+        if self.kind == "multilabel":
+            return tuple(map(str, range(len(self.targets(0)[0]))))
+        return tuple(map(str, sorted({int(self.label(i)) for i in range(len(self))})))
+
+    def label(self, index: int) -> str:
+        """The class key of a record; DataError where its .cls is no number."""
+        data = self._member("cls", index, limit=MAX_TEXT)
+        try:
+            return str(int(data))
+        except ValueError:
+            raise DataError(
+                f"{self.path}: sample {self.key(index)}: its .cls is {data[:20]!r}, no number"
+            ) from None
+
+    def targets(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """bool [C] twice, of a multi-label set: classes in the image, and classes to ignore."""
+        positive = self._array(index) > 0
+        return positive, np.zeros(positive.shape, bool)
+
+    def groups(self, index: int) -> np.ndarray:
+        """int64 [fields]: the numbers of the .npy beside a class, such as region or income."""
+        return self._array(index).astype(np.int64).reshape(-1)
+
+    def caption(self, index: int) -> list[str]:
+        """The captions of one image, one a line of the .txt."""
+        data = self._member("txt", index, limit=MAX_TEXT)
+        return data.decode("utf-8", errors="surrogateescape").splitlines()
+
+    @property
+    def fingerprint(self) -> str:
+        """Of keys, sizes of the members and the shards' bytes."""
+        content = hashlib.sha256(repr((self.split, self.kind, self._sizes)).encode())
+        for name in sorted(self._extents):
+            content.update(name.encode() + self._extents[name].tobytes())
+        content.update("\n".join(self._keys).encode())
+        return content.hexdigest()[:16]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "split": self.split, "files": self.files}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        WebDatasetFolder.__init__(self, **state)
+
+    def _lines(self, name: str) -> list[str] | None:
+        """Lines of a text file of the folder, empty ones inside too; None without the file."""
+        try:
+            return epath.Path(f"{self.path}/{name}").read_text().rstrip("\n").split("\n")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def _shards(self) -> list[str]:
+        lines = self._lines(f"{self.split}/nshards.txt")
+        if lines is None or not lines[0].strip().isdigit():
+            folder = epath.Path(self.path)
+            found = sorted(p.parent.name for p in folder.glob("*/nshards.txt"))
+            raise DataError(
+                f"{self.path}: has no split {self.split!r} (no {self.split}/nshards.txt with a"
+                f" number); splits: {', '.join(found) or 'none'}"
+            )
+        return [f"{self.path}/{self.split}/{k}.tar" for k in range(int(lines[0]))]
+
+    def _start(self) -> None:
+        self._open = functools.lru_cache(OPEN_FILES)(self._open_shard)
+        wanted = {"retrieval": "txt", "multilabel": "npy"}.get(self.kind, "cls")
+        shards, keys, sizes = [], [], []
+        extents: dict[str, list[np.ndarray]] = {"image": [], wanted: []}
+        for number, path in enumerate(self.shards):
+            try:
+                index = tar_index.load(path, files=self.files)
+            except OSError as error:
+                raise DataError(
+                    f"{path}: shard {number} of {len(self.shards)} that nshards.txt tells of"
+                    f" cannot be read ({error.strerror or error}); copy it again"
+                ) from None
+            found = _members(index)
+            names = _keys(index)
+            image = _first(found, IMAGES)
+            for what, extent in (("image", image), (wanted, found.get(wanted))):
+                none = np.arange(len(names)) if extent is None else np.flatnonzero(extent[0] == 0)
+                if len(none):
+                    raise DataError(
+                        f"{path}: sample {names[none[0]]} has no"
+                        f" {'image' if what == 'image' else f'.{what}'}, and {len(none) - 1} more"
+                        f" have none; this folder's kind is {self.kind}"
+                    )
+                extents[what].append(extent)  # pyright: ignore
+            if "npy" in found and wanted != "npy":
+                extents.setdefault("npy", []).append(found["npy"])
+            shards.append(np.full(len(names), number))
+            keys += names
+            sizes.append(index.identity[0])
+        if not keys:
+            raise DataError(f"{self.path}: split {self.split!r} holds no samples")
+        self._shard, self._keys, self._sizes = np.concatenate(shards), keys, sizes
+        self._extents = {
+            name: np.concatenate(parts, axis=1)
+            for name, parts in extents.items()
+            if len(parts) == len(shards)
+        }
+
+    def _open_shard(self, number: int) -> OpenTar:
+        return self.files.opened(self.shards[number], opener=OpenTar)
+
+    def _member(self, name: str, index: int, *, limit: int = MAX_IMAGE) -> bytes:
+        extent = self._extents[name][:, index]
+        return member(self._open(int(self._shard[index])), extent, limit=limit)
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether every sample has a .npy beside its class."""
+        return self.kind == KINDS[0] and "npy" in self._extents
+
+    def _array(self, index: int) -> np.ndarray:
+        data = self._member("npy", index, limit=MAX_TEXT)
+        try:
+            return np.load(io.BytesIO(data), allow_pickle=False)
+        except ValueError as error:
+            raise DataError(
+                f"{self.path}: sample {self.key(index)}: its .npy cannot be read ({error})"
+            ) from None
+
+
+def _members(index: tar_index.Index) -> dict[str, np.ndarray]:
+    """Extension → uint32 [2, N], block and size of each sample's member; block 0 for none."""
+    samples, kinds, blocks, sizes = index.members
+    found = {}
+    for number, name in enumerate(index.extension_names):
+        chosen = kinds == number
+        extent = np.zeros((2, len(index.key_ends)), np.uint32)
+        extent[:, samples[chosen]] = blocks[chosen], sizes[chosen]
+        found[name] = extent
+    return found
+
+
+def _first(found: dict[str, np.ndarray], names: tuple[str, ...]) -> np.ndarray | None:
+    """Of the first extension that each sample has."""
+    chosen = None
+    for name in names:
+        if name in found:
+            chosen = found[name] if chosen is None else np.where(chosen[0] > 0, chosen, found[name])
+    return chosen
+
+
+def _keys(index: tar_index.Index) -> list[str]:
+    data = index.keys.tobytes()
+    ends = index.key_ends.tolist()
+    return [
+        data[begin:end].decode("utf-8", "replace")
+        for begin, end in zip([0, *ends[:-1]], ends, strict=True)
+    ]

@@ -1,0 +1,194 @@
+"""The report of a suite's results: figures as PNG files, and report.html with all of them.
+
+`evaluate_suite` writes it after each suite, from the files that `runner` left: nothing is measured
+here.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from clipjax.evals import results
+from clipjax.pictures import canvas, confusion, html, set_charts, suite_page
+
+CONFUSIONS = 8  # sets whose confusions are shown, those with the most left to explain
+
+Drawn = tuple[str, Image.Image, str, str]  # file name, picture, title, description
+
+
+def write(folder: str) -> str:
+    """Write FOLDER/report.html and its figures; returns the page's path.
+
+    Without matplotlib the page has its tables only.
+    """
+    place = epath.Path(folder)
+    content = json.loads((place / "summary.json").read_text())
+    pictures = []
+    try:
+        for name, picture, title, description in _figures(place, content):
+            data = canvas.png(picture, title=title, description=description)
+            (place / "figures").mkdir(parents=True, exist_ok=True)
+            (place / "figures" / f"{name}.png").write_bytes(data)
+            pictures.append(html.Picture(title, description, data))
+    except ImportError:
+        pass
+    page = suite_page.page(
+        content, facts=_facts(place, content), pictures=pictures, intro=_intro(content)
+    )
+    file = place / "report.html"
+    temporary = place / "report.html.tmp"
+    temporary.write_text(page)
+    temporary.replace(file)
+    return str(file)
+
+
+def _intro(content: Mapping[str, Any]) -> list[str]:
+    rows = content["rows"]
+    sets = len({row["set"] for row in rows})
+    left_out = len(content["missing"]) + len(content["failed"])
+    seen = content["weights"].get("examples_seen")
+    step = content["weights"].get("step")
+    of = f"Step {step:,}, {seen:,} examples seen. " if step and seen else ""
+    return [
+        f"{of}{sets} of {sets + left_out} data sets measured"
+        + (f"; {left_out} are listed below with what to do about them." if left_out else ".")
+    ]
+
+
+def _facts(place: Any, content: Mapping[str, Any]) -> dict[str, str]:
+    """What was measured and how, from the first record."""
+    found = {
+        "weights": f"{content['weights']['id']} (a hash of all parameters)",
+        "path": str(content["weights"].get("path", "")),
+    }
+    for row in content["rows"][:1]:
+        record = results.read(place / f"{row['set']}.json")
+        if record:
+            pixels = record.preprocessing
+            found |= {
+                "images": f"{pixels['resize']}; {pixels['crop']}",
+                "precision": ", ".join(f"{k} {v}" for k, v in record.precision.items()),
+                "versions": ", ".join(f"{k} {v}" for k, v in record.versions.items()),
+            }
+    found["rules"] = (
+        "ties and scores that are no numbers count against the model; classes are joined by label"
+        " key; shares have Clopper and Pearson's interval, everything else a bootstrap's"
+    )
+    return found
+
+
+def _figures(place: Any, content: Mapping[str, Any]) -> Iterator[Drawn]:
+    compare, rows = content["compare"], [r for r in content["rows"] if r["value"] is not None]
+    for protocol in dict.fromkeys(row["protocol"] for row in rows):
+        own = sorted((r for r in rows if r["protocol"] == protocol), key=lambda r: -r["value"])
+        words = protocol.replace("_", " ")
+        yield (
+            f"{protocol}_bars",
+            set_charts.bars(own, title=f"{words}: every set's main metric", published=compare),
+            f"{words} by set",
+            "Each bar is a set's main metric with its 95 % interval. Diamonds and discs are what"
+            " others published for the same size of the set; the red mark is guessing.",
+        )
+        for source in dict.fromkeys(s for row in own for s in row["published"]):
+            points = [
+                {**row, "x": row["published"][source], "y": row["value"]}
+                for row in own
+                if source in row["published"]
+            ]
+            yield (
+                f"{protocol}_against_{source}",
+                set_charts.scatter(
+                    points,
+                    title=f"{words}: ours against {compare}, {source}",
+                    xlabel=f"{compare}, {source}",
+                    ylabel="ours",
+                ),
+                f"ours against {source}",
+                "On the dotted line both are equal; above it ours is better. Grey bars are 95 %"
+                " intervals.",
+            )
+    gained = [
+        {**row, "value": row["value"] - row["single_prompt"]}
+        for row in rows
+        if row["single_prompt"] is not None
+    ]
+    if gained:
+        yield (
+            "prompt_gain",
+            set_charts.gains(
+                gained,
+                title="what all prompts together gain over one",
+                xlabel="points of the main metric (the paper's figure 4)",
+            ),
+            "prompt gain",
+            "The main metric with all templates and names averaged in embedding space, minus that"
+            " with each class's first name in the first template.",
+        )
+    if lines := _history(place, content):
+        yield (
+            "scaling",
+            set_charts.scaling(lines, title="main metrics as training goes on"),
+            "scaling",
+            "Each evaluated checkpoint of this run up to this one, with 95 % intervals.",
+        )
+    yield from _confusions(place, rows)
+
+
+def _history(place: Any, content: Mapping[str, Any]) -> dict[str, list[tuple[float, Any]]]:
+    """Set's name → its rows at this and earlier steps, from the folders beside this one."""
+    step = content["weights"].get("step")
+    if not step or not place.name.startswith("step_"):
+        return {}
+    found: dict[str, list[tuple[float, Any]]] = {}
+    for file in sorted(place.parent.glob("step_*/summary.json"), key=_step_of):
+        if _step_of(file) > step:
+            break
+        other = json.loads(file.read_text())
+        for row in other["rows"]:
+            if row["value"] is not None:
+                name = f"{row['name']}, {row['protocol'].replace('_', ' ')}"
+                seen = other["weights"].get("examples_seen", _step_of(file))
+                found.setdefault(name, []).append((seen, row))
+    return {name: points for name, points in found.items() if len(points) > 1}
+
+
+def _step_of(file: Any) -> int:
+    return int(file.parent.name.removeprefix("step_"))
+
+
+def _confusions(place: Any, rows: list[Any]) -> Iterator[Drawn]:
+    """Of the sets with the lowest accuracy, and the worst classes in words."""
+    ranked = sorted((r for r in rows if r["protocol"] == "zero_shot"), key=lambda r: r["value"])
+    shown = 0
+    for row in ranked:
+        file = place / "arrays" / f"{row['set']}.zero_shot.npz"
+        if shown == CONFUSIONS or not file.exists():
+            continue
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+            label, chosen, names = (arrays[key] for key in ("label", "chosen", "names"))
+        counts = np.zeros((len(names), len(names)), np.int64)
+        np.add.at(counts, (label, chosen), 1)
+        shown += 1
+        yield (
+            f"confusion_{row['set']}",
+            confusion.draw(counts, names=[str(name) for name in names], title=row["name"]),
+            f"{row['name']}: which classes are taken for which",
+            _worst(place, row["set"]),
+        )
+
+
+def _worst(place: Any, name: str) -> str:
+    record = results.read(place / f"{name}.json")
+    made = record.measurements.get("zero_shot") if record else None
+    if not made or not made.details.get("worst_classes"):
+        return ""
+    told = [
+        f"{each['class']} {each['right']}/{each['n']}"
+        + (f" (taken for {each['taken_for']} {each['taken']} times)" if each["taken"] else "")
+        for each in made.details["worst_classes"]
+    ]
+    return f"Worst classes: {'; '.join(told)}."

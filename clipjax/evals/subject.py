@@ -1,0 +1,125 @@
+"""The model that is measured and the set it is measured on, as the protocols see them."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from clipjax.evals import classifier, embed, prompt_files, prompts
+from clipjax.evals.set_data import SetData
+from clipjax.models import clip
+from clipjax.training.digest import digest
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A model with its weights.
+
+    Attributes:
+      embedder: its encoders, compiled for all devices.
+      params: on the devices.
+      tokenizer: its own.
+      image_size: side of its images, in pixels.
+      mesh: all devices.
+      model: its name, "ViT-B/32" where it has a released shape.
+      weights: {"id", "path", …}, for the records.
+      dtype: of the towers' matrix products.
+    """
+
+    embedder: embed.Embedder
+    params: Any
+    tokenizer: Any
+    image_size: int
+    mesh: Mesh
+    model: str
+    weights: dict[str, Any]
+    dtype: str
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How images become pixels."""
+        return {
+            "resize": f"shorter side to {self.image_size}, Pillow's bicubic",
+            "crop": f"centre {self.image_size} × {self.image_size}",
+            "mean": list(clip.IMAGE_MEAN),
+            "deviation": list(clip.IMAGE_STD),
+        }
+
+    @property
+    def precision(self) -> dict[str, str]:
+        """Of the towers, and of what follows them."""
+        return {
+            "towers": self.dtype,
+            "similarities": "float32",
+            "platform": jax.default_backend(),
+        }
+
+
+def weights_id(params: Any) -> str:
+    """Sixteen hex digits that change with any parameter; a collective."""
+    return hashlib.sha256(json.dumps(digest(params), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclasses.dataclass
+class OnSet:
+    """A subject on one set: what protocols share is made once.
+
+    Attributes:
+      subject: the model.
+      data: the set's evaluation split.
+      open_train: opens its training split.
+      prompts_given: the user's prompts for this set, a file or folder; "" is none.
+      classifiers: folder in which zero-shot classifiers are kept.
+      poll: called once a batch of images.
+    """
+
+    subject: Subject
+    data: SetData
+    open_train: Callable[[], SetData]
+    prompts_given: str = ""
+    classifiers: str = ""
+    poll: embed.Poll = lambda: False
+
+    @functools.cached_property
+    def image_embed(self) -> np.ndarray:
+        """Embeddings of the evaluation split, float32 [N, E]."""
+        subject = self.subject
+        return subject.embedder.images(
+            subject.params, self.data.source, image_size=subject.image_size, poll=self.poll
+        )
+
+    @functools.cached_property
+    def _prompts(self) -> tuple[prompts.Prompts, str]:
+        data = self.data
+        return prompt_files.of_set(
+            data.entry, source=data.source, keys=data.keys, given=self.prompts_given
+        )
+
+    @property
+    def prompts(self) -> prompts.Prompts:
+        """The texts that stand for the classes."""
+        return self._prompts[0]
+
+    @property
+    def prompts_origin(self) -> str:
+        """Where the prompts come from."""
+        return self._prompts[1]
+
+    @functools.cached_property
+    def classifier(self) -> classifier.Classifier:
+        """The zero-shot classifier of the set's prompts, made once for these weights."""
+        return classifier.of_prompts(
+            self.prompts,
+            embedder=self.subject.embedder,
+            params=self.subject.params,
+            tokenizer=self.subject.tokenizer,
+            weights=self.subject.weights["id"],
+            folder=self.classifiers,
+            where=f"prompts of {self.data.entry.id}",
+        )

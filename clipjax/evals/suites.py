@@ -1,0 +1,250 @@
+"""The registry of evaluation sets, and suites of them: what `evaluate --suite=NAME` runs.
+
+Facts of the sets stand in `sets.json`, published results in `published.json`, each with its
+source. A suite is one of `SUITES`, or a Python file of the user's with a function `get_suite()`:
+
+    from clipjax.evals import suites
+
+    def get_suite():
+        return suites.Suite("nightly", (suites.get("pets"), suites.own("mine", path="DIR")))
+"""
+
+import dataclasses
+import functools
+import importlib.resources
+import json
+import os
+import runpy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from clipjax.common.exits import ConfigError
+from clipjax.common.registry import check_name, closest
+
+PROTOCOLS = ("zero_shot", "retrieval")
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """The size of a set in somebody's protocol, and the metric that belongs to it."""
+
+    n: int
+    metric: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """An evaluation set.
+
+    Attributes:
+      id: its name in the registry and its folder among the data.
+      name: for people; open_clip's column where it has one.
+      classes: how many there must be; 0 is unknown, or not a matter of classes.
+      protocols: "paper", "open_clip", "vtab", … → Expected. Data of any other size are refused.
+      tfds: name, test, train, and label, recipe, also or text (`tfds_labelled`); {} is none.
+      folders: where the WebDataset layout of it is looked for, below the data's folder.
+      prompts: templates, names, join, aliases (`prompt_files.from_wheel`).
+      keys_are_words: whether label keys can stand in a prompt: wnids and numbers cannot.
+      paper_prompts: "other" where the published prompts that are to be had are not the paper's.
+      group_column: of the .npy beside a class, for worst-group metrics.
+      subset: the data use some of ImageNet's 1,000 classes, and only those compete.
+      get: where to get it in the WebDataset layout.
+      home: the owners' page.
+      note: what to know when reading its numbers.
+      path, split: of a set of the user's own: a folder of images by class, a WebDataset folder, a
+        CSV, TSV or JSON-lines file; or `source`, a name of `data.sources`.
+      prompts_file: of a set of the user's own, see `prompt_files.read`.
+      train_path: what a linear probe is fitted on.
+      metric: of a set of the user's own.
+      run: protocols for this set; () takes the suite's.
+    """
+
+    id: str
+    name: str
+    classes: int = 0
+    protocols: Mapping[str, Expected] = dataclasses.field(default_factory=dict)
+    tfds: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    folders: tuple[str, ...] = ()
+    prompts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    keys_are_words: bool = True
+    paper_prompts: str = ""
+    group_column: int | None = None
+    subset: bool = False
+    get: str = ""
+    home: str = ""
+    note: str = ""
+    path: str = ""
+    source: str = ""
+    split: str = "test"
+    prompts_file: str = ""
+    train_path: str = ""
+    metric: str = ""
+    run: tuple[str, ...] = ()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of images by protocol."""
+        return {name: expected.n for name, expected in self.protocols.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """Sets, and the protocols that each is run through."""
+
+    name: str
+    entries: tuple[Entry, ...]
+    run: tuple[str, ...] = ("zero_shot",)
+
+
+@functools.cache
+def entries() -> dict[str, Entry]:
+    """All registered sets by id."""
+    found = {}
+    for key, facts in _json("sets.json")["sets"].items():
+        facts = dict(facts)
+        protocols = {name: Expected(**each) for name, each in facts.pop("protocols").items()}
+        folders = tuple(facts.pop("folders", ()))
+        found[key] = Entry(id=key, protocols=protocols, folders=folders, **facts)
+    return found
+
+
+@functools.cache
+def published() -> dict[str, Any]:
+    """Results others reported: protocol → source → model → set → metric → share."""
+    return _json("published.json")
+
+
+def reported(entry: Entry, *, protocol: str, model: str) -> dict[str, dict[str, float]]:
+    """Source ("paper", "open_clip") → metric → share, of a released model on a set."""
+    found = {}
+    for source, models in published().get(protocol, {}).items():
+        if entry.id in models.get(model, {}):
+            found[source] = models[model][entry.id]
+    return found
+
+
+def get(name: str, *, run: Sequence[str] = ()) -> Entry:
+    """The registered set, with protocols of its own; ConfigError naming the closest."""
+    check_name(name, names=entries(), kind="evaluation set")
+    return dataclasses.replace(entries()[name], run=tuple(run))
+
+
+def own(
+    name: str,
+    *,
+    path: str = "",
+    source: str = "",
+    split: str = "test",
+    n: int | None = None,
+    metric: str = "",
+    prompts: str = "",
+    train_path: str = "",
+    run: Sequence[str] = (),
+) -> Entry:
+    """A set of the user's own.
+
+    Args:
+      name: under which its results appear.
+      path: see `Entry`; or, with `source`, that source's path.
+      source: a name of `data.sources` such as "digits"; "" finds out what lies at `path`.
+      split: the split's name, and the sub-folder of `path` if there is one of that name.
+      n: how many images there must be.
+      metric: the main one; "" is top1_accuracy, or mean_recall_at_1 for captions.
+      prompts: a file or folder, see `prompt_files.read`; "" is the data's own.
+      train_path: as `path`, for a linear probe.
+      run: protocols; () takes the suite's.
+    """
+    if not path and not source:
+        raise ConfigError(f'suites.own("{name}"): give path=, or source= for demo data')
+    return Entry(
+        id=name,
+        name=name,
+        protocols={"own": Expected(n, metric)} if n else {},
+        path=path,
+        source=source,
+        split=split,
+        prompts_file=prompts,
+        train_path=train_path,
+        metric=metric,
+        run=tuple(run),
+    )
+
+
+PAPER_27 = (
+    *("food101", "cifar10", "cifar100", "birdsnap", "sun397", "cars", "fgvc_aircraft", "voc2007"),
+    *("dtd", "pets", "caltech101", "flowers102", "mnist", "fer2013", "stl10", "eurosat"),
+    *("resisc45", "gtsrb", "kitti_distance", "country211", "pcam", "ucf101", "kinetics700"),
+    *("clevr_counts", "hateful_memes", "rendered_sst2", "imagenet"),
+)  # section 3.2, table 9
+SHIFTS = (
+    *("imagenet_v2", "imagenet_r", "imagenet_sketch", "objectnet", "imagenet_a"),
+    *("imagenet_vid", "youtube_bb"),
+)  # section 3.3, figure 13
+RETRIEVAL = ("flickr30k", "mscoco")
+DATACOMP_38 = (
+    *("imagenet", "caltech101", "cifar10", "cifar100", "clevr_counts", "clevr_distance"),
+    *("country211", "dtd", "eurosat", "fgvc_aircraft", "food101", "gtsrb", "imagenet_sketch"),
+    *("imagenet_v2", "imagenet_a", "imagenet_o", "imagenet_r", "kitti_distance", "mnist"),
+    *("objectnet", "flowers102", "pets", "voc2007", "pcam", "rendered_sst2", "resisc45", "cars"),
+    *("stl10", "sun397", "svhn", "flickr30k", "mscoco", "winogavil", "iwildcam", "camelyon17"),
+    *("fmow", "dollar_street", "geode"),
+)  # the columns of open_clip's docs/openclip_results.csv
+# The paper says "over 30" sets and lists none; these are all that its zero-shot tables name.
+PAPER_ZERO_SHOT = (
+    *PAPER_27,
+    *("svhn", "iiit5k", "ayahoo", "sun", "rareact", *RETRIEVAL, *SHIFTS),
+)
+SUITES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # sets, protocols
+    "paper27": (PAPER_27, ("zero_shot",)),
+    "paper_zero_shot": (PAPER_ZERO_SHOT, ("zero_shot", "retrieval")),
+    "robustness": (("imagenet", *SHIFTS), ("zero_shot",)),
+    "retrieval": (RETRIEVAL, ("retrieval",)),
+    "datacomp38": (DATACOMP_38, ("zero_shot", "retrieval")),
+}
+
+
+def find(name: str) -> Suite:
+    """A suite by name, or the one that a Python file's `get_suite()` gives.
+
+    Raises:
+      ConfigError: there is none, or the file is not as above.
+    """
+    if name in SUITES:
+        sets, run = SUITES[name]
+        return Suite(name, tuple(entries()[key] for key in sets), run)
+    if not name.endswith(".py"):
+        raise ConfigError(
+            f'--suite="{name}" is unknown{closest(name, SUITES)}; known: {", ".join(SUITES)}, or a'
+            " Python file with get_suite()"
+        )
+    if not os.path.isfile(name):
+        raise ConfigError(f"--suite={name}: no such file (looked from {os.getcwd()})")
+    try:
+        made = runpy.run_path(name)["get_suite"]()
+    except ConfigError:
+        raise
+    except Exception as error:  # the file is Python and may raise anything
+        raise ConfigError(
+            f"--suite={name}: {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
+    if not isinstance(made, Suite):
+        raise ConfigError(f"--suite={name}: get_suite() must return a suites.Suite")
+    return check(made, where=f"--suite={name}")
+
+
+def check(suite: Suite, *, where: str) -> Suite:
+    """The suite; ConfigError if ids repeat, cannot be file names, or a protocol is unknown."""
+    seen: set[str] = set()
+    for entry in suite.entries:
+        if entry.id in seen or not entry.id.replace("-", "_").replace(".", "_").isidentifier():
+            raise ConfigError(f'{where}: set "{entry.id}" needs a name of its own, as a file has')
+        seen.add(entry.id)
+    for protocol in {*suite.run, *(p for entry in suite.entries for p in entry.run)}:
+        check_name(protocol, names=PROTOCOLS, kind=f"{where}: protocol")
+    if not suite.entries:
+        raise ConfigError(f"{where}: the suite holds no sets")
+    return suite
+
+
+def _json(name: str) -> Any:
+    return json.loads(importlib.resources.files("clipjax.evals").joinpath(name).read_text())

@@ -1,0 +1,128 @@
+"""Questions to a checkpoint: the best images for some words, the label that fits an image.
+
+The evaluating program answers `--query` and `--image` with these.
+"""
+
+import io
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from clipjax import build_data
+from clipjax.common.exits import ConfigError
+from clipjax.data.sources.folder import Folder
+from clipjax.evals import prompts
+from clipjax.parallel import distributed
+from clipjax.pictures import canvas, contact_sheet
+
+BEST = 5  # images shown for a query
+
+
+def show_best(model: Any, queries: Sequence[str], *, images: str, workdir: str) -> Any:
+    """Write the sheet of the best images for each query and print them; returns its path."""
+    source = Folder(images) if images else _evaluation_images(model.config)
+    embeds = model.embedder(len(source)).images(
+        model.params, source, image_size=model.image_size, poll=lambda: False
+    )
+    order, scores = contact_sheet.best(model.encode_text(queries), embeds, count=BEST)
+    if not distributed.is_lead():
+        return None
+    cut = [q for q, long in zip(queries, model.tokenizer.encode(queries)[1], strict=True) if long]
+    records = [[source[int(i)] for i in row] for row in order]
+    names = [
+        [record["key"] if images else _one(record["text"]) for record in row] for row in records
+    ]
+    title = f"{os.path.basename(workdir.rstrip('/'))}, step {model.step:,}"
+    subtitle = f"the best of {len(source):,} images of {images or source.name}"
+    whole = getattr(source, "source", source)  # one cut to its first records says whose
+    attribution = getattr(sys.modules[type(whole).__module__], "ATTRIBUTION", "")
+    sheet = contact_sheet.draw(
+        queries,
+        images=[[_thumbnail(record["image"]) for record in row] for row in records],
+        scores=scores,
+        names=names if images else None,
+        title=title,
+        subtitle=subtitle,
+        attribution=attribution,
+    )
+    words = "_".join(re.findall(r"[a-z0-9]+", queries[0].lower()))[:60] or "query"
+    more = f"_and_{len(queries) - 1}_more" if len(queries) > 1 else ""
+    file = output_file(workdir, f"step_{model.step}_{words}{more}.png")
+    file.write_bytes(canvas.png(sheet, title=title, description=subtitle, attribution=attribution))
+    for q, query in enumerate(queries):
+        print(f'"{query}" among {len(source):,} images')
+        for k, name in enumerate(names[q]):
+            print(f"  {k + 1}  {scores[q][k]:6.3f}  {name}")
+    for query in cut:
+        print(f'note: "{query}" is longer than the model reads; its end was cut off')
+    if not np.isfinite(scores).all():
+        print("note: scores are not finite: this checkpoint is damaged or its training diverged")
+    print(file, flush=True)
+    return file
+
+
+def show_labels(
+    model: Any, image: str, *, labels: Sequence[str], templates: Sequence[str]
+) -> list[tuple[str, float]]:
+    """Print the labels with their probabilities, best first; returns them."""
+    templates = tuple(templates) or _templates(model.config) or prompts.GENERIC
+    try:
+        probabilities = model.zero_shot([image], labels, templates=templates)[0]
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"--image={error}") from None
+    ranked = sorted(zip(labels, map(float, probabilities), strict=True), key=lambda pair: -pair[1])
+    if distributed.is_lead():
+        told = f'"{templates[0]}"' + (f" and {len(templates) - 1} more" if templates[1:] else "")
+        print(f"{image}, step {model.step:,}, prompts {told}")
+        width = max(map(len, labels))
+        for label, probability in ranked:
+            print(f"  {label.ljust(width)}  {probability:7.1%}")
+        print("probabilities are among these labels only: one gets the most, fitting or not")
+    return ranked
+
+
+def _templates(config: Any) -> tuple[str, ...]:
+    """Of the run's first zero-shot evaluator: its prompts are what the model can read."""
+    for settings in config.evals.values():
+        if settings.kind == "zero_shot":
+            source = settings.source or config.data.source
+            table = prompts.TABLES.get(settings.classes or prompts.TABLE_OF_SOURCE.get(source, ""))
+            return tuple(settings.templates) or (table().templates if table else ())
+    return ()
+
+
+def _evaluation_images(config: Any) -> Any:
+    """The data of the first evaluator, retrieval before others."""
+    names = sorted(config.evals, key=lambda name: config.evals[name].kind != "retrieval")
+    if not names:
+        raise ConfigError("the run has no evaluation images; add --images=FOLDER")
+    return build_data.evaluation_source(config, names[0])
+
+
+def _thumbnail(data: bytes) -> Any:
+    """uint8 [H, W, 3], at most 256 pixels."""
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    picture.thumbnail((256, 256))
+    return np.asarray(picture)
+
+
+def _one(text: str | Sequence[str]) -> str:
+    return text if isinstance(text, str) else text[0]
+
+
+def output_file(workdir: str, name: str) -> Any:
+    """WORKDIR/evaluations/NAME, the folder made; WORKDIR may also be one step's folder."""
+    folder = epath.Path(workdir)
+    if folder.name.isdigit() and folder.parent.name == "checkpoints":
+        folder = folder.parent
+    if folder.name == "checkpoints":
+        folder = folder.parent
+    folder = folder / "evaluations"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / name

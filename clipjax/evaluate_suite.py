@@ -1,0 +1,158 @@
+"""A suite of evaluation sets on weights, on a run's checkpoint, or on each one as it comes.
+
+The evaluating program calls `on_weights` and `watch` for `--suite`. Results and their report lie
+in OUTPUT/SUITE, or WORKDIR/evaluations/SUITE/step_N.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from clipjax import api, run_folder
+from clipjax.common import durations
+from clipjax.common.exits import CheckpointError, ConfigError, DataError
+from clipjax.evals import report, runner, subject, suites
+from clipjax.evals.results import Record
+from clipjax.models import zoo
+from clipjax.parallel import distributed
+from clipjax.parallel.mesh import batch_shards
+from clipjax.training import checkpoint_reader
+
+PATIENCE = 30.0  # seconds between looks for a new checkpoint
+
+
+def on_weights(path: str, suite: suites.Suite, *, output: str, **options: Any) -> list[Record]:
+    """The suite on weights of any format that `clipjax.load` reads.
+
+    Args:
+      path: of the weights.
+      suite: what to run.
+      output: folder of results; OUTPUT/SUITE is made.
+      options: of `runner.run_suite`.
+
+    Raises:
+      ConfigError, CheckpointError: the weights cannot be used.
+      DataError: no set could be measured, or one that is there cannot be used; the rest is done.
+    """
+    return _run(api.load(path), suite, folder=f"{output}/{suite.name}", path=path, **options)
+
+
+def on_run(
+    workdir: str, suite: suites.Suite, *, step: int | None = None, **options: Any
+) -> list[Record]:
+    """The suite on one checkpoint of a run, by default the newest; otherwise as `on_weights`."""
+    model = api.load(workdir, step=step)
+    return _run(model, suite, folder=_folder(workdir, suite, model.step), path=workdir, **options)
+
+
+def watch(
+    workdir: str,
+    suite: suites.Suite,
+    *,
+    patience: float = PATIENCE,
+    say: Callable[[str], None] = print,
+    **options: Any,
+) -> list[int]:
+    """The suite on each checkpoint that a training run saves, until the run is complete.
+
+    Steps that are evaluated are skipped, those that the run has deleted meanwhile too; of several
+    that wait, the oldest comes first. Returns the steps.
+    """
+    done: list[int] = []
+    while True:
+        steps = [step for step in _steps(workdir) if step not in done]
+        if steps:
+            try:
+                on_run(workdir, suite, step=steps[0], say=say, **options)
+            except CheckpointError as error:
+                if steps[0] in _steps(workdir):
+                    raise
+                say(f"step {steps[0]} is gone before it was read ({error})")
+            except ConfigError:
+                if steps[0] in _steps(workdir):
+                    raise
+                say(f"step {steps[0]} is gone before it was read")
+            done.append(steps[0])
+            continue
+        if done and (last := _last_step(workdir)) is not None and done[-1] >= last:
+            return done
+        time.sleep(patience)
+
+
+def _steps(workdir: str) -> list[int]:
+    """The checkpoints there are, as process 0 sees them; [] before the first."""
+    found = b""
+    if distributed.is_lead():
+        try:
+            found = " ".join(map(str, checkpoint_reader.steps(workdir))).encode()
+        except ConfigError:
+            found = b""
+    return [int(step) for step in distributed.from_lead(found).split()]
+
+
+def _last_step(workdir: str) -> int | None:
+    """The run's length; None where it is counted in epochs, whose data are not open here."""
+    config = run_folder.read_config(workdir)
+    try:
+        return durations.steps(config.total, where="config.total", batch_size=config.batch_size)
+    except ConfigError:
+        return None
+
+
+def _folder(workdir: str, suite: suites.Suite, step: int) -> str:
+    top = workdir.rstrip("/")
+    for part in (str(step), "checkpoints"):
+        top = top.removesuffix(f"/{part}")
+    return f"{top}/evaluations/{suite.name}/step_{step}"
+
+
+def _run(
+    model: api.Model,
+    suite: suites.Suite,
+    *,
+    folder: str,
+    path: str,
+    compare: str = "",
+    say: Callable[[str], None] = print,
+    **options: Any,
+) -> list[Record]:
+    measured = make_subject(model, path=path)
+    compare = compare or (measured.model if measured.model in zoo.MODELS else "")
+    records = runner.run_suite(measured, suite, folder=folder, compare=compare, say=say, **options)
+    if distributed.is_lead():
+        say(report.write(folder))
+    _check(records, folder=folder)
+    return records
+
+
+def make_subject(model: api.Model, *, path: str) -> subject.Subject:
+    """A loaded model as protocols see it."""
+    name = str(model.config.model.get("name", "custom"))
+    known = {"step": model.step} if model.step else {}
+    if seen := model.run.get("examples_seen"):
+        known["examples_seen"] = int(seen)
+    return subject.Subject(
+        embedder=model.embedder(api.LARGEST_BATCH * batch_shards(model.mesh)),
+        params=model.params,
+        tokenizer=model.tokenizer,
+        image_size=model.image_size,
+        mesh=model.mesh,
+        model=name if name in zoo.MODELS else os.path.basename(path.rstrip("/")),
+        weights={"id": subject.weights_id(model.params), "path": path, **known},
+        dtype=str(model.config.model.dtype),
+    )
+
+
+def _check(records: Sequence[Record], *, folder: str) -> None:
+    """Raise DataError where a set cannot be used, or nothing was measured: exit code 65."""
+    failed = [record for record in records if record.status == "failed"]
+    if failed:
+        raise DataError(
+            f"{len(failed)} of {len(records)} sets cannot be used, first {failed[0].name}:"
+            f" {failed[0].message} (the others are in {folder})"
+        )
+    if not any(record.measurements for record in records):
+        raise DataError(
+            f"all {len(records)} sets are missing, first {records[0].name}: {records[0].message}"
+        )

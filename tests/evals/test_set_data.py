@@ -1,0 +1,215 @@
+"""Finding and opening the data of registered sets and of a user's own, and refusing wrong ones."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tars
+import webdatasets
+
+from clipjax.common.exits import ConfigError, DataError
+from clipjax.evals import prompt_files, set_data, suites
+
+CLASSES = ("ant", "bee", "cat")
+PETS = dataclasses.replace(
+    suites.get("pets"),
+    classes=3,
+    protocols={
+        "paper": suites.Expected(6, "mean_per_class_accuracy"),
+        "open_clip": suites.Expected(9, "top1_accuracy"),
+    },
+)
+
+
+def opened(entry, data=""):
+    return set_data.open_set(entry, data=str(data), image_size=32)
+
+
+def folder_of(path, count=6):
+    for i in range(count):
+        place = path / CLASSES[i % 3] / f"{i}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(tars.picture(i))
+    return path
+
+
+def webdataset(path, count=9, names=CLASSES):
+    samples = [{"jpg": tars.picture(i), "cls": b"%d" % (i % 3)} for i in range(count)]
+    return webdatasets.write(path, samples, names=names, templates=["a {c}."])
+
+
+def test_the_size_decides_whose_protocol_and_metric_it_is(tmp_path):
+    folder_of(tmp_path / "pets" / "test")
+    found = opened(PETS, tmp_path)
+    assert (found.agrees, found.metric) == (("paper",), "mean_per_class_accuracy")
+    assert found.keys == CLASSES and found.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    webdataset(tmp_path / "wds_vtab-pets_test")  # comes before plain folders
+    found = opened(PETS, tmp_path)
+    assert (found.agrees, found.metric) == (("open_clip",), "top1_accuracy")
+    assert found.keys == ("0", "1", "2") and "WebDataset" in found.where
+
+
+def test_tables_with_classes_captions_and_groups(tmp_path):
+    (tmp_path / "pets").mkdir()
+    for i in range(6):
+        (tmp_path / "pets" / f"{i}.jpg").write_bytes(tars.picture(i))
+    rows = [f"{i}.jpg,{CLASSES[i % 3]},{'north' if i < 2 else 'south'}" for i in range(6)]
+    (tmp_path / "pets" / "test.csv").write_text("\n".join(["file_name,label,region", *rows]))
+    entry = dataclasses.replace(PETS, group_column=0)
+    found = opened(entry, tmp_path)
+    assert found.kind == "classification" and found.labels.tolist() == [0, 1, 2, 0, 1, 2]
+    assert found.groups.tolist() == ["north"] * 2 + ["south"] * 4
+    assert found.source[1]["image"] == tars.picture(1)
+    lines = ['{"image": "0.jpg", "caption": ["a", "b"]}', '{"image": "1.jpg", "caption": "c"}']
+    (tmp_path / "pets" / "mine.jsonl").write_text("\n".join(lines))
+    own = opened(suites.own("mine", path=str(tmp_path / "pets" / "mine.jsonl")))
+    assert own.kind == "retrieval" and own.source.caption(0) == ["a", "b"]
+    assert own.metric == "mean_recall_at_1" and own.agrees == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("file_name,label\n0.jpg,\n", "row 0 has no file_name or no label"),
+        ("name,label\n0.jpg,a\n", "needs a column with the image's path .*has: name, label"),
+        ("", "has: no rows"),
+    ],
+)
+def test_tables_that_cannot_be_used(tmp_path, content, told):
+    (tmp_path / "x.csv").write_text(content)
+    with pytest.raises(DataError, match=told):
+        opened(suites.own("mine", path=str(tmp_path / "x.csv")))
+
+
+def test_a_wrong_size_is_no_score(tmp_path):
+    folder_of(tmp_path / "pets" / "test", count=7)
+    with pytest.raises(DataError, match=r"holds 7 images where .* has 6 \(paper\), 9 \(open_clip"):
+        opened(PETS, tmp_path)
+
+
+def test_wrong_classes_are_no_score(tmp_path):
+    webdataset(tmp_path / "pets", names=(*CLASSES, "dog"))
+    with pytest.raises(DataError, match=r"has 4 classes where Oxford-IIIT Pet has 3"):
+        _ = opened(PETS, tmp_path).keys
+    webdataset(tmp_path / "own", names=CLASSES[:2])
+    with pytest.raises(DataError, match=r"the class '2', which is none of the set's 2"):
+        _ = opened(suites.own("own", path=str(tmp_path / "own"))).labels
+
+
+def test_a_missing_split_is_no_score(tmp_path):
+    folder = webdataset(tmp_path / "wds_vtab-pets_test")
+    (folder / "test").rename(folder / "train")
+    with pytest.raises(DataError, match=r"has no split 'test' .*splits: train"):
+        opened(PETS, tmp_path)
+
+
+def test_only_occurring_classes_compete_where_the_set_says_so(tmp_path):
+    entry = dataclasses.replace(PETS, subset=True, classes=2, protocols={})
+    samples = [{"jpg": tars.picture(i), "cls": b"%d" % (i % 2)} for i in range(4)]
+    webdatasets.write(tmp_path / "pets", samples, names=CLASSES, templates=["a {c}."])
+    assert opened(entry, tmp_path).keys == ("0", "1")
+
+
+def test_missing_data_say_how_to_get_them(tmp_path):
+    with pytest.raises(set_data.Missing) as caught:
+        opened(suites.get("pets"), tmp_path)
+    told = str(caught.value)
+    assert f"huggingface.co/datasets/djghosh/wds_vtab-pets_test to {tmp_path}/wds_vtab-pets" in told
+    assert "tfds.builder('oxford_iiit_pet'" in told and f"{tmp_path}/pets/test/CLASS" in told
+    with pytest.raises(set_data.Missing, match="captions"):
+        opened(suites.get("flickr30k"), tmp_path)
+    with pytest.raises(set_data.Missing, match="nothing is there"):
+        opened(suites.own("mine", path=str(tmp_path / "nowhere")))
+
+
+def test_a_train_split_beside(tmp_path):
+    folder_of(tmp_path / "pets" / "train", count=12)
+    assert set_data.open_train(PETS, data=str(tmp_path), image_size=32).n == 12
+    with pytest.raises(set_data.Missing, match="training split"):
+        set_data.open_train(suites.get("dtd"), data=str(tmp_path), image_size=32)
+    digits = suites.own("digits", source="digits", n=364)
+    assert opened(digits).n == 364
+    assert set_data.open_train(digits, data="", image_size=32).n == 1433
+
+
+def prompts_of(entry, source, keys, **options):
+    made, origin = prompt_files.of_set(entry, source=source, keys=keys, **options)
+    return dict(zip(made.keys, made.names, strict=True)), made.templates, origin
+
+
+def test_prompts_of_the_data_folder(tmp_path):
+    found = opened(PETS, webdataset(tmp_path / "pets").parent)
+    names, templates, origin = prompts_of(PETS, found.source, found.keys)
+    assert names == {"0": ("ant",), "1": ("bee",), "2": ("cat",)}
+    assert templates == ("a {}.",) and origin == "data"
+
+
+def test_prompts_of_the_users_files(tmp_path):
+    found = opened(PETS, folder_of(tmp_path / "pets" / "test").parent.parent)
+    given = tmp_path / "prompts"
+    given.mkdir()
+    (given / "classnames.txt").write_text("bee\tbee\tbumblebee\nant\tant\ncat\tcat\n")
+    (given / "templates.txt").write_text("the {c}\n")
+    names, templates, origin = prompts_of(PETS, found.source, found.keys, given=str(given))
+    assert names["bee"] == ("bee", "bumblebee") and templates == ("the {}",)
+    assert origin == str(given)
+    (given / "classnames.txt").write_text("Cat\nANT\nbee\n")  # joined by name, in any order
+    assert prompts_of(PETS, found.source, found.keys, given=str(given))[0]["ant"] == ("ANT",)
+    (given / "classnames.txt").write_text("cat\nant\nbe\n")
+    with pytest.raises(ConfigError, match=r"without names: 1 \('bee'\), not in the data: 1 \('be'"):
+        prompts_of(PETS, found.source, found.keys, given=str(given))
+
+
+WHEEL = {
+    "version": "1.6.2",
+    "names": {"pets": ["Cat", "ANT", "b.e.e"]},
+    "templates": {"pets": ["a {c}, a type of pet."]},
+}
+
+
+@pytest.fixture
+def wheel(monkeypatch):
+    monkeypatch.setattr(prompt_files, "wheel_content", lambda: WHEEL)
+
+
+def test_prompts_of_the_wheel_are_joined_by_name(tmp_path, wheel):
+    found = opened(PETS, folder_of(tmp_path / "pets" / "test").parent.parent)
+    names, templates, origin = prompts_of(PETS, found.source, found.keys)
+    assert names == {"ant": ("ANT",), "bee": ("b.e.e",), "cat": ("Cat",)}
+    assert templates == ("a {}, a type of pet.",) and "clip-benchmark 1.6.2" in origin
+
+
+def test_names_that_do_not_fit_the_keys_are_told(tmp_path, wheel, monkeypatch):
+    found = opened(PETS, folder_of(tmp_path / "pets" / "test").parent.parent)
+    monkeypatch.setitem(WHEEL["names"], "pets", ["Cat", "ant", "owl"])
+    with pytest.raises(ConfigError, match=r"without names: 1 \('bee'\), not in the data: 1 \('owl"):
+        prompts_of(PETS, found.source, found.keys)
+
+
+def test_keys_that_are_no_words_need_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(prompt_files, "wheel_content", lambda: None)
+    found = opened(PETS, folder_of(tmp_path / "pets" / "test").parent.parent)
+    names, templates, origin = prompts_of(PETS, found.source, found.keys)
+    assert (
+        names["bee"] == ("bee",) and "label keys" in origin and templates == ("a photo of a {}.",)
+    )
+    wnids = dataclasses.replace(PETS, keys_are_words=False)
+    with pytest.raises(ConfigError, match=r"are no words; install names \(pip install --no-deps"):
+        prompts_of(wnids, found.source, found.keys)
+    with pytest.raises(ConfigError, match="are no words"):
+        prompts_of(PETS, found.source, ("0", "1", "2"))
+
+
+def test_words():
+    assert prompt_files.words("american_bulldog") == "american bulldog"
+    assert prompt_files.words("/a/apartment_building/outdoor") == "apartment building outdoor"
+
+
+def test_targets_of_several_classes(tmp_path):
+    samples = [{"jpg": tars.picture(i), "npy": webdatasets.npy([i, 1, 0])} for i in range(3)]
+    webdatasets.write(tmp_path / "x", samples, names=CLASSES, kind="multilabel")
+    found = opened(suites.own("x", path=str(tmp_path / "x")))
+    positive, ignored = found.targets
+    assert found.kind == "multilabel" and found.metric == "mean_average_precision"
+    np.testing.assert_array_equal(positive, [[0, 1, 0], [1, 1, 0], [1, 1, 0]])
+    assert not ignored.any()

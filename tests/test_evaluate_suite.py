@@ -1,0 +1,312 @@
+"""Suites through the program: results, resuming, what cannot be measured, following a run."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import processes
+import pytest
+import tars
+import tiny
+import webdatasets
+
+from clipjax import config, evaluate, evaluate_suite
+from clipjax.common import exits
+from clipjax.common.exits import CleanExit, ConfigError, DataError
+from clipjax.evals import protocols, suites
+
+NAMES = ("a fox", "a pig", "a bear")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "measured"
+    assert tiny.run(tiny.tiny(total="4 steps"), workdir) == exits.DONE
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Three small sets of a user's own."""
+    folder = tmp_path_factory.mktemp("sets")
+    samples = [{"jpg": tars.picture(i), "cls": b"%d" % (i % 3)} for i in range(21)]
+    webdatasets.write(folder / "one", samples, names=NAMES, templates=["{c} here", "{c}"])
+    samples = [{"jpg": tars.picture(i), "txt": b"a fox\na red pig"} for i in range(9)]
+    webdatasets.write(folder / "texts", samples, kind="retrieval")
+    samples = [{"jpg": tars.picture(i), "npy": webdatasets.npy([i % 2, 1, 0])} for i in range(9)]
+    webdatasets.write(folder / "many", samples, kind="multilabel", names=NAMES, templates=["{c}"])
+    return folder
+
+
+def suite_file(path, sets, *, more=""):
+    path.write_text(
+        "from clipjax.evals import suites\n"
+        "def get_suite():\n"
+        "    return suites.Suite('mine', (\n"
+        f"        suites.own('one', path='{sets}/one', n=21),\n"
+        f"        suites.own('texts', path='{sets}/texts'),\n"
+        f"        suites.own('many', path='{sets}/many'),\n{more}"
+        "    ), run=('zero_shot', 'retrieval'))\n"
+    )
+    return str(path)
+
+
+def record(folder, name):
+    return json.loads((folder / "mine" / f"{name}.json").read_text())
+
+
+def test_each_kind_of_set_is_measured_and_reported(trained, sets, tmp_path, capsys):
+    file = suite_file(tmp_path / "s.py", sets)
+    out = tmp_path / "out"
+    assert evaluate.run("", weights=str(trained), suite=file, output=str(out)) == exits.DONE
+    told = capsys.readouterr().out
+    assert "mine: 3 sets: 3 to measure" in told and "report.html" in told
+    one = record(out, "one")
+    made = one["measurements"]["zero_shot"]
+    assert one["data"]["n"] == 21 == made["figures"]["top1_accuracy"]["n"]
+    assert one["data"]["expected_n"] == {"own": 21} and one["data"]["agrees_with"] == ["own"]
+    assert made["details"]["prompts"]["origin"] == "data" and made["settings"]["prompts"]
+    assert one["weights"]["step"] == 4 and one["weights"]["examples_seen"] == 64
+    assert "Pillow's bicubic" in one["preprocessing"]["resize"]
+    assert one["precision"]["towers"] == "float32" and "jax" in one["versions"]
+    with np.load(out / "mine" / "arrays" / "one.zero_shot.npz") as arrays:
+        right = int(np.sum(arrays["label"] == arrays["chosen"]))
+    assert made["figures"]["top1_accuracy"]["value"] == right / 21
+    figures = record(out, "texts")["measurements"]["retrieval"]["figures"]
+    assert {"mean_recall_at_1", "prefixed_mean_recall_at_1", "mean_recall"} <= set(figures)
+    assert record(out, "many")["measurements"]["zero_shot"]["metric"] == "mean_average_precision"
+    summary = json.loads((out / "mine" / "summary.json").read_text())
+    assert [row["set"] for row in summary["rows"]] == ["one", "texts", "many"]
+    header, row = (out / "mine" / "summary.csv").read_text().splitlines()
+    assert header.startswith("name,pretrained,Average perf. on 38 datasets,ImageNet 1k,")
+    assert row.startswith(f"measured,{one['weights']['id']},,,")
+    page = (out / "mine" / "report.html").read_text()
+    assert page.count("data:image/png;base64") >= 4 and "<script" not in page
+    assert not [p for p in out.rglob("*") if p.name.endswith(".tmp")]
+
+
+def test_what_is_measured_is_not_measured_again(trained, sets, tmp_path, monkeypatch, capsys):
+    file, out = suite_file(tmp_path / "s.py", sets), tmp_path / "out"
+    calls = []
+
+    def counted(name):
+        measure = protocols.PROTOCOLS[name].measure
+
+        def call(on):
+            calls.append(on.data.entry.id)
+            return measure(on)
+
+        return protocols.Protocol(
+            protocols.PROTOCOLS[name].kinds, protocols.PROTOCOLS[name].settings, call
+        )
+
+    made = {name: counted(name) for name in protocols.PROTOCOLS}
+    monkeypatch.setattr(protocols, "PROTOCOLS", made)
+
+    def run(**options):
+        calls.clear()
+        evaluate.run("", weights=str(trained), suite=file, output=str(out), **options)
+        return list(calls)
+
+    assert run() == ["one", "texts", "many"]
+    before = {p.name: p.read_bytes() for p in (out / "mine").glob("*.json")}
+    assert run() == [] and "3 measured before" in capsys.readouterr().out
+    assert {p.name: p.read_bytes() for p in (out / "mine").glob("*.json")} == before
+    (out / "mine" / "texts.json").write_text("{")  # as a full disk may leave it
+    assert run() == ["texts"]
+    prompts = tmp_path / "prompts" / "one"
+    prompts.mkdir(parents=True)
+    (prompts / "classnames.txt").write_text("fox\npig\nbear\n")
+    assert run(prompts=str(tmp_path / "prompts")) == ["one"]
+    assert record(out, "one")["measurements"]["zero_shot"]["details"]["prompts"]["origin"].endswith(
+        "prompts/one"
+    )
+    assert run(prompts=str(tmp_path / "prompts"), only=["zero_shot"], force=True) == ["one", "many"]
+
+
+def test_sets_that_cannot_be_measured_do_not_stop_the_others(trained, sets, tmp_path, capsys):
+    more = (
+        f"        suites.own('wrong', path='{sets}/one', n=20),\n"
+        "        suites.get('pets'),\n"
+        "        suites.own('gone', path='nowhere'),\n"
+    )
+    file, out = suite_file(tmp_path / "s.py", sets, more=more), tmp_path / "out"
+    with pytest.raises(DataError, match=r"1 of 6 sets cannot be used, first wrong: .*21 images"):
+        evaluate.run("", weights=str(trained), suite=file, output=str(out), data=str(tmp_path))
+    told = capsys.readouterr().out
+    assert "3 to measure, 0 measured before, 2 missing, 1 that cannot be used" in told
+    assert "Oxford-IIIT Pet is missing: copy huggingface.co" in told
+    assert record(out, "wrong")["status"] == "failed" and record(out, "gone")["status"] == "missing"
+    assert record(out, "one")["measurements"]
+    summary = json.loads((out / "mine" / "summary.json").read_text())
+    assert set(summary["missing"]) == {"pets", "gone"} and set(summary["failed"]) == {"wrong"}
+    assert (
+        summary["averages"]["zero_shot"]["sets"] == 2
+        and summary["averages"]["zero_shot"]["of"] == 6
+    )
+    page = (out / "mine" / "report.html").read_text()
+    assert "Missing data sets" in page and "djghosh/wds_vtab-pets_test" in page
+
+
+def test_a_damaged_image_fails_its_set_only(trained, sets, tmp_path, capsys):
+    samples = [{"jpg": tars.picture(i), "cls": b"%d" % (i % 3)} for i in range(6)]
+    samples[3]["jpg"] = b"no image"
+    webdatasets.write(tmp_path / "bad", samples, names=NAMES, templates=["{c}"])
+    more = f"        suites.own('bad', path='{tmp_path}/bad'),\n"
+    file, out = suite_file(tmp_path / "s.py", sets, more=more), tmp_path / "out"
+    with pytest.raises(DataError, match=r"first bad: .*record 1.tar/s0000003 is unusable"):
+        evaluate.run("", weights=str(trained), suite=file, output=str(out))
+    assert record(out, "many")["measurements"]
+    capsys.readouterr()
+
+
+def test_nothing_at_all_is_an_error(trained, tmp_path, capsys):
+    with pytest.raises(DataError, match=r"all 2 sets are missing, first Flickr: copy hugg"):
+        evaluate.run("", weights=str(trained), suite="retrieval", output=str(tmp_path))
+    capsys.readouterr()
+
+
+def test_permuted_classes_are_suspected(trained, sets, tmp_path, monkeypatch, capsys):
+    """A model that reads labels, and names in another order."""
+    monkeypatch.setattr(
+        protocols.OnSet,
+        "image_embed",
+        property(lambda on: np.eye(16, dtype=np.float32)[on.data.labels]),
+    )
+    vectors = np.eye(16, dtype=np.float32)[[1, 0, 2]]
+    made = type("Made", (), {"ensemble": vectors, "single": vectors})
+    monkeypatch.setattr(protocols.OnSet, "classifier", property(lambda on: made))
+    file, out = suite_file(tmp_path / "s.py", sets), tmp_path / "out"
+    suite = suites.find(file)
+    suite = suites.Suite("mine", suite.entries[:1])
+    evaluate_suite.on_weights(str(trained), suite, output=str(out))
+    (warning,) = record(out, "one")["measurements"]["zero_shot"]["warnings"]
+    assert warning.startswith("class order? 2 classes are mostly taken for one other class each")
+    assert "accuracy would be 100.0%, not 33.3%" in warning
+    assert warning in capsys.readouterr().out
+    assert "class order?" in (out / "mine" / "report.html").read_text()
+
+
+def test_a_running_job_is_followed(trained, sets, tmp_path, capsys):
+    """Checkpoints come one after the other; each is measured once, until the run's last."""
+    workdir = tmp_path / "run"
+    (workdir / "checkpoints").mkdir(parents=True)
+    shutil.copy(trained / "config.json", workdir)
+    file = suites.find(suite_file(tmp_path / "s.py", sets))
+
+    def train():
+        for step in (2, 4):
+            time.sleep(0.5)
+            shutil.copytree(trained / "checkpoints" / str(step), workdir / "step")
+            (workdir / "step").rename(workdir / "checkpoints" / str(step))
+
+    job = threading.Thread(target=train)
+    job.start()
+    assert evaluate_suite.watch(str(workdir), file, patience=0.1) == [2, 4]
+    job.join()
+    told = capsys.readouterr().out
+    assert told.count("3 to measure, 0 measured before") == 2
+    place = workdir / "evaluations" / "mine"
+    assert {p.name for p in place.iterdir()} == {"step_2", "step_4"}
+    assert (place / "step_4" / "figures" / "scaling.png").exists()
+    assert evaluate_suite.watch(str(workdir), file, patience=0.1) == [2, 4]
+    assert "3 to measure" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"weights": "x"}, r"--weights=x: add what to run, --suite=NAME \(paper27, "),
+        ({"suite": "paper27"}, "either --weights=PATH or --workdir=RUN"),
+        ({"suite": "paper27", "weights": "x", "workdir": "y"}, "either --weights=PATH or"),
+        ({"suite": "paper27", "weights": "x", "watch": True}, "--watch: follows the run"),
+        ({"suite": "paper27", "workdir": "nowhere"}, "no such folder"),
+        ({"suite": "paper", "workdir": "."}, "is unknown"),
+    ],
+)
+def test_mistakes_are_one_line_each(asked, told):
+    with pytest.raises(ConfigError, match=told) as caught:
+        evaluate.run(asked.pop("workdir", ""), **asked)
+    assert "\n" not in str(caught.value)
+
+
+def program(*arguments, **environment):
+    import os
+
+    return subprocess.Popen(
+        [sys.executable, "-m", "clipjax.evaluate", *arguments],
+        cwd=processes.ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_killed_and_started_again(trained, sets, tmp_path):
+    """No set is computed twice, and the summary is that of an evaluation that was not killed."""
+    more = "".join(f"        suites.own('again{i}', path='{sets}/one'),\n" for i in range(5))
+    file = suite_file(tmp_path / "s.py", sets, more=more)
+    common = [f"--weights={trained}", f"--suite={file}"]
+    straight = program(*common, f"--output={tmp_path}/straight")
+    assert straight.wait() == 0
+    killed = program(*common, f"--output={tmp_path}/out")
+    place = tmp_path / "out" / "mine"
+    while not (place / "texts.json").exists():
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    before = {p.name: p.read_bytes() for p in place.glob("*.json")}
+    assert 2 <= len(before) < 8 and "summary.json" not in before
+    again = program(*common, f"--output={tmp_path}/out")
+    told, _ = again.communicate()
+    assert again.returncode == 0 and f"{len(before)} measured before" in told
+    for name, content in before.items():
+        assert (place / name).read_bytes() == content
+    for name in ("summary.json", "summary.csv", "summary.md"):
+        assert (place / name).read_bytes() == (tmp_path / "straight" / "mine" / name).read_bytes()
+
+
+@pytest.mark.multihost
+def test_two_processes_measure_what_one_does(trained, sets, tmp_path):
+    """21 and 9 images in batches over 2 × 2 devices: ragged ends on both processes."""
+    import socket
+
+    file = suite_file(tmp_path / "s.py", sets)
+    common = [f"--weights={trained}", f"--suite={file}"]
+    assert program(*common, f"--output={tmp_path}/one").wait() == 0
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    pair = [
+        program(
+            *common,
+            f"--output={tmp_path}/two",
+            XLA_FLAGS="--xla_force_host_platform_device_count=2",
+            CLIPJAX_COORDINATOR=f"127.0.0.1:{port}",
+            CLIPJAX_NUM_PROCESSES="2",
+            CLIPJAX_PROCESS_ID=str(index),
+        )
+        for index in range(2)
+    ]
+    assert [process.wait(timeout=300) for process in pair] == [0, 0]
+    one, two = (
+        json.loads((tmp_path / name / "mine" / "summary.json").read_text())["rows"]
+        for name in ("one", "two")
+    )
+    assert len(one) == 3
+    for a, b in zip(one, two, strict=True):
+        assert a["figures"] == b["figures"], a["set"]
+
+
+def test_errors_have_exit_codes(trained, tmp_path):
+    with pytest.raises(CleanExit) as caught:
+        evaluate.run("", weights=str(tmp_path), suite="paper27")
+    assert caught.value.code == exits.BAD_CONFIG
+    assert config.defaults().evals is not None
