@@ -141,6 +141,8 @@ def make_subject(model: api.Model, *, path: str) -> subject.Subject:
         model=name if name in zoo.MODELS else os.path.basename(path.rstrip("/")),
         weights={"id": subject.weights_id(model.params), "path": path, **known},
         dtype=str(model.config.model.dtype),
+        pixel_mean=tuple(model.module.config.image_mean),
+        pixel_std=tuple(model.module.config.image_std),
     )
 
 

@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 
 from clipjax.evals import classifier, embed, prompt_files, prompts
 from clipjax.evals.set_data import SetData
-from clipjax.models import clip
 from clipjax.training.digest import digest
 
 
@@ -30,6 +29,7 @@ class Subject:
       model: its name, "ViT-B/32" where it has a released shape.
       weights: {"id", "path", …}, for the records.
       dtype: of the towers' matrix products.
+      pixel_mean, pixel_std: of pixels in [0, 1], red green blue.
     """
 
     embedder: embed.Embedder
@@ -40,6 +40,8 @@ class Subject:
     model: str
     weights: dict[str, Any]
     dtype: str
+    pixel_mean: tuple[float, ...]
+    pixel_std: tuple[float, ...]
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -47,8 +49,8 @@ class Subject:
         return {
             "resize": f"shorter side to {self.image_size}, Pillow's bicubic",
             "crop": f"centre {self.image_size} × {self.image_size}",
-            "mean": list(clip.IMAGE_MEAN),
-            "deviation": list(clip.IMAGE_STD),
+            "mean": list(self.pixel_mean),
+            "deviation": list(self.pixel_std),
         }
 
     @property
