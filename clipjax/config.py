@@ -152,7 +152,7 @@ def defaults() -> Config:
     c.data.max_bad_fraction = 0.01  # unreadable records before the run stops with exit 65
 
     c.tokenizer = ConfigDict()
-    c.tokenizer.kind = "sentencepiece"  # or "clip", the release's byte pairs
+    c.tokenizer.kind = "sentencepiece"  # own; "clip": the release's byte pairs; "siglip": T5's
     c.tokenizer.path = ""  # its file; "" trains one on the captions, "clip": an installed package's
     c.tokenizer.max_captions = 1_000_000  # captions read to train it
 

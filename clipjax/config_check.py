@@ -16,7 +16,7 @@ from clipjax.parallel import compiler_options
 
 DTYPES = ("float32", "bfloat16")
 KERNELS = ("auto", "on", "off")
-TOKENIZERS = ("sentencepiece", "clip")
+TOKENIZERS = ("sentencepiece", "clip", "siglip")
 NO_DATA = """config.data names no data to train on; add one of
   --config.data.source=tfds --config.data.name=NAME --config.data.path=DATA_DIR
   --config.data.source=tar --config.data.path='SHARDS/{00000..00999}.tar'

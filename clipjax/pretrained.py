@@ -71,7 +71,7 @@ def _run(foreign: Foreign, *, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]
     settings = config.defaults()
     settings.model = config.model("custom", dtype="float32", **foreign.model)
     settings.tokenizer.kind = next(
-        kind for kind, made in tokenizers.KINDS.items() if isinstance(tokenizer, made)
+        kind for kind, made in tokenizers.KINDS.items() if type(tokenizer) is made
     )
     return {
         "step": 0,

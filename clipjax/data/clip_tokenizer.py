@@ -65,7 +65,8 @@ class ClipTokenizer:
         self._load()
 
     def _load(self) -> None:
-        self.merges = [tuple(line.split()) for line in self.model.decode().split("\n")[1:] if line]
+        lines = self.model.decode().split("\n")[1:-1]
+        self.merges = [(left, right) for left, right in map(str.split, lines)]
         self.symbols = byte_symbols()
         self.words = [
             *self.symbols.values(),

@@ -103,7 +103,7 @@ class SentencePieceTokenizer:
 
     def files(self) -> dict[str, bytes]:
         """File name → bytes; `tokenizers.from_files` reads them back. Checkpoints carry these."""
-        return {MODEL_FILE: self.model}
+        return {self.FILE: self.model}
 
 
 def train_sentencepiece(captions: Iterable[str], *, vocab_size: int, exact: bool = True) -> bytes:

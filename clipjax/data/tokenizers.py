@@ -12,11 +12,13 @@ from typing import Any
 from clipjax.common.exits import ConfigError
 from clipjax.data.clip_tokenizer import ClipTokenizer
 from clipjax.data.sentencepiece_tokenizer import SentencePieceTokenizer
+from clipjax.data.siglip_tokenizer import SiglipTokenizer
 
-Tokenizer = SentencePieceTokenizer | ClipTokenizer
+Tokenizer = SentencePieceTokenizer | ClipTokenizer | SiglipTokenizer
 KINDS: dict[str, type[Tokenizer]] = {
     "sentencepiece": SentencePieceTokenizer,
     "clip": ClipTokenizer,
+    "siglip": SiglipTokenizer,
 }
 
 

@@ -21,6 +21,7 @@ LINEAR = "linear"  # our [in, out] or [in, H, K] as PyTorch's [out, in]
 MERGED = "merged"  # our [H, K, out] as PyTorch's [out, in]
 CONVOLUTION = "convolution"  # our [P, P, in, out] as PyTorch's [out, in, P, P]
 ROW = "row"  # ours as [1, …]
+ROWS = "rows"  # ours as [1, 1, …]
 LARGE = 1 << 28  # bytes of a file from which progress is shown
 
 
@@ -46,8 +47,10 @@ Layout = Mapping[str, Array]
 class Tensors(Protocol):
     """An open file: shapes at once, values one by one."""
 
-    shapes: Mapping[str, tuple[int, ...]]
     size: int  # bytes
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
 
     def read(self, name: str, /) -> np.ndarray: ...
 
@@ -184,6 +187,7 @@ _SHAPES: dict[str, Callable[[tuple[int, ...]], tuple[int, ...]]] = {
     MERGED: lambda shape: (shape[-1], math.prod(shape[:-1])),
     CONVOLUTION: lambda shape: (shape[3], shape[2], shape[0], shape[1]),
     ROW: lambda shape: (1, *shape),
+    ROWS: lambda shape: (1, 1, *shape),
 }
 
 

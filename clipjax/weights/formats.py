@@ -6,11 +6,24 @@ from typing import Any
 
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data.tokenizers import Tokenizer
-from clipjax.weights import files, huggingface, open_clip, openai
+from clipjax.weights import (
+    big_vision,
+    files,
+    huggingface,
+    huggingface_siglip,
+    open_clip,
+    open_clip_siglip,
+    openai,
+    siglip,
+)
 from clipjax.weights.foreign import Foreign
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")  # how their names end
-WRITERS = {"open_clip": open_clip.write, "huggingface": huggingface.write}
+# Format → how a CLIP is written, how a SigLIP is.
+WRITERS = {
+    "open_clip": (open_clip.write, open_clip_siglip.write),
+    "huggingface": (huggingface.write, huggingface_siglip.write),
+}
 
 
 def is_pickle(path: str) -> bool:
@@ -28,13 +41,32 @@ def open_foreign(path: str | os.PathLike[str]) -> Foreign | None:
     try:
         if place.suffix == ".safetensors" and place.is_file():
             return openai.open(place)
+        if place.suffix == ".npz" and place.is_file():
+            return big_vision.open(place)
         if (place / open_clip.CONFIG).is_file():
-            return open_clip.open(place)
+            return _open_clip(place)
         if (place / huggingface.CONFIG).is_file() and not (place / "checkpoints").is_dir():
-            return huggingface.open(place)
+            return _huggingface(place)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     return None
+
+
+def _open_clip(folder: pathlib.Path) -> Foreign:
+    config = files.read_json(folder / open_clip.CONFIG)
+    try:
+        siglip_too = "_siglip_" in config["model_cfg"]["vision_cfg"].get("timm_model_name", "")
+    except (KeyError, TypeError, AttributeError):
+        siglip_too = False
+    return open_clip_siglip.open(folder) if siglip_too else open_clip.open(folder)
+
+
+def _huggingface(folder: pathlib.Path) -> Foreign:
+    kind = files.read_json(folder / huggingface.CONFIG).get("model_type")
+    readers = {"clip": huggingface.open, huggingface_siglip.MODEL_TYPE: huggingface_siglip.open}
+    if kind not in readers:
+        raise DataError(f"{huggingface.CONFIG}: model_type={kind!r} is not {' or '.join(readers)}")
+    return readers[kind](folder)
 
 
 def write(
@@ -60,7 +92,6 @@ def write(
     """
     if to not in WRITERS:
         raise ConfigError(f'--format: "{to}" cannot be written')
-    files.write_folder(
-        folder,
-        lambda made: WRITERS[to](made, model=model, params=params, tokenizer=tokenizer),
-    )
+    writer = WRITERS[to][siglip.is_siglip(model)]
+    given = {"model": model, "params": params, "tokenizer": tokenizer}
+    files.write_folder(folder, lambda made: writer(made, **given))

@@ -65,13 +65,11 @@ def open_weights(folder: pathlib.Path) -> files.SafeTensors:
 
 def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """The model, as of `zoo.MODELS`, that a CLIPModel's config describes; DataError as `open`."""
-    if config.get("model_type") != "clip":
-        raise DataError(f"{CONFIG}: model_type={config.get('model_type')!r} is not supported")
     try:
         # Old repositories keep the settings twice; transformers lets these win.
         vision = {**config["vision_config"], **(config.get("vision_config_dict") or {})}
         text = {**config["text_config"], **(config.get("text_config_dict") or {})}
-        activation, epsilon = _shared(vision, text)
+        activation, epsilon = shared_of(vision, text)
         width, text_width = vision.get("hidden_size", 768), text.get("hidden_size", 512)
         vocab_size = text.get("vocab_size", 49_408)
         end = text.get("eos_token_id", vocab_size - 1)
@@ -105,7 +103,7 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
         raise DataError(f"{CONFIG}: {error} is missing or misplaced") from None
 
 
-def _shared(vision: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[str, float]:
+def shared_of(vision: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[str, float]:
     """(activation, epsilon), which clipjax has one of for both towers."""
     activations = [part.get("hidden_act", "quick_gelu") for part in (vision, text)]
     epsilons = [part.get("layer_norm_eps", 1e-5) for part in (vision, text)]

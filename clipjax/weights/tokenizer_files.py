@@ -9,6 +9,7 @@ from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import tokenizers
 from clipjax.data.clip_tokenizer import ClipTokenizer, packaged_merges
 from clipjax.data.sentencepiece_tokenizer import SentencePieceTokenizer
+from clipjax.data.siglip_tokenizer import SiglipTokenizer
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.weights import files, tokenizer_json
 
@@ -63,21 +64,26 @@ def _clip(folder: pathlib.Path, *, context_length: int) -> ClipTokenizer:
     return found
 
 
-FINDERS = {"clip": _clip}
+def _sentencepiece(folder: pathlib.Path, *, context_length: int) -> Tokenizer:
+    raise ConfigError(
+        f"{folder}: holds no SentencePiece model (spiece.model); name it with --tokenizer"
+    )
+
+
+FINDERS = {"clip": _clip, "siglip": _sentencepiece}
 
 
 def for_transformers(tokenizer: Tokenizer) -> dict[str, bytes]:
     """File name → bytes that transformers' AutoTokenizer, and open_clip through it, load."""
-    made, special = tokenizer_json.make(tokenizer), SPECIAL[type(tokenizer)]
     settings = {
-        **special,
+        **SPECIAL[type(tokenizer)],
         "model_max_length": tokenizer.context_length,
         "clean_up_tokenization_spaces": False,
     }
-    found = {
-        "tokenizer.json": made.to_str(pretty=False).encode(),
-        "tokenizer_config.json": _json(settings),
-    }
+    found = {"tokenizer_config.json": _json(settings)}
+    if isinstance(tokenizer, SiglipTokenizer):  # which transformers reads as it is
+        return found | tokenizer.files()
+    found["tokenizer.json"] = tokenizer_json.make(tokenizer).to_str(pretty=False).encode()
     if isinstance(tokenizer, ClipTokenizer):
         found["vocab.json"] = _json(_with_specials(tokenizer))
         found["merges.txt"] = tokenizer.model
@@ -100,6 +106,12 @@ SPECIAL: dict[type, dict[str, Any]] = {
         "eos_token": END,
         "unk_token": "<unk>",
         "pad_token": "<pad>",
+    },
+    SiglipTokenizer: {
+        "tokenizer_class": "SiglipTokenizer",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": "</s>",
     },
 }
 

@@ -1,8 +1,9 @@
 """Our tokenizers as a `tokenizer.json`, which gives the same ids without clipjax."""
 
 import functools
+from typing import Any
 
-from sentencepiece import sentencepiece_model_pb2
+from sentencepiece import sentencepiece_model_pb2 as proto
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Fast
 
@@ -48,7 +49,7 @@ def _(tokenizer: ClipTokenizer) -> Fast:
 
 @make.register
 def _(tokenizer: SentencePieceTokenizer) -> Fast:
-    model = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.model)
+    model = proto.ModelProto.FromString(tokenizer.model)  # pyright: ignore
     made = Fast(_byte_pairs(model))
     made.normalizer = normalizers.Sequence(  # pyright: ignore
         [
@@ -71,7 +72,7 @@ def _(tokenizer: SentencePieceTokenizer) -> Fast:
     return _between_start_and_end(made, tokenizer)
 
 
-def _byte_pairs(model: sentencepiece_model_pb2.ModelProto) -> models.BPE:
+def _byte_pairs(model: Any) -> models.BPE:
     """SentencePiece joins the neighbours that make the best piece; here each pair that makes it is
     a merge, in the order of the pieces."""
     vocabulary = {piece.piece: number for number, piece in enumerate(model.pieces)}

@@ -45,7 +45,7 @@ def to_safetensors(source: str | os.PathLike[str], target: pathlib.Path) -> None
 
 
 def _main(source: str, target: str) -> None:
-    import torch
+    import torch  # pyright: ignore
     from safetensors.torch import save_file
 
     try:

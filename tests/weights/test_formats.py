@@ -7,13 +7,26 @@ import ml_dtypes
 import numpy as np
 import pytest
 import small
+import vocabulary
 from safetensors import numpy as safetensors_numpy
 
 import clipjax
 from clipjax import convert, pretrained
 from clipjax.common.exits import ConfigError, DataError
+from clipjax.data import tokenizers
+from clipjax.data.sentencepiece_tokenizer import train_sentencepiece
+from clipjax.data.siglip_tokenizer import SiglipTokenizer
 from clipjax.models import shapes, zoo
-from clipjax.weights import arrays, files, formats, huggingface, open_clip, openai
+from clipjax.weights import (
+    arrays,
+    big_vision,
+    files,
+    formats,
+    huggingface,
+    open_clip,
+    openai,
+    siglip,
+)
 from clipjax.weights.foreign import shapes_of
 
 RELEASED = ("ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
@@ -269,3 +282,64 @@ def test_a_run_trained_with_other_rules_is_refused(tmp_path):
     pretrained.write_checkpoint(tmp_path / "b", params, run=run)
     with pytest.raises(ConfigError, match="trained with tokenizer cleaning 'none'"):
         clipjax.load(tmp_path / "b")
+
+
+def siglip_model():
+    return {
+        **siglip.model(
+            width=64,
+            heads=2,
+            vision={"image_size": 32, "patch_size": 8, "layers": 2, "mlp_ratio": 3.0},
+            text={
+                **{"context_length": 8, "vocab_size": 320, "width": 48, "heads": 3},
+                **{"layers": 3, "mlp_ratio": 2.0},
+            },
+        )
+    }
+
+
+def test_a_siglip_through_transformers_files(tmp_path):
+    model = siglip_model()
+    params = small.params(model)
+    spiece = vocabulary.t5_like(tmp_path, vocab_size=320)
+    tokenizer = SiglipTokenizer(spiece.read_bytes(), context_length=8)
+    formats.write(tmp_path / "a", to="huggingface", model=model, params=params, tokenizer=tokenizer)
+    found, run = pretrained.read(tmp_path / "a")
+    small.assert_equal(found, params)
+    assert pretrained.tokenizer_of(run).hash == tokenizer.hash
+    read = run["config"]["model"]
+    assert (read["activation"], read["layer_norm_epsilon"]) == ("gelu_tanh", 1e-6)
+    with pytest.raises(DataError, match="no SigLIP of these sizes"):
+        convert.convert(str(tmp_path / "a"), to="open_clip", output=str(tmp_path / "b"))
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("prefix", ["", "params/"])
+def test_a_siglip_from_big_vision(stacked, prefix, tmp_path):
+    model = siglip_model()
+    params = small.params(model)
+    kinds = ("img/Transformer", "txt/Encoder_0")
+    names = [f"{prefix}{kind}/encoderblock/x" for kind in kinds] if stacked else []
+    tensors = arrays.write(params, layout=big_vision.layout(names, prefix=prefix))
+    assert len(tensors) == 28 + 16 * (2 if stacked else 2 + 3)
+    extra = {"opt/step": np.int32(3)} if prefix else {}
+    np.savez(tmp_path / "model.npz", **tensors, **extra)
+    small.assert_equal(pretrained.read_params(tmp_path / "model.npz"), params)
+    opened = formats.open_foreign(tmp_path / "model.npz")
+    assert shapes.complete(opened.model) == shapes.complete(model)
+    with pytest.raises(ConfigError, match=r"spiece\.model.*--tokenizer"):
+        pretrained.read(tmp_path / "model.npz")
+
+
+def test_siglips_tokenizer(tmp_path):
+    spiece = vocabulary.t5_like(tmp_path, vocab_size=320)
+    tokenizer = SiglipTokenizer(spiece.read_bytes(), context_length=40)
+    ids, truncated = tokenizer.encode(["A photo, of the_DOG!", "the cat " * 30, ""])
+    assert tokenizer.decode(ids[0]) == "a photo of the dog"
+    assert truncated.tolist() == [False, True, False]
+    assert ids[:, -1].tolist() == [1, 1, 1] and (ids[2] == 1).all()
+    assert tokenizers.rules(tokenizer)["padding"] == 1
+    with pytest.raises(ConfigError, match="whose piece 1 is </s>"):
+        model = train_sentencepiece(["the cat"] * 20, vocab_size=270)
+        SiglipTokenizer(model, context_length=8)

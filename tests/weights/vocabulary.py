@@ -1,0 +1,40 @@
+"""A SentencePiece vocabulary made as T5's are: padding 0, end 1, unknown 2."""
+
+import io
+import pathlib
+
+import sentencepiece
+
+SENTENCE = "a photo of the dog cat bird tree on in grass water red blue green big small two"
+WORDS = SENTENCE.split()
+
+
+def t5_like(folder: pathlib.Path, *, vocab_size: int = 32_000) -> pathlib.Path:
+    """The file; symbols that mean nothing fill it to the size."""
+    sentences = [f"{a} {b} {c} {ord(a[0])}" for a in WORDS for b in WORDS for c in WORDS[:9]]
+    model = io.BytesIO()
+    filling = [f"fill{number}x" for number in range(vocab_size - 300)]
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter(sentences),
+        model_writer=model,
+        model_type="unigram",
+        vocab_size=vocab_size,
+        hard_vocab_limit=False,
+        user_defined_symbols=filling,
+        byte_fallback=True,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
+    from sentencepiece import sentencepiece_model_pb2 as proto
+
+    made = proto.ModelProto.FromString(model.getvalue())
+    while len(made.pieces) < vocab_size:
+        piece = made.pieces.add()
+        piece.piece, piece.score, piece.type = f"more{len(made.pieces)}x", -100.0, piece.UNUSED
+    file = folder / "spiece.model"
+    file.write_bytes(made.SerializeToString())
+    return file
