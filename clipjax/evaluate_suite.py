@@ -43,7 +43,9 @@ def on_run(
 ) -> list[Record]:
     """The suite on one checkpoint of a run, by default the newest; otherwise as `on_weights`."""
     model = api.load(workdir, step=step)
-    return _run(model, suite, folder=_folder(workdir, suite, model.step), path=workdir, **options)
+    return _run(
+        model, suite, folder=results_folder(workdir, suite, model.step), path=workdir, **options
+    )
 
 
 def watch(
@@ -100,7 +102,8 @@ def _last_step(workdir: str) -> int | None:
         return None
 
 
-def _folder(workdir: str, suite: suites.Suite, step: int) -> str:
+def results_folder(workdir: str, suite: suites.Suite, step: int) -> str:
+    """Where the results of a run's checkpoint lie."""
     top = workdir.rstrip("/")
     for part in (str(step), "checkpoints"):
         top = top.removesuffix(f"/{part}")
@@ -143,6 +146,7 @@ def make_subject(model: api.Model, *, path: str) -> subject.Subject:
         dtype=str(model.config.model.dtype),
         pixel_mean=tuple(model.module.config.image_mean),
         pixel_std=tuple(model.module.config.image_std),
+        logit_scale=model.logit_scale,
     )
 
 

@@ -12,8 +12,7 @@ binomial test.
 """
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from jax.sharding import Mesh
@@ -58,17 +57,13 @@ class Neighbours:
 
 
 def by_hash(
-    evaluation: Any, training: Any, *, distance: int = DISTANCE, num_workers: int, show: bool = True
+    mine: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], *, distance: int = DISTANCE
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(file, look) of `Neighbours`, from two sources.
+    """(file, look) of `Neighbours`, from `dedup.hashes` of evaluation and training images.
 
     Args:
       distance: bits of 64 that perceptual hashes of copies may differ in.
-      num_workers: processes that read and hash; 0 works here.
-      show: whether there are progress bars.
     """
-    mine = dedup.hashes(evaluation, num_workers=num_workers, show=show)
-    theirs = dedup.hashes(training, num_workers=num_workers, show=show)
     exact, where = np.unique(theirs["exact"], return_index=True)
     at = np.minimum(np.searchsorted(exact, mine["exact"]), len(exact) - 1)
     same = (exact[at] == mine["exact"]) & mine["usable"]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.data import eval_batches
-from clipjax.evals import metrics, retrieval, suspicion, zero_shot
+from clipjax.evals import metrics, other_protocols, probe_protocols, retrieval, suspicion, zero_shot
 from clipjax.evals.results import Measurement
 from clipjax.evals.subject import OnSet
 
@@ -183,5 +183,34 @@ def measure_retrieval(on: OnSet) -> tuple[Measurement, Arrays]:
 
 PROTOCOLS: dict[str, Protocol] = {
     "zero_shot": Protocol(("classification", "multilabel"), zero_shot_settings, measure_zero_shot),
+    "linear_probe": Protocol(
+        ("classification", "multilabel"),
+        probe_protocols.linear_probe_settings,
+        probe_protocols.measure_linear_probe,
+    ),
+    "few_shot": Protocol(
+        ("classification",), probe_protocols.few_shot_settings, probe_protocols.measure_few_shot
+    ),
+    "robustness": Protocol(
+        ("classification",),
+        other_protocols.robustness_settings,
+        other_protocols.measure_robustness,
+    ),
+    "action": Protocol(
+        ("classification",), other_protocols.frames_settings, other_protocols.measure_action
+    ),
+    "pm_k": Protocol(
+        ("classification",), other_protocols.frames_settings, other_protocols.measure_pm_k
+    ),
+    "geolocation": Protocol(
+        ("retrieval", "classification"),
+        other_protocols.places_settings,
+        other_protocols.measure_geolocation,
+    ),
+    "lexicon": Protocol(
+        ("retrieval", "classification"),
+        other_protocols.words_settings,
+        other_protocols.measure_lexicon,
+    ),
     "retrieval": Protocol(("retrieval",), retrieval_settings, measure_retrieval),
 }

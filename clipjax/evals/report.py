@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from clipjax.evals import results
+from clipjax.evals import report_probes, results
 from clipjax.pictures import canvas, confusion, html, set_charts, suite_page
 
 CONFUSIONS = 8  # sets whose confusions are shown, those with the most left to explain
@@ -135,6 +135,7 @@ def _figures(place: Any, content: Mapping[str, Any]) -> Iterator[Drawn]:
             "scaling",
             "Each evaluated checkpoint of this run up to this one, with 95 % intervals.",
         )
+    yield from report_probes.figures(place, content)
     yield from _confusions(place, rows)
 
 

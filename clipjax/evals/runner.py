@@ -87,7 +87,7 @@ def run_suite(
                 task.on.poll = functools.partial(progress.batch, subject.embedder.batch_size)
                 _measure(task, folder=place, say=progress.say if lead else _silent)
                 progress.end()
-            task.on.__dict__.pop("image_embed", None)  # memory of one set at a time
+            task.on.forget()  # memory of one set at a time
     if lead:
         for record in records:
             file = place / f"{record.set}.json"
@@ -124,6 +124,8 @@ def _prepare(
             functools.partial(set_data.open_train, entry, data=data, image_size=subject.image_size),
             prompts_given=_given(prompts, entry.id),
             classifiers=str(folder / "classifiers"),
+            folder=data,
+            folds_file=_folds(entry, data),
         )
         record = _new_record(on)
         kept = _kept(folder / f"{entry.id}.json")
@@ -138,6 +140,12 @@ def _prepare(
         if made.key == keys.get(protocol):
             record.measurements[protocol] = made
     return Task(on, record, tuple(p for p in asked if p not in record.measurements))
+
+
+def _folds(entry: suites.Entry, data: str) -> str:
+    """The file of official folds, where the set has one and it is there."""
+    file = epath.Path(data) / entry.id / entry.folds if data and entry.folds else None
+    return str(file) if file and file.exists() else ""
 
 
 def _given(prompts: str, name: str) -> str:

@@ -206,7 +206,7 @@ def _is_own(entry: Entry) -> bool:
 def _own(entry: Entry, path: str, *, split: str, image_size: int) -> Found:
     if entry.source:
         make: Callable[..., Any] = sources.get(entry.source)
-        split_too = {"split": split} if entry.source in ("digits", "scenes") else {}
+        split_too = {"split": split} if entry.source in sources.SPLIT else {}
         drawn = {"image_size": image_size} if entry.source in sources.DRAWN else {}
         made = make(path) if path else make(**split_too, **drawn)
         return made, path or entry.source, split

@@ -30,6 +30,7 @@ class Subject:
       weights: {"id", "path", …}, for the records.
       dtype: of the towers' matrix products.
       pixel_mean, pixel_std: of pixels in [0, 1], red green blue.
+      logit_scale: multiplier of cosines, for probabilities.
     """
 
     embedder: embed.Embedder
@@ -42,6 +43,7 @@ class Subject:
     dtype: str
     pixel_mean: tuple[float, ...]
     pixel_std: tuple[float, ...]
+    logit_scale: float = 100.0
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -78,6 +80,8 @@ class OnSet:
       open_train: opens its training split.
       prompts_given: the user's prompts for this set, a file or folder; "" is none.
       classifiers: folder in which zero-shot classifiers are kept.
+      folder: that the suite's sets lie in.
+      folds_file: official folds of the training split (STL-10); "" is none.
       poll: called once a batch of images.
     """
 
@@ -86,7 +90,10 @@ class OnSet:
     open_train: Callable[[], SetData]
     prompts_given: str = ""
     classifiers: str = ""
+    folds_file: str = ""
+    folder: str = ""
     poll: embed.Poll = lambda: False
+    _features: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
 
     @functools.cached_property
     def image_embed(self) -> np.ndarray:
@@ -95,6 +102,21 @@ class OnSet:
         return subject.embedder.images(
             subject.params, self.data.source, image_size=subject.image_size, poll=self.poll
         )
+
+    def features(self, data: SetData) -> np.ndarray:
+        """Features of a split, before the projection, float32 [N, D]; kept for the next probe."""
+        key = f"{data.split} {data.source.fingerprint}"
+        if key not in self._features:
+            subject = self.subject
+            self._features[key] = subject.embedder.features(
+                subject.params, data.source, image_size=subject.image_size, poll=self.poll
+            )
+        return self._features[key]
+
+    def forget(self) -> None:
+        """Free what is kept between the protocols of a set."""
+        self.__dict__.pop("image_embed", None)
+        self._features.clear()
 
     @functools.cached_property
     def _prompts(self) -> tuple[prompts.Prompts, str]:

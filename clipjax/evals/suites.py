@@ -21,7 +21,10 @@ from typing import Any
 from clipjax.common.exits import ConfigError
 from clipjax.common.registry import check_name, closest
 
-PROTOCOLS = ("zero_shot", "retrieval")
+PROTOCOLS = (
+    *("zero_shot", "retrieval", "linear_probe", "few_shot", "robustness", "action", "pm_k"),
+    *("geolocation", "lexicon"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Entry:
         CSV, TSV or JSON-lines file; or `source`, a name of `data.sources`.
       prompts_file: of a set of the user's own, see `prompt_files.read`.
       train_path: what a linear probe is fitted on.
+      folds: file of official folds of the training split, in the set's folder (`evals.folds`).
       metric: of a set of the user's own.
       run: protocols for this set; () takes the suite's.
     """
@@ -78,6 +82,7 @@ class Entry:
     split: str = "test"
     prompts_file: str = ""
     train_path: str = ""
+    folds: str = ""
     metric: str = ""
     run: tuple[str, ...] = ()
 
@@ -196,8 +201,9 @@ PAPER_ZERO_SHOT = (
 )
 SUITES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # sets, protocols
     "paper27": (PAPER_27, ("zero_shot",)),
+    "paper27_probes": (PAPER_27, ("zero_shot", "linear_probe", "few_shot")),
     "paper_zero_shot": (PAPER_ZERO_SHOT, ("zero_shot", "retrieval")),
-    "robustness": (("imagenet", *SHIFTS), ("zero_shot",)),
+    "robustness": (("imagenet", *SHIFTS), ("zero_shot", "robustness", "pm_k")),
     "retrieval": (RETRIEVAL, ("retrieval",)),
     "datacomp38": (DATACOMP_38, ("zero_shot", "retrieval")),
 }

@@ -8,6 +8,7 @@ from PIL import Image
 from scipy import stats
 
 from clipjax.common.exits import DataError
+from clipjax.curation import dedup
 from clipjax.evals import folds, frames, geolocation, metrics, nearest, ocr, overlap
 from clipjax.parallel import mesh as meshes
 
@@ -62,7 +63,8 @@ def test_overlap_finds_copies_edited_copies_and_near_embeddings(mesh):
 
     training = source(*(encoded(k) for k in (4, 2, 7, 0)))
     mine = source(encoded(0), encoded(1), encoded(2, quality=60, side=80), encoded(3))
-    file, look = overlap.by_hash(mine, training, num_workers=0, show=False)
+    hashes = [dedup.hashes(part, num_workers=0, show=False) for part in (mine, training)]
+    file, look = overlap.by_hash(*hashes)
     assert file.tolist() == [3, -1, -1, -1] and look.tolist() == [3, -1, 1, -1]
     embed = unit(rng.normal(size=(4, 5)))
     theirs = unit(rng.normal(size=(4, 5)))

@@ -22,6 +22,7 @@ def test_suites_have_as_many_sets_as_their_names_say():
     sizes = {name: len(suites.find(name).entries) for name in suites.SUITES}
     assert sizes == {
         "paper27": 27,
+        "paper27_probes": 27,
         "paper_zero_shot": 41,
         "robustness": 8,
         "retrieval": 2,

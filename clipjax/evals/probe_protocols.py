@@ -1,0 +1,188 @@
+"""Linear and few-shot probes as protocols of suites: `protocols` lists them, `runner` calls them.
+
+Both are fitted on the set's training split, which lies beside the evaluation split; without one
+they are left out, and the runner says so.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from clipjax.common.exits import DataError
+from clipjax.evals import class_scores, few_shot, folds, linear_probe, metrics, set_data
+from clipjax.evals.few_shot import Curve
+from clipjax.evals.results import Measurement
+from clipjax.evals.set_data import SetData
+from clipjax.evals.subject import OnSet
+
+Arrays = dict[str, np.ndarray]
+FEATURES = "image tower, before the projection"
+
+
+def linear_probe_settings(on: OnSet) -> dict[str, Any]:
+    """The training data, the metric and how the penalty is searched."""
+    return {
+        "metric": on.data.metric,
+        "classes": len(on.data.keys),
+        "features": FEATURES,
+        "train": _fingerprint(on),
+        "folds": bool(on.folds_file),
+        "search": [linear_probe.DECADES, linear_probe.STEPS, linear_probe.VALIDATION],
+    }
+
+
+def measure_linear_probe(on: OnSet) -> tuple[Measurement, Arrays]:
+    """The paper's probe (`linear_probe`); on STL-10 the mean over its ten folds."""
+    data, train = on.data, _train(on)
+    targets, test_targets = _targets(train, keys=data.keys), _targets(data, keys=data.keys)
+    features, test_features = on.features(train), on.features(data)
+    parts = [np.arange(len(features))]
+    if on.folds_file:
+        parts = folds.stl10_folds(on.folds_file, rows=len(features))
+    probes = [
+        linear_probe.probe(
+            features[part],
+            targets[part],
+            classes=len(data.keys),
+            test_features=test_features,
+            metric=data.metric,
+            mesh=on.subject.mesh,
+        )
+        for part in parts
+    ]
+    names = [data.metric]
+    if data.kind == "classification":
+        names += [n for n in ("top1_accuracy", "mean_per_class_accuracy") if n != data.metric]
+        names += ["top5_accuracy"] if len(data.keys) > 5 else []
+    figures = {
+        name: folds.mean_over(
+            [class_scores.measure(name, made.scores, test_targets) for made in probes]
+        )
+        for name in names
+    }
+    first = probes[0]
+    made = Measurement(
+        data.metric,
+        figures,
+        {
+            "features": FEATURES,
+            "train": train.where,
+            "trained": first.trained,
+            "validated": first.validated,
+            "penalty": [probe.fit.penalty for probe in probes],
+            "searched": {f"{p:.6g}": [e.value, e.low, e.high] for p, e in first.searched.items()},
+            "fits": sum(probe.fits for probe in probes),
+            "iterations": sum(probe.iterations for probe in probes),
+            "loss": first.fit.loss,
+            "dropped": first.dropped,
+            "folds": len(probes),
+        },
+    )
+    _warn(made, first, test_features)
+    if not all(probe.fit.converged for probe in probes):
+        made.warnings.append("the last fit ended at 1,000 iterations, before its minimum")
+    if data.kind != "classification":
+        return made, {}
+    ranks = class_scores.rank(first.scores, test_targets)
+    return made, {"label": data.labels, "rank": ranks.astype(np.int32)}
+
+
+def few_shot_settings(on: OnSet) -> dict[str, Any]:
+    """The training data, the metric, shots and draws."""
+    return {
+        "metric": on.data.metric,
+        "classes": len(on.data.keys),
+        "features": FEATURES,
+        "train": _fingerprint(on),
+        "shots": [few_shot.SHOTS, few_shot.DRAWS, few_shot.FURTHER],
+        "prompts": on.prompts.hash,
+    }
+
+
+def measure_few_shot(on: OnSet) -> tuple[Measurement, Arrays]:
+    """Probes of 1 to 16 images of each class, against the classes' names."""
+    data, train = on.data, _train(on)
+    labels = _targets(train, keys=data.keys)
+    curve = few_shot.curve(
+        on.features(train),
+        labels,
+        classes=len(data.keys),
+        test_features=on.features(data),
+        test_labels=data.labels,
+        metric=data.metric,
+        mesh=on.subject.mesh,
+    )
+    if not curve.points:
+        raise set_data.Missing(f"{train.where}: {next(iter(curve.left_out.values()))}")
+    zero_shot = class_scores.measure(
+        data.metric, on.image_embed @ on.classifier.ensemble.T, data.labels
+    )
+    made = Measurement(
+        f"{max(curve.points)}_shot_{data.metric}",
+        {f"{n}_shot_{data.metric}": point for n, point in curve.points.items()},
+        _few_shot_details(curve, zero_shot, classes=len(data.keys)),
+    )
+    made.figures[f"zero_shot_{data.metric}"] = zero_shot
+    made.warnings += [f"no {n}-shot probe: {why}" for n, why in curve.left_out.items()]
+    return made, {}
+
+
+def _few_shot_details(curve: Curve, zero_shot: metrics.Estimate, *, classes: int) -> dict[str, Any]:
+    crossing = few_shot.crossover(curve.points, zero_shot=zero_shot)
+    return {
+        "features": FEATURES,
+        "classes": classes,
+        "draws": {str(n): values for n, values in curve.draws.items()},
+        "penalties": {str(n): values for n, values in curve.penalties.items()},
+        "penalty_chosen_on": f"up to {few_shot.FURTHER} further images of each class",
+        "crossover": None
+        if crossing is None
+        else {
+            "value": crossing.value,
+            "low": crossing.low,
+            "high": None if np.isinf(crossing.high) else crossing.high,
+        },
+    }
+
+
+def _train(on: OnSet) -> SetData:
+    """The training split; Missing where what is there is the evaluation split itself."""
+    train = on.open_train()
+    if train.source.fingerprint == on.data.source.fingerprint:
+        raise set_data.Missing(f"{on.data.where}: has no training split of its own")
+    return train
+
+
+def _fingerprint(on: OnSet) -> str:
+    try:
+        return _train(on).source.fingerprint
+    except set_data.Missing:
+        return ""
+
+
+def _targets(data: SetData, *, keys: tuple[str, ...]) -> np.ndarray:
+    """Classes as places in `keys`, joined by label key; of several classes 1, 0 and -1."""
+    if data.kind == "multilabel":
+        positive, ignored = data.targets
+        return np.where(ignored, -1, positive).astype(np.int8)
+    place = {key: i for i, key in enumerate(keys)}
+    labels = [data.source.label(index) for index in range(data.n)]
+    unknown = sorted(set(labels) - set(place))
+    if unknown:
+        raise DataError(
+            f"{data.where}: has the class {unknown[0]!r}, which is none of the evaluation"
+            f" split's {len(keys):,}"
+        )
+    return np.array([place[label] for label in labels], np.int32)
+
+
+def _warn(made: Measurement, probe: linear_probe.Probe, test_features: np.ndarray) -> None:
+    wrong = int(np.sum(~np.isfinite(test_features).all(axis=1)))
+    if wrong:
+        made.warnings.append(
+            f"{wrong:,} images have features that are no numbers; they count as wrong"
+        )
+    if probe.dropped:
+        made.warnings.append(
+            f"{probe.dropped:,} training images have features that are no numbers; left out"
+        )
