@@ -56,10 +56,12 @@ def bars(rows: Sequence[Row], *, title: str, published: str = "") -> Image.Image
                 label=f"{published}, {source}" if published else source,
             )
         _chance(axis, rows)
-        for i, row in enumerate(rows):
-            right = max([high[i], *row.get("published", {}).values()])
-            axis.text(right + 0.012, i, f"{100 * values[i]:.1f}", va="center", fontsize=8)
-        axis.set_xlim(0, min(max(high.max() * 1.12, 0.1), 1.08))
+        ends = [max([high[i], *r.get("published", {}).values()]) for i, r in enumerate(rows)]
+        span = min(max(max(ends) * 1.12, 0.01), 1.08)
+        for i, end in enumerate(ends):
+            told = f"{100 * values[i]:.1f}"
+            axis.text(end + 0.008 * span, i, told, va="center", fontsize=8)
+        axis.set_xlim(0, span)
         plot.percent(axis, "x")
         axis.legend(loc="lower right", fontsize=8)
         return plot.rendered(figure)
@@ -80,7 +82,7 @@ def gains(rows: Sequence[Row], *, title: str, xlabel: str) -> Image.Image:
         colors = [canvas.GREEN if value >= 0 else canvas.RED for value in values]
         axis.barh(np.arange(len(rows)), values, height=0.62, color=colors, zorder=2)
         axis.axvline(0, color=canvas.INK, linewidth=0.9)
-        reach = max(float(np.abs(values).max()), 1.0)
+        reach = max(float(np.abs(values).max()), 0.1)
         for i, value in enumerate(values):
             beside = value + np.copysign(0.02 * reach, value)
             side = "left" if value >= 0 else "right"
