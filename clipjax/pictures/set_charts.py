@@ -63,7 +63,7 @@ def bars(rows: Sequence[Row], *, title: str, published: str = "") -> Image.Image
             axis.text(end + 0.008 * span, i, told, va="center", fontsize=8)
         axis.set_xlim(0, span)
         plot.percent(axis, "x")
-        axis.legend(loc="lower right", fontsize=8)
+        axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=5, fontsize=8, borderpad=0.1)
         return plot.rendered(figure)
 
 
