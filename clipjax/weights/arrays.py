@@ -6,6 +6,7 @@ the parameters of a model with scan=True: "vision/blocks/mlp/up/kernel" [L, D, F
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -87,7 +88,7 @@ def read(
       tensors: the open file.
       layout: of its format, for this model.
       shapes: our parameter → shape; all must be found.
-      ignored: their names that hold no weights.
+      ignored: regexes of their names that hold no weights.
 
     Raises:
       DataError: an array is missing, left over, of another shape or not finite; names it.
@@ -136,7 +137,9 @@ def _compare(
             if found != wanted and not (math.prod(found) == math.prod(wanted) == 1):
                 raise DataError(f"{name} is {list(found)}, not {list(wanted)}")
             places.setdefault(name, []).append((ours, place))
-    if left := sorted(set(tensors.shapes) - set(places) - set(ignored)):
+    left = sorted(set(tensors.shapes) - set(places))
+    left = [name for name in left if not any(re.fullmatch(known, name) for known in ignored)]
+    if left:
         others = f", nor have {len(left) - 1} others" if len(left) > 1 else ""
         raise DataError(f"{left[0]} has no place in this model{others}")
     return places

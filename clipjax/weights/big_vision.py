@@ -28,7 +28,7 @@ def open(file: pathlib.Path) -> Foreign:
         model=model,
         tensors=tensors,
         layout=layout(tensors.shapes, prefix=prefix),
-        ignored=tuple(name for name in tensors.shapes if not name.startswith(prefix)),
+        ignored=(f"(?!{prefix}).*",) if prefix else (),
         find_tokenizer=lambda named: tokenizer_files.find(
             named,
             folder=file.parent,

@@ -25,7 +25,7 @@ class Foreign:
       model: nested dict as of `zoo.MODELS`, inferred from the files.
       tensors: the open weights.
       layout: of this model in this format.
-      ignored: names that hold no weights.
+      ignored: regexes of names that hold no weights.
       find_tokenizer: makes the model's tokenizer; a file that the user named comes first.
     """
 

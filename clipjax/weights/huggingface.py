@@ -15,9 +15,10 @@ CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocesso
 INDEX = "model.safetensors.index.json"  # where the weights are in several files
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 BICUBIC = 3  # Pillow's number
-IGNORED = ("vision_model.embeddings.position_ids", "text_model.embeddings.position_ids")
+IGNORED = (r"(vision|text)_model\.embeddings\.position_ids",)
 CLIP_MODEL = {  # what a model must be to have a form there
     "logit_bias": False,
+    "vision.kind": "vit",
     "vision.class_token": True,
     "vision.pooling": "token",
     "vision.ln_pre": True,

@@ -56,8 +56,6 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
     try:
         model, images = config["model_cfg"], config.get("preprocess_cfg", {})
         vision, text = model["vision_cfg"], model["text_cfg"]
-        if not isinstance(vision.get("layers"), int):
-            raise DataError(f"{CONFIG}: vision_cfg.layers={vision.get('layers')} is not read yet")
         _check(vision, known=VISION_KEYS, where="vision_cfg")
         check_preprocessing(images)
         exact = activation_of(model, vision)
@@ -70,19 +68,28 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
             "logit_bias": model.get("init_logit_bias") is not None,
             "image_mean": tuple(images.get("mean", IMAGE_MEAN)),
             "image_std": tuple(images.get("std", IMAGE_STD)),
-            "vision": {
-                "image_size": square(vision["image_size"]),
-                "patch_size": square(vision["patch_size"]),
-                "width": vision["width"],
-                "layers": vision["layers"],
-                "head_width": vision.get("head_width", 64),
-                "mlp_ratio": vision.get("mlp_ratio", 4.0),
-                "ln_pre": not vision.get("no_ln_pre", False),
-            },
+            "vision": _vision_of(vision),
             "text": text_of(text),
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{CONFIG}: {error} is missing or misplaced") from None
+
+
+def _vision_of(vision: Mapping[str, Any]) -> dict[str, Any]:
+    shared = {
+        "image_size": square(vision["image_size"]),
+        "width": vision["width"],
+        "head_width": vision.get("head_width", 64),
+    }
+    if isinstance(vision["layers"], list):
+        return {"kind": "resnet", "layers": tuple(vision["layers"]), **shared}
+    return {
+        "patch_size": square(vision["patch_size"]),
+        "layers": vision["layers"],
+        "mlp_ratio": vision.get("mlp_ratio", 4.0),
+        "ln_pre": not vision.get("no_ln_pre", False),
+        **shared,
+    }
 
 
 def text_of(text: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,20 +185,26 @@ def config_of(model: Mapping[str, Any], *, own_tokenizer: bool) -> dict[str, Any
       DataError: open_clip has no such model.
     """
     model = shapes.complete(model)
-    vision, text = model["vision"], model["text"]
-    if (vision["class_token"], vision["pooling"], vision["patch_bias"]) != (True, "token", False):
-        raise DataError("open_clip has no image tower like this one")
+    text = model["text"]
     config = {
         "embed_dim": model["embed_dim"],
-        "vision_cfg": {
-            **{key: vision[key] for key in ("image_size", "patch_size", "width", "layers")},
-            **{key: vision[key] for key in ("head_width", "mlp_ratio")},
-            **({} if vision["ln_pre"] else {"no_ln_pre": True}),
-            **shared_of(model),
-        },
+        "vision_cfg": _vision_cfg(model) | shared_of(model),
         **rest_of(model, text, own_tokenizer=own_tokenizer),
     }
     return {"model_cfg": config, "preprocess_cfg": preprocessing_of(model, resize="shortest")}
+
+
+def _vision_cfg(model: Mapping[str, Any]) -> dict[str, Any]:
+    vision = model["vision"]
+    found = {key: vision[key] for key in ("image_size", "width", "head_width")}
+    if vision["kind"] == "resnet":
+        if len(vision["layers"]) != 4:
+            raise DataError("open_clip has ResNets of four stages only")
+        return found | {"layers": list(vision["layers"]), "patch_size": None}
+    if (vision["class_token"], vision["pooling"], vision["patch_bias"]) != (True, "token", False):
+        raise DataError("open_clip has no image tower like this one")
+    found |= {key: vision[key] for key in ("patch_size", "layers", "mlp_ratio")}
+    return found if vision["ln_pre"] else found | {"no_ln_pre": True}
 
 
 def rest_of(

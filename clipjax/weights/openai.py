@@ -15,7 +15,8 @@ from clipjax.weights.files import SafeTensors
 from clipjax.weights.foreign import Foreign
 
 HEAD_WIDTH = 64  # in every released model; the shapes do not say
-IGNORED = ("input_resolution", "context_length", "vocab_size", "attn_mask")
+IGNORED = (r"input_resolution|context_length|vocab_size|attn_mask", r".*\.num_batches_tracked")
+BATCH_STATS = "batch_stats"  # before the names of what is no parameter
 
 
 def open(file: pathlib.Path) -> Foreign:
@@ -51,7 +52,7 @@ def model_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
         context, text_width = shapes["positional_embedding"]
         vocab_size, _ = shapes["token_embedding.weight"]
         _, embed_dim = shapes["text_projection"]
-        vision = _vit(shapes)
+        vision = _vit(shapes) if "visual.proj" in shapes else _resnet(shapes)
     except KeyError as error:
         raise DataError(f"no CLIP as released: {error.args[0]} is missing") from None
     except ValueError:
@@ -84,12 +85,35 @@ def _vit(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     }
 
 
+def _resnet(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    tokens, _ = shapes["visual.attnpool.positional_embedding"]
+    width, _, _, _ = shapes["visual.layer1.0.conv1.weight"]
+    stages = [_count(shapes, f"visual.layer{stage}.") for stage in (1, 2, 3, 4)]
+    return {
+        "kind": "resnet",
+        "image_size": round((tokens - 1) ** 0.5) * 32,
+        "width": width,
+        "layers": tuple(stages),
+        "head_width": HEAD_WIDTH,
+    }
+
+
 def _count(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> int:
     return len({name[len(prefix) :].split(".")[0] for name in shapes if name.startswith(prefix)})
 
 
 def layout(model: Mapping[str, Any], *, text: str = "") -> Layout:
-    """Where our parameters lie; `text` is a prefix of the text tower's names."""
+    """Where our parameters and BatchNorm's averages lie; `text` is a prefix of the text tower's."""
+    vision = model["vision"]
+    return {
+        **(_resnet_layout(vision) if vision.get("kind") == "resnet" else _vit_layout()),
+        **text_layout(model["text"], prefix=text),
+        "logit_scale": Array("logit_scale"),
+        "logit_bias": Array("logit_bias"),
+    }
+
+
+def _vit_layout() -> Layout:
     return {
         "vision/class_embedding": Array("visual.class_embedding"),
         "vision/patch_embedding/kernel": Array("visual.conv1.weight", CONVOLUTION),
@@ -98,9 +122,38 @@ def layout(model: Mapping[str, Any], *, text: str = "") -> Layout:
         **blocks("vision/blocks", "visual.transformer.resblocks.{i}"),
         **norm("vision/ln_post", "visual.ln_post"),
         "vision/projection/kernel": Array("visual.proj"),
-        **text_layout(model["text"], prefix=text),
-        "logit_scale": Array("logit_scale"),
-        "logit_bias": Array("logit_bias"),
+    }
+
+
+def _resnet_layout(vision: Mapping[str, Any]) -> Layout:
+    pool = "visual.attnpool"
+    found = {
+        "vision/pool/position_embedding": Array(f"{pool}.positional_embedding"),
+        **linear("vision/pool/attention/query", f"{pool}.q_proj"),
+        **linear("vision/pool/attention/key", f"{pool}.k_proj"),
+        **linear("vision/pool/attention/value", f"{pool}.v_proj"),
+        **merged("vision/pool/attention/out", f"{pool}.c_proj"),
+    }
+    for i in (1, 2, 3):
+        found |= _conv_norm(f"vision/stem_{i}", f"visual.conv{i}", f"visual.bn{i}")
+    for stage, count in enumerate(vision["layers"], 1):
+        for i in range(count):
+            ours, theirs = f"vision/stage_{stage}_block_{i}", f"visual.layer{stage}.{i}"
+            for number, name in enumerate(("in", "middle", "out"), 1):
+                found |= _conv_norm(
+                    f"{ours}/{name}", f"{theirs}.conv{number}", f"{theirs}.bn{number}"
+                )
+            shortcut = f"{theirs}.downsample"
+            found |= _conv_norm(f"{ours}/shortcut", f"{shortcut}.0", f"{shortcut}.1")
+    return found
+
+
+def _conv_norm(ours: str, conv: str, norm_name: str) -> Layout:
+    return {
+        f"{ours}/conv/kernel": Array(f"{conv}.weight", CONVOLUTION),
+        **norm(f"{ours}/norm", norm_name),
+        f"{BATCH_STATS}/{ours}/norm/mean": Array(f"{norm_name}.running_mean"),
+        f"{BATCH_STATS}/{ours}/norm/var": Array(f"{norm_name}.running_var"),
     }
 
 

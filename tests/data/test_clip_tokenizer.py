@@ -101,14 +101,14 @@ def released():
     return ClipTokenizer(clip_tokenizer.packaged_merges(), context_length=77)
 
 
-def captions(count, *, seed=0):
+def captions(count, *, seed=0, noisy=0.3):
     rng = random.Random(seed)
     for _ in range(count):
         words = (
             rng.choice(WORDS) + rng.choice((" ", " ", "", "  ")) for _ in range(rng.randint(0, 14))
         )
         noise = ""
-        if rng.random() < 0.3:
+        if rng.random() < noisy:
             noise = "".join(
                 chr(rng.randint(*rng.choice(RANGES))) for _ in range(rng.randint(1, 20))
             )

@@ -50,9 +50,15 @@ def compare(name: str, direction: str, a: dict, b: dict) -> Row:
 def pixels_of(model: "clipjax.Model", pictures: list) -> np.ndarray:
     """The peers' input: normalised in float64 from the uint8 that we prepare."""
     size = model.config.model.vision.image_size
-    raw = np.stack([image_files.prepare_eval(image, size=size) for image in pictures]) / 255.0
-    mean, std = (np.asarray(model.config.model[f"image_{k}"]) for k in ("mean", "std"))
-    return ((raw - mean) / std).astype(np.float32).transpose(0, 3, 1, 2)
+    raw = np.stack([image_files.prepare_eval(image, size=size) for image in pictures])
+    settings = model.config.model
+    return normalised(raw, mean=settings.image_mean, std=settings.image_std)
+
+
+def normalised(pixels: np.ndarray, *, mean, std) -> np.ndarray:
+    """uint8 [B, H, W, 3] as PyTorch's models take it, float32 [B, 3, H, W]."""
+    normal = (pixels / 255.0 - np.asarray(mean)) / np.asarray(std)
+    return normal.astype(np.float32).transpose(0, 3, 1, 2)
 
 
 def ids_of(length: int, vocab_size: int, *, siglip: bool) -> np.ndarray:

@@ -152,13 +152,9 @@ def npz_object(file):
 
 def npz_bomb(file):
     """A member whose header promises far more than it holds."""
-    with (
-        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
-        archive.open("t.npy", "w") as m,
-    ):
-        np.lib.format.write_array_header_1_0(
-            m, {"descr": "<f4", "fortran_order": False, "shape": (1 << 40,)}
-        )
+    header = {"descr": "<f4", "fortran_order": False, "shape": (1 << 40,)}
+    with zipfile.ZipFile(file, "w") as archive, archive.open("t.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(member, header)
 
 
 ARCHIVES = {
