@@ -157,7 +157,14 @@ def siglip_open_clip(root: pathlib.Path, *, spiece: pathlib.Path) -> Iterator[Ro
     folder = root / "oc-siglip"
     model = peers.save_open_clip(folder, config, squash=True)
     (folder / "spiece.model").write_bytes(spiece.read_bytes())
-    yield from round_trip("SigLIP B/16", folder, model, own="open_clip", others=BOTH, siglip=True)
+    yield from round_trip(
+        "SigLIP B/16, text of 2 layers, exact GELU",
+        folder,
+        model,
+        own="open_clip",
+        others=BOTH,
+        siglip=True,
+    )
 
 
 def siglip_transformers(root: pathlib.Path, *, spiece: pathlib.Path) -> Iterator[Row]:
@@ -169,7 +176,12 @@ def siglip_transformers(root: pathlib.Path, *, spiece: pathlib.Path) -> Iterator
     (folder / "spiece.model").write_bytes(spiece.read_bytes())
     others = {"huggingface": peers.load_transformers}
     yield from round_trip(
-        "SigLIP B/16", folder, model, own="huggingface", others=others, siglip=True
+        "SigLIP B/16, text of 2 layers",
+        folder,
+        model,
+        own="huggingface",
+        others=others,
+        siglip=True,
     )
 
 
