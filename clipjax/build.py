@@ -131,10 +131,12 @@ def program(
     warmup_steps: int,
     cooldown_steps: int = 0,
     timescale_steps: int = 1,
+    scheduled: Callable[[Any], Any] = lambda step: step,
 ) -> Program:
     """The training program for a mesh, whose devices may be absent: nothing is allocated.
 
-    The steps are the learning rate's, see `optim/schedules.py`.
+    The steps are the learning rate's, see `optim/schedules.py`; `scheduled` turns the optimizer's
+    steps into them.
     """
     module = build_model.model(config, mesh=mesh)
     init_params = clip.initialise(module)
@@ -146,6 +148,7 @@ def program(
         warmup_steps=warmup_steps,
         cooldown_steps=cooldown_steps,
         timescale_steps=timescale_steps,
+        scheduled=scheduled,
     )
     transformation = optimizer(config, params=abstract_params, schedule=schedule)
     objective = objectives.contrastive(

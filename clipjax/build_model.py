@@ -1,7 +1,9 @@
 """From a config to the model, its kernels and the weights it starts from; `build.py` trains it."""
 
 import functools
+from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from clipjax import pretrained
@@ -50,6 +52,12 @@ def _place(config: Config, *, mesh: Mesh) -> Place | None:
     on_tpu = mesh.devices.flat[0].platform == "tpu"
     wanted = {"auto": on_tpu, "on": True, "off": False}[config.kernels]
     return Place(mesh, interpret=not on_tpu) if wanted else None
+
+
+def initial_state(config: Config, program: Any) -> TrainState:
+    """The state that a run begins with, made directly in its shardings; errors as below."""
+    init = jax.jit(program.init, out_shardings=program.out_shardings[0])
+    return initial_weights(config, init(jax.random.key(config.seed)))
 
 
 def initial_weights(config: Config, state: TrainState) -> TrainState:

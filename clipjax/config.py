@@ -36,6 +36,7 @@ OPERATIONAL = (
     "model.vision.remat",
     "model.text.remat",
     "loss.block_size",
+    "stages.*.micro_batches",
     "data.path",
     "data.index",
     "data.keep",
@@ -87,6 +88,7 @@ def defaults() -> Config:
     c.batch_size = 32_768  # global, in image-text pairs
     c.micro_batches = 1  # parts in which the towers take the batch; the loss sees it whole
     c.total = "12.8G examples"  # length of the run; the schedule ends here
+    c.stages = ConfigDict()  # name → settings of a part of the run before the last, see `stage`
     c.log_every = "50 steps"  # metrics stay on the device between log steps
     c.wandb = ""  # Weights & Biases project; "" is off
     c.join_seconds = 600  # that a host waits for the others to start, then it ends with 70
@@ -196,6 +198,23 @@ def part(weight: float, **changes: Any) -> Config:
     """
     c = records()
     c.weight = float(weight)
+    c.update(changes)
+    return c
+
+
+def stage(until: str, **changes: Any) -> Config:
+    """Settings of a part of the run, `config.stages.<name>`; the config's own are the last part.
+
+    Args:
+      until: examples seen when it ends, "30M examples"; stages follow each other by it.
+      **changes: settings to change from those of the run.
+    """
+    c: Config = ConfigDict()
+    c.until = until
+    c.batch_size = 0  # global; 0 is the run's, here and below
+    c.micro_batches = 0
+    c.image_size = 0
+    c.context_length = 0
     c.update(changes)
     return c
 

@@ -5,7 +5,7 @@ Each check raises ConfigError with one line that names the key, its value and wh
 
 from typing import Any
 
-from clipjax import evals, losses, optim
+from clipjax import evals, losses, optim, stages
 from clipjax.common import durations
 from clipjax.common.exits import ConfigError
 from clipjax.common.registry import check_name
@@ -32,6 +32,7 @@ def check(config: Config, *, data: bool = True) -> None:
     durations.step_window(config.profile, where="config.profile")
     _check_mesh(config.mesh)
     _check_best(config)
+    _check_stages(config)
     if data:
         _check_data(config.data)
 
@@ -164,6 +165,21 @@ def _check_best(config: Config) -> None:
             'is no metric of an evaluator; write "eval/<name>/<metric>", <name> of config.evals:'
             f" {', '.join(config.evals) or 'there are none'}",
         )
+
+
+def _check_stages(config: Config) -> None:
+    for name, stage in config.stages.items():
+        for key in ("batch_size", "micro_batches", "image_size", "context_length"):
+            if stage[key] < 0:
+                _fail(f"stages.{name}.{key}", stage[key], "must be positive, or 0 for the run's")
+        durations.parse(stage.until, where=f"config.stages.{name}.until")
+        try:
+            _check_model(stages.settings(config, name).model)
+        except ConfigError as error:
+            raise ConfigError(f"config.stages.{name}: {error}") from error
+    texts = [config.total, *(stage.until for stage in config.stages.values())]
+    if config.stages and not any("epoch" in text for text in texts):
+        stages.plan(config, epoch_examples=None)
 
 
 def _check_data(data: Config) -> None:

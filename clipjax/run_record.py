@@ -6,15 +6,16 @@ from typing import Any
 import clipjax
 from clipjax import config as settings
 from clipjax.common.exits import ConfigError
-from clipjax.config import Config
 from clipjax.data import tokenizers
+from clipjax.stages import Stage
 
 
-def make(config: Config, *, step: int, source: Any, tokenizer: Any) -> dict[str, Any]:
+def make(stage: Stage, *, step: int, source: Any, tokenizer: Any) -> dict[str, Any]:
     """The JSON of a checkpoint at `step`; with it one step's folder is usable alone."""
+    config = stage.config
     return {
         "step": step,
-        "examples_seen": step * config.batch_size,
+        "examples_seen": stage.examples(step),
         "seed": config.seed,
         "data_fingerprint": source.fingerprint,
         "tokenizer_hash": tokenizer.hash,

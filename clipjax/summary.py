@@ -10,9 +10,9 @@ from jax.sharding import Mesh
 from clipjax import summary_tables
 from clipjax.build import Horizon
 from clipjax.common import trees
-from clipjax.config import Config
 from clipjax.parallel import sharding
 from clipjax.parallel.mesh import batch_shards
+from clipjax.stages import Stage
 from clipjax.summary_tables import as_bytes, local_bytes
 
 UNSHARDED_WARNING = 0.02  # share of the state's bytes on every device
@@ -23,7 +23,7 @@ WASTE = {  # by a mesh axis that splits nothing
 
 
 def describe(
-    config: Config,
+    stage: Stage,
     *,
     mesh: Mesh,
     state: Any,
@@ -33,17 +33,18 @@ def describe(
     start: int,
     workdir: str,
 ) -> str:
-    """The summary, several lines.
+    """The summary of a stage of a run, several lines.
 
-    `state` is the abstract TrainState with shardings, `progress` what `TrainExamples.progress`
-    says about the end of the run.
+    `horizon.total` counts the steps of the whole run; `state` is the abstract TrainState with
+    shardings, `progress` what `TrainExamples.progress` says about the end of the stage.
     """
+    config = stage.config
     kind = mesh.devices.flat[0].device_kind
     tower = {"vision": 0, "text": 0}
     for name, leaf in trees.named_leaves(state.params):
         head = name.split("/")[0]
         tower[head] = tower.get(head, 0) + math.prod(leaf.shape)
-    examples = horizon.total * config.batch_size
+    examples = stage.examples(stage.last_step)
     epochs = ", ".join(
         " ".join([*name.split("/")[1:-1], f"{value:.2f} epochs"])
         for name, value in progress.items()
@@ -60,6 +61,7 @@ def describe(
         f"data        {source.name}: {len(source):,} records; {examples:,} examples = {epochs}",
         f"steps       {horizon.total:,} (warm-up {horizon.warmup:,}), starting at {start:,};"
         f" checkpoint every {horizon.save_every:,}, log every {horizon.log_every:,}",
+        *_stage_line(stage, total=horizon.total),
         f"work dir    {workdir}: checkpoints/ config.json metrics.jsonl tensorboard/",
     ]
     if mesh.shape["fsdp"] > 1 and whole > UNSHARDED_WARNING:
@@ -89,3 +91,14 @@ def batch_line(batch_size: int, *, mesh: Mesh) -> str:
     within = f" (each by {groups} chips together)" if groups > 1 else ""
     per_chip = f"{shards} chips × {batch_size // shards:,}{within}"
     return f"batch       global batch {batch_size:,} = {per_chip}"
+
+
+def _stage_line(stage: Stage, *, total: int) -> list[str]:
+    """What is special of a stage; nothing in a run without stages."""
+    if stage.last_step - stage.first_step == total:
+        return []
+    model = stage.config.model
+    return [
+        f"stage       {stage.name or 'last'}: steps {stage.first_step:,} to {stage.last_step:,},"
+        f" images of {model.vision.image_size} pixels, texts of {model.text.context_length} tokens"
+    ]

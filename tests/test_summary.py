@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny
 
-from clipjax import build, summary, summary_tables
+from clipjax import build, stages, summary, summary_tables
 from clipjax.parallel import mesh as meshes
 
 
@@ -33,8 +33,9 @@ def test_what_is_not_split_is_told(sizes, told):
     devices = jax.devices()[: int(np.prod(list(sizes.values())))]
     mesh = meshes.make_mesh(sizes, devices=devices)
     program = build.program(config, mesh=mesh, total_steps=6, warmup_steps=2)
+    (stage,) = stages.plan(config, epoch_examples=100)
     text = summary.describe(
-        config,
+        stage,
         mesh=mesh,
         state=program.abstract_state,
         horizon=build.horizon(config, epoch_examples=100),

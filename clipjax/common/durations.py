@@ -57,6 +57,15 @@ def steps(text: str, *, where: str, batch_size: int, epoch_examples: int | None 
     return max(int(exact + 0.5), 1) if duration.amount else 0
 
 
+def examples(text: str, *, where: str, batch_size: int, epoch_examples: int | None = None) -> int:
+    """Examples in the duration `text`, rounded to the nearest; arguments and errors as `steps`."""
+    duration = parse(text, where=where)
+    if duration.unit != "examples":
+        count = steps(text, where=where, batch_size=batch_size, epoch_examples=epoch_examples)
+        return count * batch_size
+    return int(duration.amount + 0.5)
+
+
 def step_window(text: str, *, where: str) -> range:
     """The steps of "100:105", 100 to 104; "" is none; ConfigError naming the key for others."""
     if not text:

@@ -17,6 +17,7 @@ def make_schedule(
     warmup_steps: int,
     cooldown_steps: int = 0,
     timescale_steps: int = 1,
+    scheduled: Callable[[Any], Any] = lambda step: step,
 ) -> Schedule:
     """The learning rate of each step, float32 [], a function of the number of finished steps.
 
@@ -26,12 +27,12 @@ def make_schedule(
     transformers", section 3.4 and appendix). A cool-down is linear and ends at zero: the last
     `cooldown_steps` of a run may branch off from any checkpoint of a longer one.
     The paper names warm-up (2,000 steps) and cosine decay, not their end points; these are
-    open_clip's.
+    open_clip's. `scheduled` is applied to the step first: of a stage with a batch of its own.
     """
     shape = {"cosine": _cosine, "constant": _constant, "rsqrt": _rsqrt}[name]
 
     def schedule(step: jax.Array) -> jax.Array:
-        step = jnp.asarray(step, jnp.float32)
+        step = jnp.asarray(scheduled(step), jnp.float32)
         warm = (step + 1) / max(warmup_steps, 1)
         after = shape(
             jnp.maximum(step - warmup_steps, 0.0),

@@ -16,7 +16,10 @@ ASIDE = "damaged"  # folder of the work directory that damaged steps are moved t
 
 
 def restore_newest(
-    checkpoints: Checkpoints, abstract: Any, *, check: Callable[[dict[str, Any]], None]
+    checkpoints: Checkpoints,
+    abstract: Callable[[int], Any],
+    *,
+    check: Callable[[dict[str, Any]], None],
 ) -> tuple[int, Any] | None:
     """(step, state) of the newest checkpoint that is what was saved; None if there is none at all.
 
@@ -25,7 +28,7 @@ def restore_newest(
 
     Args:
       checkpoints: of the run, open for writing.
-      abstract: tree of jax.ShapeDtypeStruct with shardings.
+      abstract: step → tree of jax.ShapeDtypeStruct with shardings, what was saved at that step.
       check: called with the JSON of the step before its arrays are read; may raise.
 
     Raises:
@@ -38,7 +41,7 @@ def restore_newest(
         state, problem = None, ""
         try:
             check(checkpoints.read_run(step))
-            state = checkpoints.restore(step, abstract)
+            state = checkpoints.restore(step, abstract(step))
         except CheckpointError as error:
             problem = str(error)
         if not distributed.gather_sum(np.int64(bool(problem))):

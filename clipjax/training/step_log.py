@@ -30,6 +30,7 @@ class StepLog:
       writer: of the lead process, None elsewhere.
       start, total: steps, for the bar.
       batch_size: global.
+      examples: step → examples seen; default all of this batch.
       log_every: steps between lines; the last step is always logged.
       peak_share: MFU of one example a second on all devices together; None if not known.
       times: metrics of where the time went, see `goodput.py`.
@@ -43,6 +44,7 @@ class StepLog:
         start: int,
         total: int,
         batch_size: int,
+        examples: Callable[[int], int] | None = None,
         log_every: int,
         peak_share: float | None = None,
         progress: Callable[[int], dict[str, float]] = lambda examples: {},
@@ -51,6 +53,7 @@ class StepLog:
         self.writer = writer
         self.total = total
         self.batch_size = batch_size
+        self.examples = examples or (lambda step: step * batch_size)
         self.log_every = log_every
         self.peak_share = peak_share
         self.progress = progress
@@ -126,14 +129,14 @@ class StepLog:
         rate = self.window_steps * self.batch_size / seconds
         wait = self.window_wait / seconds
         line = {
-            "examples_seen": step * self.batch_size,
+            "examples_seen": self.examples(step),
             **{name: np.asarray(value).item() for name, value in metrics.items()},
             **{
                 f"data/{name}_fraction": int(rows) / self.batch_size
                 for name, rows in zip(counts, counted, strict=True)
                 if rows or "/" not in name
             },
-            **self.progress(step * self.batch_size),
+            **self.progress(self.examples(step)),
             "perf/examples_per_second": rate,
             "perf/examples_per_second_per_chip": rate / jax.device_count(),
             "perf/step_seconds": seconds / max(self.window_steps, 1),
@@ -156,7 +159,7 @@ class StepLog:
     def evaluation(self, step: int, metrics: dict[str, Any]) -> None:
         """A line with the evaluations of a step; texts among them go to the file only."""
         if self.writer is not None:
-            self.writer.write(step, {"examples_seen": step * self.batch_size, **metrics})
+            self.writer.write(step, {"examples_seen": self.examples(step), **metrics})
             told = ", ".join(
                 f"{name.removeprefix('eval/')} {value:.4g}"
                 for name, value in metrics.items()

@@ -18,11 +18,15 @@ class Watchdog:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self.limit = max(seconds, START_SECONDS)
-        self.last = time.monotonic()
+        self.start()
         self.closed = threading.Event()
         if seconds:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def start(self) -> None:
+        """A program begins that has to be compiled first."""
+        self.last = time.monotonic()
+        self.limit = max(self.seconds, START_SECONDS)
 
     def beat(self) -> None:
         """Something was finished."""

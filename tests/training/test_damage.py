@@ -31,6 +31,11 @@ def run(tmp_path_factory):
     return folder, states
 
 
+def as_made(step):
+    """The same shapes at every step."""
+    return MADE.abstract_state
+
+
 def equal(a, b):
     return all(
         np.array_equal(np.asarray(x), np.asarray(y))
@@ -65,7 +70,7 @@ def trials(folder, states, tmp_path, *, count, seed):
         checkpoints = Checkpoints(str(copy))
         told = []
         try:
-            found = restore_newest(checkpoints, MADE.abstract_state, check=told.append)
+            found = restore_newest(checkpoints, as_made, check=told.append)
         except exits.CheckpointError:  # step 1 was not damaged
             raise AssertionError(f"{done}: step 1 was not gone back to") from None
         assert found is not None, done
@@ -101,7 +106,7 @@ def test_a_flipped_value_is_told_by_step_and_array(run, tmp_path, caplog):
     data = bytearray(largest.read_bytes())
     data[len(data) // 2] ^= 16
     largest.write_bytes(data)
-    found = restore_newest(Checkpoints(str(copy)), MADE.abstract_state, check=lambda run: None)
+    found = restore_newest(Checkpoints(str(copy)), as_made, check=lambda run: None)
     assert found is not None and found[0] == 1 and equal(found[1], states[1])
     assert "step 2" in caplog.text and "moved to" in caplog.text
 
@@ -112,11 +117,11 @@ def test_all_damaged_is_an_error_and_starts_nothing_anew(run, tmp_path):
     for step in ("1", "2"):
         (copy / "checkpoints" / step / "state" / "manifest.ocdbt").write_bytes(b"")
     with pytest.raises(exits.CheckpointError, match="all 2 checkpoints are damaged"):
-        restore_newest(Checkpoints(str(copy)), MADE.abstract_state, check=lambda run: None)
+        restore_newest(Checkpoints(str(copy)), as_made, check=lambda run: None)
 
 
 def test_a_new_run_has_nothing_to_go_on_from(tmp_path):
-    found = restore_newest(Checkpoints(str(tmp_path)), MADE.abstract_state, check=lambda run: None)
+    found = restore_newest(Checkpoints(str(tmp_path)), as_made, check=lambda run: None)
     assert found is None
 
 
