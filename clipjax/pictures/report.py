@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from clipjax.pictures import canvas, confusion, contact_sheet, curves, history, html, samples
+from clipjax.pictures import canvas, confusion, contact_sheet, curves, history, html, samples, times
 from clipjax.pictures import table as tables
 
 NO_MATPLOTLIB = (
@@ -232,7 +232,7 @@ class Report:
             facts=[
                 f"step {step:,}{of_total}",
                 f"{int(examples[-1]):,} examples seen",
-                *tables.time_spent(known),
+                *times.described(*times.read(self.log)),
                 time.strftime("%d %B %Y %H:%M UTC", time.gmtime()),
             ],
             rows=self._rows(known),

@@ -57,22 +57,6 @@ def rows(history: History, *, chance: Mapping[str, float] | None = None) -> list
     ]
 
 
-def time_spent(history: History) -> list[str]:
-    """["time: train 81 %, compile 12 %, …"] of the run's latest start, [] where nothing is known.
-
-    Kinds under 1 % are left out.
-    """
-    kinds = {
-        name.removeprefix("time/").removesuffix("_seconds"): values[-1]
-        for name, (_, values) in history.items()
-        if name.startswith("time/") and name.endswith("_seconds") and values
-    }
-    total = sum(kinds.values())
-    parts = sorted(kinds.items(), key=lambda item: -item[1])
-    told = [f"{kind.replace('_', ' ')} {v / total:.0%}" for kind, v in parts if v >= 0.01 * total]
-    return ["time: " + ", ".join(told)] if total else []
-
-
 def text(rows: Sequence[Row]) -> str:
     """The table for a terminal, several lines; "" without rows."""
     if not rows:

@@ -24,12 +24,14 @@ class Goodput:
         self.kind, self.since = kind, now
 
     def metrics(self) -> dict[str, float]:
-        """Seconds of each kind since this program began, "time/train_seconds", and the share of
-        training in all, "time/goodput"."""
+        """Seconds of each kind since this program began, "time/train_seconds", the share of
+        training in all, "time/goodput", and the time of day in seconds since 1970, "time/clock",
+        from which `clipjax.pictures.times` tells how long a run was not there at all."""
         self.enter(self.kind)
         total = sum(self.seconds.values())
         named = {f"time/{kind}_seconds": value for kind, value in self.seconds.items()}
-        return named | {"time/goodput": self.seconds["train"] / max(total, 1e-9)}
+        share = self.seconds["train"] / max(total, 1e-9)
+        return named | {"time/goodput": share, "time/clock": time.time()}
 
     def describe(self) -> str:
         """ "time: train 93.1 %, compile 4.0 %, …", the largest first."""

@@ -10,6 +10,7 @@ of every array of the last checkpoint.
 import argparse
 import collections
 import json
+import os
 import pathlib
 import random
 import signal
@@ -71,6 +72,7 @@ def chaos(folder: pathlib.Path, *, kills: int, terms: int, seed: int) -> dict:
             process.send_signal(number)
         sent += 1
         ends = finish(group)
+        print(f"{sent} signals, {before} lines", file=sys.stderr)
         codes.update(f"{signal.Signals(number).name} {code}" for code in ends)
     assert finish(start(workdir)) == [exits.DONE] * 2
     assert finish(start(folder / "straight")) == [exits.DONE] * 2
@@ -105,5 +107,7 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=20261124)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{folder}/cache"
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
         given = {"kills": options.kills, "terms": options.terms, "seed": options.seed}
         print(json.dumps(chaos(pathlib.Path(folder), **given)), flush=True)

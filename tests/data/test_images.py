@@ -39,6 +39,7 @@ def test_eval_is_bit_equal_to_the_release(size, file_format):
     np.testing.assert_array_equal(pixels, released(data, 64))
 
 
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")  # from the release's code
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
 def test_eval_is_bit_equal_in_every_mode(mode):
     image = fakes.photo(3, width=90, height=70)

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import random
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +11,12 @@ import numpy as np
 import pytest
 import tiny
 from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers as managers
 
 from clipjax import build
 from clipjax.common.exits import CheckpointError, ConfigError
 from clipjax.parallel import mesh as meshes
+from clipjax.training import checkpoint_manager
 from clipjax.training.checkpoint import Checkpoints
 from clipjax.training.checkpoint_reader import restore_params
 
@@ -76,6 +80,11 @@ def test_another_shape_or_dtype_is_refused_by_name(saved):
     fewer = {k: v for k, v in wider.params.items() if k != "logit_scale"}
     with pytest.raises(ConfigError, match=r"params/logit_scale is float32\[\] there.* absent"):
         checkpoints.restore(7, wider.replace(params=fewer))
+    more = {**wider.params, "new": jax.ShapeDtypeStruct((3,), jnp.float32)}
+    with pytest.raises(ConfigError, match=r"params/new is absent there, .* makes float32\[3\]"):
+        checkpoints.restore(7, wider.replace(params=more))
+    with pytest.raises(ConfigError, match=r"opt_state/1/mu/.* there, but the config makes absent"):
+        checkpoints.restore(7, wider.replace(opt_state=(wider.opt_state[0],)))
     checkpoints.close()
 
 
@@ -110,6 +119,75 @@ def test_policy_decides_what_stays(tmp_path):
     kept = {int(name) for name in os.listdir(tmp_path / "checkpoints") if name.isdigit()}
     assert kept == {3, 10, 12, 13}
     checkpoints.close()
+
+
+def test_from_eight_devices_to_four_to_one_and_back(tmp_path):
+    rng = np.random.default_rng(0)
+    values = {"a": rng.normal(size=(16, 8)), "b": rng.normal(size=(8, 24, 2))}
+    values = {name: np.asarray(value, np.float32) for name, value in values.items()}
+
+    def placed(devices, *axes):
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]).reshape(-1, 1), ("x", "y"))
+        spec = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+        return jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=spec), values)
+
+    layouts = [placed(8, "x"), placed(4, None, "x"), placed(1), placed(8, "x", "y")]
+    state = jax.tree.map(lambda v, like: jax.device_put(v, like.sharding), values, layouts[0])
+    checkpoints = Checkpoints(str(tmp_path), keep_last=9)
+    for step, layout in enumerate(layouts):
+        checkpoints.save(step, state, run={"step": step})
+        checkpoints.wait()
+        state = checkpoints.restore(step, layout)
+        assert all(np.array_equal(np.asarray(state[name]), values[name]) for name in values)
+    checkpoints.close()
+
+
+def kept(steps, *, last, every, best, mode):
+    """Which of some (step, score or None) stay, said plainly."""
+    stay = {step for step, _ in steps[-last:]}
+    stay |= {step for step, _ in steps if every and step % every == 0}
+    scored = [(score, step) for step, score in steps if score is not None]
+    if best and scored:
+        extreme = (max if mode == "max" else min)(score for score, _ in scored)
+        stay |= {max(step for score, step in scored if score == extreme)}
+    return stay
+
+
+def test_what_stays_over_a_thousand_schedules():
+    """The newest always does, whatever the settings."""
+    choose = random.Random(0)
+    for _ in range(1000):
+        last, every = choose.randint(1, 4), choose.choice([0, 3, 5])
+        best, mode = choose.choice(["", "m"]), choose.choice(["max", "min"])
+        policy = checkpoint_manager.preservation(
+            keep_last=last, keep_every=every, best_metric=best, best_mode=mode
+        )
+        steps, step = [], 0
+        for _ in range(choose.randint(1, 12)):
+            step += choose.randint(1, 3)
+            steps.append((step, choose.choice([None, choose.random()])))
+            infos = [
+                types.SimpleNamespace(step=at, metrics=None if score is None else {"m": score})
+                for at, score in steps
+            ]
+            context = managers.PreservationContext()
+            flags = policy.should_preserve(infos, context=context)
+            found = {at for (at, _), stays in zip(steps, flags, strict=True) if stays}
+            assert found == kept(steps, last=last, every=every, best=best, mode=mode)
+            steps = [one for one in steps if one[0] in found]
+            assert steps[-1][0] == step
+
+
+def test_orbax_s_next_interface_reads_ours(saved):
+    from orbax.checkpoint import v1
+
+    folder, _ = saved
+    loaded = v1.load_checkpointables(folder / "checkpoints" / "7")
+    ours, _ = restore_params(str(folder))
+    assert np.array_equal(
+        np.asarray(loaded["state"]["params"]["vision"]["projection"]["kernel"]),
+        ours["vision"]["projection"]["kernel"],
+    )
 
 
 def test_a_relative_folder_will_do(tmp_path, monkeypatch):
