@@ -89,8 +89,9 @@ def inspect(indices: Sequence[int], *, source: Source) -> Findings:
         found.seen += 1
         try:
             record = read(source, index)
-            if number == 0 and hasattr(source, "fields"):  # of one in CHUNK: they are much alike
-                found.keys.update(dict.fromkeys(source.fields(index)))
+            fields = getattr(source, "fields", None)
+            if fields is not None and number == 0:  # of one in CHUNK: they are much alike
+                found.keys.update(dict.fromkeys(fields(index)))
             size, file_format = images.probe(record["image"])
             texts = captions.usable(record["text"])
             if not texts:

@@ -37,7 +37,7 @@ def skip_spikes(
         zero = jnp.zeros([], jnp.int32)
         return SpikesState(inner.init(params), jnp.zeros([], jnp.float32), zero, zero)
 
-    def update(updates: Any, state: SpikesState, params: Any = None) -> tuple[Any, SpikesState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, SpikesState]:
         norm = optax.tree.norm(updates).astype(jnp.float32)
         limit = factor * state.usual_norm
         spike = (state.taken >= WARM_UP) & (norm > limit)

@@ -9,10 +9,15 @@ import socket
 import struct
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from tensorboardX import summary
 from tensorboardX.proto import event_pb2, summary_pb2
 from tensorboardX.record_writer import masked_crc32c
+
+# Made by protobuf when they are imported, so that no type checker knows them.
+EVENT: Any = vars(event_pb2)["Event"]
+SUMMARY: Any = vars(summary_pb2)["Summary"]
 
 
 def path(folder: str) -> str:
@@ -23,18 +28,16 @@ def path(folder: str) -> str:
 
 def head() -> bytes:
     """What an event file begins with."""
-    return _record(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
+    return _record(EVENT(wall_time=time.time(), file_version="brain.Event:2"))
 
 
 def scalars(step: int, values: Mapping[str, float]) -> bytes:
     """One step's values."""
     listed = [one for name, value in values.items() for one in summary.scalar(name, value).value]
-    return _record(
-        event_pb2.Event(wall_time=time.time(), step=step, summary=summary_pb2.Summary(value=listed))
-    )
+    return _record(EVENT(wall_time=time.time(), step=step, summary=SUMMARY(value=listed)))
 
 
-def _record(event: event_pb2.Event) -> bytes:
+def _record(event: Any) -> bytes:
     """TFRecord's framing: length, its checksum, data, their checksum."""
     data = event.SerializeToString()
     length = struct.pack("<Q", len(data))
