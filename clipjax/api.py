@@ -45,10 +45,10 @@ def load(
       ConfigError: there is no such model, or no tokenizer for it.
       CheckpointError, DataError: it cannot be read.
     """
-    params, run = pretrained.read(path, step=step, tokenizer=tokenizer)
+    variables, run = pretrained.read(path, step=step, tokenizer=tokenizer)
     if dtype:
         run["config"]["model"]["dtype"] = dtype
-    return Model(params, run=run, mesh=meshes.make_mesh({"data": 1, "fsdp": -1, "tensor": 1}))
+    return Model(variables, run=run, mesh=meshes.make_mesh({"data": 1, "fsdp": -1, "tensor": 1}))
 
 
 class Model:
@@ -57,17 +57,17 @@ class Model:
     Attributes:
       config: of the run, as it was when the checkpoint was saved.
       tokenizer: the run's own, out of the checkpoint.
-      params: on the devices of `mesh`.
+      variables: parameters and BatchNorm's averages, on the devices of `mesh`.
       step: optimizer steps trained.
       logit_scale: multiplier of cosines.
     """
 
-    def __init__(self, params: Any, *, run: dict[str, Any], mesh: Mesh) -> None:
+    def __init__(self, variables: Any, *, run: dict[str, Any], mesh: Mesh) -> None:
         self.run = run
         self.mesh = mesh
         self.config: Config = ConfigDict(run["config"])
         self.step = int(run["step"])
-        self.logit_scale = float(np.exp(np.asarray(params["logit_scale"])))
+        self.logit_scale = float(np.exp(np.asarray(variables["params"]["logit_scale"])))
         self.tokenizer = pretrained.tokenizer_of(run)
         tokenizers.check_rules(
             self.tokenizer, stored=run.get("tokenizer_rules", {}), where="this model"
@@ -75,10 +75,10 @@ class Model:
         self.image_size = self.config.model.vision.image_size
         build_model.check_kernels(self.config, mesh=mesh)
         self.module = build_model.model(self.config, mesh=mesh)
-        placements = sharding.shardings(params, mesh=mesh)
-        self.params = jax.tree.map(
+        placements = sharding.shardings(variables, mesh=mesh)
+        self.variables = jax.tree.map(
             lambda x, placed: jax.make_array_from_callback(x.shape, placed, lambda i: x[i]),
-            jax.tree.map(np.asarray, params),
+            jax.tree.map(np.asarray, variables),
             placements,
         )
         self._embedders: dict[int, embed.Embedder] = {}
@@ -99,7 +99,7 @@ class Model:
         if not len(images):
             return np.zeros((0, self.config.model.embed_dim), np.float32)
         return self.embedder(len(images)).pixels(
-            self.params,
+            self.variables,
             lambda index: {"image": prepare(images[index], size=self.image_size)},
             length=len(images),
             poll=_never,
@@ -111,7 +111,7 @@ class Model:
         if not len(texts):
             return np.zeros((0, self.config.model.embed_dim), np.float32)
         return self.embedder(len(texts)).texts(
-            self.params, texts, tokenizer=self.tokenizer, poll=_never
+            self.variables, texts, tokenizer=self.tokenizer, poll=_never
         )
 
     def zero_shot(

@@ -18,13 +18,14 @@ from clipjax import build_model, losses
 from clipjax.common import durations
 from clipjax.common.exits import ConfigError
 from clipjax.config import Config
-from clipjax.models import clip, flops
+from clipjax.models import clip
 from clipjax.optim import optimizer as optimizers
 from clipjax.optim import schedules
 from clipjax.parallel import accelerators, compiler_options, same_program, sharding
 from clipjax.parallel import mesh as meshes
 from clipjax.parallel.mesh import BATCH_AXES
 from clipjax.training import objectives
+from clipjax.training.forward import make_forward
 from clipjax.training.state import TrainState, make_init
 from clipjax.training.step import make_train_step
 
@@ -139,8 +140,9 @@ def program(
     steps into them.
     """
     module = build_model.model(config, mesh=mesh)
-    init_params = clip.initialise(module)
-    abstract_params = jax.eval_shape(init_params, jax.random.key(0))
+    init_variables = clip.initialise(module)
+    abstract_params = jax.eval_shape(init_variables, jax.random.key(0))["params"]
+    trainable = optimizers.trainable(abstract_params, config.optimizer.learning_rate_factors)
     schedule = schedules.make_schedule(
         config.schedule.name,
         peak=config.optimizer.learning_rate,
@@ -158,15 +160,15 @@ def program(
         **_loss_options(config),
     )
     step = make_train_step(
-        lambda params, image, text: module.apply({"params": params}, image, text, method="embed"),
-        lambda params: module.apply({"params": params}, method="scalars"),
+        *make_forward(module, trainable=trainable),
+        trainable=trainable,
         objective=objective,
         optimizer=transformation,
         schedule=schedule,
         mesh=mesh,
         micro_batches=config.micro_batches,
     )
-    init = make_init(init_params, optimizer=transformation)
+    init = make_init(init_variables, optimizer=transformation)
     shapes = jax.eval_shape(init, jax.random.key(0))
     state_shardings = sharding.shardings(shapes, mesh=mesh, rules=config.sharding_rules)
     return Program(
@@ -258,7 +260,8 @@ def peak_share(config: Config, *, mesh: Mesh) -> float | None:
     device = accelerators.of_kind(mesh.devices.flat[0].device_kind)
     if device is None:
         return None
-    return flops.training_flops_per_pair(config.model) / (device.peak_flops * mesh.size)
+    pair = build_model.training_flops_per_pair(config)
+    return pair / (device.peak_flops * mesh.size)
 
 
 def abstract_batch(config: Config, *, mesh: Mesh) -> dict[str, Any]:

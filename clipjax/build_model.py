@@ -7,13 +7,15 @@ import jax
 from jax.sharding import Mesh
 
 from clipjax import pretrained
-from clipjax.common.exits import CleanExit
+from clipjax.common.exits import CleanExit, ConfigError
 from clipjax.config import Config
-from clipjax.models import clip
+from clipjax.models import clip, flops
 from clipjax.models.kernels import self_check
 from clipjax.models.kernels.rows import Place
+from clipjax.optim import optimizer as optimizers
 from clipjax.parallel import mesh as meshes
 from clipjax.parallel import sharding
+from clipjax.training.forward import frozen_towers
 from clipjax.training.initial_weights import initialise_from
 from clipjax.training.state import TrainState
 
@@ -60,20 +62,36 @@ def initial_state(config: Config, program: Any) -> TrainState:
     return initial_weights(config, init(jax.random.key(config.seed)))
 
 
+def training_flops_per_pair(config: Config) -> float:
+    """Model FLOPs of a training step for one pair; a frozen tower has no backward pass."""
+    init = clip.initialise(clip.from_dict(config.model.to_dict()))
+    params = jax.eval_shape(init, jax.random.key(0))["params"]
+    trainable = optimizers.trainable(params, config.optimizer.learning_rate_factors)
+    return flops.training_flops_per_pair(config.model, frozen=frozen_towers(trainable))
+
+
 def initial_weights(config: Config, state: TrainState) -> TrainState:
     """The state with the weights that `config.init` names, on the same shardings.
 
     Raises:
-      ConfigError: the weights do not fit the model; names the first parameter that differs.
+      ConfigError: the weights do not fit the model; names the first parameter that differs. Or a
+        tower is frozen that gets no weights.
     """
+    factors = config.optimizer.learning_rate_factors
+    for tower in frozen_towers(optimizers.trainable(state.params, factors)):
+        if not config.init.weights or tower not in config.init.towers:
+            raise ConfigError(
+                f"config.init: the {tower} tower is frozen (config.optimizer.learning_rate_factors)"
+                f" and would stay random; set config.init.weights and name {tower} in init.towers"
+            )
     if not config.init.weights:
         return state
-    params = pretrained.read_params(config.init.weights)
+    given = pretrained.read_variables(config.init.weights)
     taken = initialise_from(
-        state.params,
-        params,
+        state.variables,
+        given,
         towers=config.init.towers,
         resize_positions=config.init.resize_positions,
         where=f"config.init.weights={config.init.weights}",
     )
-    return state.replace(params=taken)
+    return state.replace(**taken)

@@ -60,7 +60,9 @@ def model(name: str, **changes: Any) -> Config:
         must then complete.
       **changes: settings to change; dicts (`vision`, `text`) are merged.
     """
-    shape = zoo.get("ViT-B/32" if name == "custom" else name)
+    resnet = changes.get("vision", {}).get("kind") == "resnet"
+    base = "RN50" if resnet else "ViT-B/32"
+    shape = zoo.get(base if name == "custom" else name)
     c: Config = ConfigDict()
     c.name = name  # a zoo name, checked against the shape below; "custom" for any other shape
     c.embed_dim = shape["embed_dim"]  # E, the joint embedding
@@ -69,9 +71,9 @@ def model(name: str, **changes: Any) -> Config:
     c.logit_bias = shape.get("logit_bias", False)  # of the logits; the sigmoid loss needs it
     c.image_mean = shape["image_mean"]  # of pixels in [0, 1], red green blue
     c.image_std = shape["image_std"]
-    c.vision = ConfigDict(shape["vision"])  # the fields of `shapes.VisionConfig`
+    c.vision = ConfigDict(shape["vision"])  # the fields of a tower of `models/shapes.py`
     c.vision.remat = "none"  # what the backward pass recomputes: "none", "block", "mlp", "dots"
-    c.text = ConfigDict(shape["text"])  # the fields of `shapes.TextConfig`
+    c.text = ConfigDict(shape["text"])
     c.text.remat = "none"  # as for vision
     c.scan = True  # layers under one lax.scan: compiles in constant time
     c.dtype = "bfloat16"  # of matmul operands; statistics, softmax and logits are float32

@@ -54,19 +54,21 @@ def convert(
             safe = pathlib.Path(folder, f"{pathlib.Path(source).stem}.safetensors")
             torch_pickles.to_safetensors(source, safe)
             return convert(str(safe), to=to, output=output, tokenizer=tokenizer)
-    params, run = pretrained.read(source, step=step, tokenizer=tokenizer)
+    variables, run = pretrained.read(source, step=step, tokenizer=tokenizer)
     if to == "clipjax":
-        files.write_folder(output, lambda made: pretrained.write_checkpoint(made, params, run=run))
+        files.write_folder(
+            output, lambda made: pretrained.write_checkpoint(made, variables, run=run)
+        )
     else:
         formats.write(
             output,
             to=to,
             model=run["config"]["model"],
-            params=pretrained.stacked(params),
+            params=pretrained.stacked(variables["params"]),
             tokenizer=pretrained.tokenizer_of(run),
         )
     size = sum(file.stat().st_size for file in pathlib.Path(output).rglob("*") if file.is_file())
-    count = sum(leaf.size for _, leaf in trees.named_leaves(params))
+    count = sum(leaf.size for _, leaf in trees.named_leaves(variables["params"]))
     return f"{output}: {count:,} parameters, {size / 2**20:,.0f} MiB, format {to}"
 
 

@@ -153,7 +153,7 @@ def run_evaluators(model: Any, *, workdir: str) -> dict[str, Any]:
     evaluators = build_data.evaluators(config, mesh=model.mesh, tokenizer=model.tokenizer)
     for name, evaluator in evaluators.items():
         began = time.perf_counter()
-        metrics = evaluator(model.params, poll=lambda: False)
+        metrics = evaluator(model.variables, poll=lambda: False)
         seconds = round(time.perf_counter() - began, 2)
         if lead:
             print(f"{name}: {evaluator.n:,} images, {seconds:.1f} s", flush=True)

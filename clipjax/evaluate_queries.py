@@ -28,7 +28,7 @@ def show_best(model: Any, queries: Sequence[str], *, images: str, workdir: str) 
     """Write the sheet of the best images for each query and print them; returns its path."""
     source = Folder(images) if images else _evaluation_images(model.config)
     embeds = model.embedder(len(source)).images(
-        model.params, source, image_size=model.image_size, poll=lambda: False
+        model.variables, source, image_size=model.image_size, poll=lambda: False
     )
     order, scores = contact_sheet.best(model.encode_text(queries), embeds, count=BEST)
     if not distributed.is_lead():

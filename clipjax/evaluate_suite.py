@@ -137,12 +137,12 @@ def make_subject(model: api.Model, *, path: str) -> subject.Subject:
         known["examples_seen"] = int(seen)
     return subject.Subject(
         embedder=model.embedder(api.LARGEST_BATCH * batch_shards(model.mesh)),
-        params=model.params,
+        variables=model.variables,
         tokenizer=model.tokenizer,
         image_size=model.image_size,
         mesh=model.mesh,
         model=name if name in zoo.MODELS else os.path.basename(path.rstrip("/")),
-        weights={"id": subject.weights_id(model.params), "path": path, **known},
+        weights={"id": subject.weights_id(model.variables), "path": path, **known},
         dtype=str(model.config.model.dtype),
         pixel_mean=tuple(model.module.config.image_mean),
         pixel_std=tuple(model.module.config.image_std),

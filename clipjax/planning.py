@@ -12,11 +12,10 @@ from typing import Any
 
 import jax
 
-from clipjax import build
+from clipjax import build, build_model
 from clipjax.common import durations, trees
 from clipjax.common.exits import CleanExit, ConfigError
 from clipjax.config import Config
-from clipjax.models import flops
 from clipjax.parallel import compile_memory, compiled, hlo_files, kernel_schedules
 from clipjax.parallel.accelerators import ACCELERATORS, Accelerator
 from clipjax.parallel.compiled import Cost
@@ -61,7 +60,7 @@ def measure(
     total_steps, warmup_steps, examples = _run_length(config)
     program = build.program(config, mesh=mesh, total_steps=total_steps, warmup_steps=warmup_steps)
     chips = topology.chips * config.num_slices
-    pair = flops.training_flops_per_pair(config.model)
+    pair = build_model.training_flops_per_pair(config)
     available = compile_memory.available_bytes(mesh.devices.flat[0]) or accelerator.hbm_bytes
     figures: dict[str, Any] = {
         "note": NOTE,

@@ -24,7 +24,7 @@ from clipjax.weights.foreign import Foreign
 def read(
     path: str | os.PathLike[str], *, step: int | None = None, tokenizer: str = ""
 ) -> tuple[Any, dict[str, Any]]:
-    """Parameters (numpy, host) and the JSON of a run, see `run_record.py`.
+    """`params` and `batch_stats` (numpy, host) and the JSON of a run, see `run_record.py`.
 
     Args:
       path: see above.
@@ -37,23 +37,27 @@ def read(
     """
     foreign = _foreign(path)
     if foreign is None:
-        return checkpoint_reader.restore_params(os.fspath(path), step=step)
+        return checkpoint_reader.restore_variables(os.fspath(path), step=step)
     try:
         run = _run(foreign, tokenizer=foreign.tokenizer(tokenizer))
-        return foreign.params(), run
+        return _variables(foreign), run
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 
 
-def read_params(path: str | os.PathLike[str]) -> Any:
-    """The parameters alone; errors as `read`."""
+def read_variables(path: str | os.PathLike[str]) -> Any:
+    """The variables alone; errors as `read`."""
     foreign = _foreign(path)
     if foreign is None:
-        return checkpoint_reader.restore_params(os.fspath(path))[0]
+        return checkpoint_reader.restore_variables(os.fspath(path))[0]
     try:
-        return foreign.params()
+        return _variables(foreign)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
+
+
+def _variables(foreign: Foreign) -> dict[str, Any]:
+    return {"params": foreign.params(), "batch_stats": {}}
 
 
 def _foreign(path: str | os.PathLike[str]) -> Foreign | None:
@@ -96,10 +100,10 @@ def tokenizer_of(run: dict[str, Any]) -> tokenizers.Tokenizer:
     return tokenizers.from_files(files, context_length=length)
 
 
-def write_checkpoint(folder: Any, params: Any, *, run: dict[str, Any]) -> None:
-    """Fill a folder with a checkpoint of the parameters alone, and the tokenizer beside it."""
+def write_checkpoint(folder: Any, variables: Any, *, run: dict[str, Any]) -> None:
+    """Fill a folder with a checkpoint of the variables alone, and the tokenizer beside it."""
     checkpoints = Checkpoints(os.fspath(folder))
-    checkpoints.save(int(run["step"]), {"params": params}, run=run)
+    checkpoints.save(int(run["step"]), variables, run=run)
     checkpoints.close()
     tokenizers.publish(tokenizer_of(run).files(), folder=os.path.join(folder, "tokenizer"))
 

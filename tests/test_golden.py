@@ -24,7 +24,7 @@ def dump(name: str) -> str:
     c = _load(name)
     mesh = meshes.make_mesh({"data": 2, "fsdp": 4, "tensor": 1})
     module = build_model.model(c, mesh=mesh)
-    params = jax.eval_shape(clip.initialise(module), jax.random.key(0))
+    params = jax.eval_shape(clip.initialise(module), jax.random.key(0))["params"]
     placed = sharding.shardings(params, mesh=mesh, rules=c.sharding_rules)
     lines = [f"# {name}: settings"]
     for key, value in sorted(config.flatten(c).items()):
@@ -57,9 +57,11 @@ def test_golden(name):
 
 if __name__ == "__main__":
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    import conftest
+    import conftest  # noqa: F401
 
-    conftest.pytest_configure()
+    from clipjax.parallel import distributed
+
+    distributed.initialize()
     for name in NAMES:
         (GOLDEN / f"{name}.txt").write_text(dump(name))
         print(f"tests/golden/{name}.txt")

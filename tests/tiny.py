@@ -29,6 +29,16 @@ def tiny(**changes):
     return c
 
 
+def tiny_resnet(**changes):
+    """`tiny` with a ResNet of two blocks for images."""
+    c = tiny(**changes)
+    text = c.model.text
+    vision = {"kind": "resnet", "image_size": 32, "width": 4, "layers": (1, 1), "head_width": 8}
+    c.model = config.model("custom", embed_dim=16, dtype="float32", vision=vision)
+    c.model.text = text
+    return c
+
+
 def run(c, workdir, *, allow_config_change=False) -> int:
     """The exit code of training it, as `main` would give."""
     from clipjax import train

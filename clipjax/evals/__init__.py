@@ -1,7 +1,7 @@
 """Evaluators by kind: measurements of a model on held-out data, on all devices.
 
 `get(kind)` gives a function that takes opened data and returns an `embed.Evaluator`, which is
-called as `evaluator(params, poll=...)` and returns {metric: float}. The names are here so that
+called as `evaluator(variables, poll=...)` and returns {metric: float}. The names are here so that
 configs are checked without jax.
 """
 

@@ -23,7 +23,7 @@ def of_prompts(
     asked: prompts.Prompts,
     *,
     embedder: embed.Embedder,
-    params: Any,
+    variables: Any,
     tokenizer: Any,
     weights: str,
     folder: str,
@@ -33,7 +33,7 @@ def of_prompts(
 
     Args:
       asked: the prompts; their hash is half of the file's name.
-      weights: id of `params`, the other half.
+      weights: id of `variables`, the other half.
       folder: "" keeps nothing.
       where: for errors.
 
@@ -47,7 +47,7 @@ def of_prompts(
         return Classifier(arrays["ensemble"], arrays["single"])
     texts, owners, singles = asked.texts()
     zero_shot.check_fit(texts, tokenizer=tokenizer, where=where)
-    text_embed = embedder.texts(params, texts, tokenizer=tokenizer, poll=lambda: False)
+    text_embed = embedder.texts(variables, texts, tokenizer=tokenizer, poll=lambda: False)
     made = Classifier(zero_shot.class_weights(text_embed, owners=owners), text_embed[singles])
     if file and distributed.is_lead():
         content = io.BytesIO()

@@ -21,10 +21,10 @@ Poll = Callable[[], bool]
 
 @dataclasses.dataclass
 class Evaluator:
-    """evaluator(params, poll=...) → {metric: value}, a measurement on one set.
+    """evaluator(variables, poll=...) → {metric: value}, a measurement on one set.
 
     Attributes:
-      measure: (params, poll=...) → ({metric: value}, details); values are floats, and texts that
+      measure: (variables, poll=...) → ({metric: value}, details); values are floats, and texts that
         say what was measured.
       n: images measured on.
       chance: what guessing gives, by metric.
@@ -36,8 +36,8 @@ class Evaluator:
     chance: dict[str, float]
     details: Any = None
 
-    def __call__(self, params: Any, *, poll: Poll) -> dict[str, Any]:
-        metrics, self.details = self.measure(params, poll=poll)
+    def __call__(self, variables: Any, *, poll: Poll) -> dict[str, Any]:
+        metrics, self.details = self.measure(variables, poll=poll)
         return metrics
 
 
@@ -59,15 +59,15 @@ class Embedder:
         self.batch_size = batch_size
         self._width = model.config.embed_dim
 
-        def encode(params: Any, rows: jax.Array, mask: jax.Array, *, method: str) -> Any:
-            return model.apply({"params": params}, rows, method=method), mask
+        def encode(variables: Any, rows: jax.Array, mask: jax.Array, *, method: str) -> Any:
+            return model.apply(variables, rows, method=method), mask
 
         whole = sharding.replicated(mesh)  # so that every process can read every row
         self._image = jax.jit(partial(encode, method="encode_image"), out_shardings=whole)
         self._features = jax.jit(partial(encode, method="image_features"), out_shardings=whole)
         self._text = jax.jit(partial(encode, method="encode_text"), out_shardings=whole)
 
-    def images(self, params: Any, source: Any, *, image_size: int, poll: Poll) -> np.ndarray:
+    def images(self, variables: Any, source: Any, *, image_size: int, poll: Poll) -> np.ndarray:
         """Image embeddings of all records, float32 [N, E], in order, on every process.
 
         Raises:
@@ -75,20 +75,25 @@ class Embedder:
           DataError: an image cannot be read.
         """
         load = partial(eval_batches.load_eval_image, source=source, size=image_size)
-        return self.pixels(params, load, length=len(source), poll=poll)
+        return self.pixels(variables, load, length=len(source), poll=poll)
 
-    def features(self, params: Any, source: Any, *, image_size: int, poll: Poll) -> np.ndarray:
+    def features(self, variables: Any, source: Any, *, image_size: int, poll: Poll) -> np.ndarray:
         """As `images`, but before the projection and not normalised, float32 [N, D]."""
         load = partial(eval_batches.load_eval_image, source=source, size=image_size)
         batches = self._pixel_batches(load, length=len(source))
-        return self._embed(partial(self._features, params), batches, key="image", poll=poll)
+        return self._embed(partial(self._features, variables), batches, key="image", poll=poll)
 
     def pixels(
-        self, params: Any, load: Callable[[int], dict[str, np.ndarray]], *, length: int, poll: Poll
+        self,
+        variables: Any,
+        load: Callable[[int], dict[str, np.ndarray]],
+        *,
+        length: int,
+        poll: Poll,
     ) -> np.ndarray:
         """As `images`, of load(0) … load(length - 1): {"image": uint8 [S, S, 3]}, in threads."""
         batches = self._pixel_batches(load, length=length)
-        return self._embed(partial(self._image, params), batches, key="image", poll=poll)
+        return self._embed(partial(self._image, variables), batches, key="image", poll=poll)
 
     def _pixel_batches(
         self, load: Callable[[int], dict[str, np.ndarray]], *, length: int
@@ -101,13 +106,15 @@ class Embedder:
             num_threads=THREADS,
         )
 
-    def texts(self, params: Any, texts: Sequence[str], *, tokenizer: Any, poll: Poll) -> np.ndarray:
+    def texts(
+        self, variables: Any, texts: Sequence[str], *, tokenizer: Any, poll: Poll
+    ) -> np.ndarray:
         """Text embeddings, float32 [N, E], in order, on every process; Preempted as `images`."""
         rows = sharding.local_rows(self.batch_size, mesh=self.mesh)
         batches = eval_batches.eval_text_batches(
             texts, tokenizer=tokenizer, batch_size=self.batch_size, rows=rows
         )
-        return self._embed(partial(self._text, params), batches, key="text", poll=poll)
+        return self._embed(partial(self._text, variables), batches, key="text", poll=poll)
 
     def _embed(
         self, encode: Any, batches: Iterator[dict[str, np.ndarray]], *, key: str, poll: Poll

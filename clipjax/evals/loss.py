@@ -20,11 +20,11 @@ def make_evaluator(
     firsts = [texts[i] for i in np.unique(text_image, return_index=True)[1]]
     embedder = embed.Embedder(model, mesh=mesh, batch_size=batch_size)
 
-    def measure(params: Any, *, poll: embed.Poll) -> tuple[dict[str, float], None]:
+    def measure(variables: Any, *, poll: embed.Poll) -> tuple[dict[str, float], None]:
         loss = contrastive_loss(
-            embedder.images(params, source, image_size=image_size, poll=poll),
-            embedder.texts(params, firsts, tokenizer=tokenizer, poll=poll),
-            logit_scale=float(np.exp(np.asarray(params["logit_scale"]))),
+            embedder.images(variables, source, image_size=image_size, poll=poll),
+            embedder.texts(variables, firsts, tokenizer=tokenizer, poll=poll),
+            logit_scale=float(np.exp(np.asarray(variables["params"]["logit_scale"]))),
             batch_size=batch_size,
         )
         return {"loss": loss}, None

@@ -138,7 +138,7 @@ def measure_geolocation(on: OnSet) -> tuple[Measurement, Arrays]:
     )
     subject = on.subject
     reference_embed = subject.embedder.images(
-        subject.params, train.source, image_size=subject.image_size, poll=on.poll
+        subject.variables, train.source, image_size=subject.image_size, poll=on.poll
     )
     found = geolocation.places(
         on.image_embed,
@@ -174,7 +174,7 @@ def measure_lexicon(on: OnSet) -> tuple[Measurement, Arrays]:
     words = sorted({word.casefold() for lexicon in lexicons for word in lexicon})
     subject = on.subject
     word_embed = subject.embedder.texts(
-        subject.params,
+        subject.variables,
         [WORD.replace("{}", word) for word in words],
         tokenizer=subject.tokenizer,
         poll=on.poll,

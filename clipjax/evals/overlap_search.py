@@ -75,7 +75,7 @@ def neighbours(
     if not file.exists():
         embeds = [
             subject.embedder.images(
-                subject.params, one.source, image_size=subject.image_size, poll=lambda: False
+                subject.variables, one.source, image_size=subject.image_size, poll=lambda: False
             )
             for one in sets
         ]
@@ -106,7 +106,7 @@ def _embedded(subject: Subject, training: Any, *, usable: np.ndarray) -> Iterato
     for start in tqdm(range(0, len(rows), BLOCK), unit="block"):
         part = Part(training, rows[start : start + BLOCK])
         yield subject.embedder.images(
-            subject.params, part, image_size=subject.image_size, poll=lambda: False
+            subject.variables, part, image_size=subject.image_size, poll=lambda: False
         )
 
 

@@ -160,7 +160,7 @@ def measure_retrieval(on: OnSet) -> tuple[Measurement, Arrays]:
     figures, arrays = {}, {}
     for name, prefix in (("", ""), ("prefixed_", f"{PREFIX} ")):
         text_embed = subject.embedder.texts(
-            subject.params,
+            subject.variables,
             [prefix + text for text in texts],
             tokenizer=subject.tokenizer,
             poll=lambda: False,

@@ -35,9 +35,9 @@ def make_evaluator(
 
     load = partial(eval_batches.load_eval_image, source=source, size=image_size)
 
-    def measure(params: Any, *, poll: embed.Poll) -> tuple[dict[str, float], dict[str, Any]]:
-        image_embed = embedder.images(params, source, image_size=image_size, poll=poll)
-        text_embed = embedder.texts(params, texts, tokenizer=tokenizer, poll=poll)
+    def measure(variables: Any, *, poll: embed.Poll) -> tuple[dict[str, float], dict[str, Any]]:
+        image_embed = embedder.images(variables, source, image_size=image_size, poll=poll)
+        text_embed = embedder.texts(variables, texts, tokenizer=tokenizer, poll=poll)
         sheet = retrieved.sheet_arguments(
             texts,
             text_image=text_image,

@@ -22,7 +22,7 @@ class Subject:
 
     Attributes:
       embedder: its encoders, compiled for all devices.
-      params: on the devices.
+      variables: parameters and BatchNorm averages, on the devices.
       tokenizer: its own.
       image_size: side of its images, in pixels.
       mesh: all devices.
@@ -34,7 +34,7 @@ class Subject:
     """
 
     embedder: embed.Embedder
-    params: Any
+    variables: Any
     tokenizer: Any
     image_size: int
     mesh: Mesh
@@ -65,9 +65,9 @@ class Subject:
         }
 
 
-def weights_id(params: Any) -> str:
+def weights_id(variables: Any) -> str:
     """Sixteen hex digits that change with any parameter; a collective."""
-    return hashlib.sha256(json.dumps(digest(params), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(digest(variables), sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclasses.dataclass
@@ -100,7 +100,7 @@ class OnSet:
         """Embeddings of the evaluation split, float32 [N, E]."""
         subject = self.subject
         return subject.embedder.images(
-            subject.params, self.data.source, image_size=subject.image_size, poll=self.poll
+            subject.variables, self.data.source, image_size=subject.image_size, poll=self.poll
         )
 
     def features(self, data: SetData) -> np.ndarray:
@@ -109,7 +109,7 @@ class OnSet:
         if key not in self._features:
             subject = self.subject
             self._features[key] = subject.embedder.features(
-                subject.params, data.source, image_size=subject.image_size, poll=self.poll
+                subject.variables, data.source, image_size=subject.image_size, poll=self.poll
             )
         return self._features[key]
 
@@ -141,7 +141,7 @@ class OnSet:
         return classifier.of_prompts(
             self.prompts,
             embedder=self.subject.embedder,
-            params=self.subject.params,
+            variables=self.subject.variables,
             tokenizer=self.subject.tokenizer,
             weights=self.subject.weights["id"],
             folder=self.classifiers,

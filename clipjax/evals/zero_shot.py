@@ -102,9 +102,9 @@ def make_evaluator(
     if len(keys) > 5:
         chance["top5_accuracy"] = 5 / len(keys)
 
-    def measure(params: Any, *, poll: embed.Poll) -> tuple[dict[str, Any], Result]:
-        image_embed = embedder.images(params, source, image_size=image_size, poll=poll)
-        text_embed = embedder.texts(params, texts, tokenizer=tokenizer, poll=poll)
+    def measure(variables: Any, *, poll: embed.Poll) -> tuple[dict[str, Any], Result]:
+        image_embed = embedder.images(variables, source, image_size=image_size, poll=poll)
+        text_embed = embedder.texts(variables, texts, tokenizer=tokenizer, poll=poll)
         ensemble, single = (
             judge(image_embed, weights, labels=labels, classes=shown, mesh=mesh)
             for weights in (class_weights(text_embed, owners=owners), text_embed[singles])

@@ -3,8 +3,9 @@
 The only place that normalises pixels, so that everything before it handles uint8.
 """
 
+import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from flax import linen as nn
 from clipjax.models import shapes
 from clipjax.models.kernels.rows import Place
 from clipjax.models.layers import l2_normalize
+from clipjax.models.resnet import ModifiedResNet
 from clipjax.models.shapes import ClipConfig
 from clipjax.models.text import TextTransformer
 from clipjax.models.transformer import Constrain
@@ -23,7 +25,7 @@ INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # paper section 2.5; the parameter is 
 # With a sigmoid loss: nearly all pairs are negative, and start so (SigLIP, Zhai et al. 2023).
 SIGMOID_LOGIT_SCALE, SIGMOID_LOGIT_BIAS = math.log(10), -10.0
 
-VISION: dict[str, Any] = {"vit": VisionTransformer}
+VISION: dict[str, Any] = {"vit": VisionTransformer, "resnet": ModifiedResNet}
 TEXT: dict[str, Any] = {"transformer": TextTransformer}
 
 
@@ -62,8 +64,8 @@ class CLIP(nn.Module):
             "constrain": self.constrain,
             "place": self.place,
         }
-        self.vision = VISION[self.config.vision.kind](**_settings(self.config.vision), **shared)
-        self.text = TEXT[self.config.text.kind](**_settings(self.config.text), **shared)
+        self.vision = _build(VISION[self.config.vision.kind], self.config.vision, shared)
+        self.text = _build(TEXT[self.config.text.kind], self.config.text, shared)
         biased = self.config.logit_bias
         scale = SIGMOID_LOGIT_SCALE if biased else INITIAL_LOGIT_SCALE
         constant = nn.initializers.constant
@@ -71,9 +73,12 @@ class CLIP(nn.Module):
         if biased:
             self.bias = self.param("logit_bias", constant(SIGMOID_LOGIT_BIAS), (), jnp.float32)
 
-    def encode_image(self, image: jax.Array) -> jax.Array:
-        """uint8 [B, H, W, 3] → float32 [B, E], L2-normalised."""
-        return l2_normalize(self.vision(self._pixels(image)))
+    def encode_image(self, image: jax.Array, *, train: bool = False) -> jax.Array:
+        """uint8 [B, H, W, 3] → float32 [B, E], L2-normalised.
+
+        With `train` BatchNorm goes by the batch, and updates collection `batch_stats`.
+        """
+        return l2_normalize(self.vision(self._pixels(image), train=train))
 
     def image_features(self, image: jax.Array) -> jax.Array:
         """uint8 [B, H, W, 3] → float32 [B, D], before the projection: what probes are trained on
@@ -87,9 +92,17 @@ class CLIP(nn.Module):
         """Token ids int32 [B, T], T = context length → float32 [B, E], L2-normalised."""
         return l2_normalize(self.text(text))
 
-    def embed(self, image: jax.Array, text: jax.Array) -> dict[str, jax.Array]:
-        """Both embeddings, `image_embed` and `text_embed`, float32 [B, E]."""
-        return {"image_embed": self.encode_image(image), "text_embed": self.encode_text(text)}
+    def embed(
+        self, image: jax.Array, text: jax.Array, *, train: Collection[str] = ()
+    ) -> dict[str, jax.Array]:
+        """Both embeddings, `image_embed` and `text_embed`, float32 [B, E].
+
+        `train` names the towers that are being trained, "vision" and "text".
+        """
+        return {
+            "image_embed": self.encode_image(image, train="vision" in train),
+            "text_embed": self.encode_text(text),
+        }
 
     def scalars(self) -> dict[str, jax.Array]:
         """What turns cosines into logits, float32 []: `logit_scale`, the multiplier, and with
@@ -102,9 +115,11 @@ class CLIP(nn.Module):
         return self.embed(image, text) | self.scalars()
 
 
-def _settings(tower: Any) -> dict[str, Any]:
-    """A tower's settings as its module takes them."""
-    return {key: value for key, value in vars(tower).items() if key != "kind"}
+def _build(module: Any, tower: Any, shared: dict[str, Any]) -> Any:
+    """A tower from its settings and from what both share, as far as it knows them."""
+    known = {field.name for field in dataclasses.fields(module)}
+    settings = {key: value for key, value in vars(tower).items() if key != "kind"}
+    return module(**settings, **{key: value for key, value in shared.items() if key in known})
 
 
 def from_dict(
@@ -122,7 +137,10 @@ def from_dict(
 
 
 def initialise(model: CLIP) -> Callable[[jax.Array], dict[str, Any]]:
-    """A function of a PRNG key that returns the model's parameters; fit for `jit`, `eval_shape`."""
+    """A function of a PRNG key that returns the model's variables; fit for `jit`, `eval_shape`.
+
+    `params`, and with BatchNorm its `batch_stats`.
+    """
 
     # One example, which no mesh could share: what works on many devices is left out.
     model = model.clone(constrain=identity, place=None)
@@ -131,6 +149,6 @@ def initialise(model: CLIP) -> Callable[[jax.Array], dict[str, Any]]:
         size = model.config.vision.image_size
         image = jnp.zeros((1, size, size, 3), jnp.uint8)
         text = jnp.zeros((1, model.config.text.context_length), jnp.int32)
-        return dict(model.init(key, image, text)["params"])
+        return dict(model.init(key, image, text))
 
     return from_key

@@ -4,18 +4,24 @@ Counts multiply and add as two, forward plus backward as three forwards, and not
 recomputed: "model FLOPs", as PaLM (Chowdhery et al. 2022, appendix B) defines utilisation.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 
-def training_flops_per_pair(model: Mapping[str, Any]) -> float:
-    """Model FLOPs of forward and backward for one pair; `model` as in `zoo.MODELS`."""
-    return 3.0 * (image_flops(model) + text_flops(model))
+def training_flops_per_pair(model: Mapping[str, Any], *, frozen: Collection[str] = ()) -> float:
+    """Model FLOPs of forward and backward for one pair; `model` as `zoo.get` gives it.
+
+    Towers that are `frozen` ("vision", "text") go forward only.
+    """
+    forward = {"vision": image_flops(model), "text": text_flops(model)}
+    return sum(each * (1.0 if tower in frozen else 3.0) for tower, each in forward.items())
 
 
 def image_flops(model: Mapping[str, Any]) -> float:
     """Forward FLOPs of one image."""
     vision = model["vision"]
+    if vision["kind"] == "resnet":
+        return _resnet(model)
     patches = (vision["image_size"] // vision["patch_size"]) ** 2
     width = vision["width"]
     embed = 2.0 * patches * 3 * vision["patch_size"] ** 2 * width
@@ -24,6 +30,26 @@ def image_flops(model: Mapping[str, Any]) -> float:
     if vision["pooling"] == "map":  # key and value of every token; the rest of one
         blocks += 2.0 * tokens * (2 * width**2 + 2 * width) + 2.0 * (2 + 2 * ratio) * width**2
     return embed + blocks + 2.0 * width * model["embed_dim"] * vision["projection"]
+
+
+def _resnet(model: Mapping[str, Any]) -> float:
+    """Convolutions, by their output's area times kernel and channels, and the attention pool."""
+    vision = model["vision"]
+    width, half, area = vision["width"], vision["width"] // 2, (vision["image_size"] // 2) ** 2
+    products = area * 9.0 * (3 * half + half * half + half * width)
+    area, channels = area // 4, width
+    for stage, count in enumerate(vision["layers"]):
+        inner = width * 2**stage
+        for i in range(count):
+            products += area * inner * (channels + 9 * inner)
+            if not i:
+                area //= 4 if stage else 1
+                products += area * channels * 4 * inner
+            products += area * inner * 4 * inner
+            channels = 4 * inner
+    tokens = area + 1  # keys and values of all, query and output of one
+    products += 2 * tokens * (channels**2 + channels) + channels**2
+    return 2.0 * (products + channels * model["embed_dim"])
 
 
 def text_flops(model: Mapping[str, Any]) -> float:

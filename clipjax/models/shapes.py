@@ -77,6 +77,47 @@ class VisionConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ResNetConfig:
+    """One of the paper's modified ResNets (section 2.4), see `resnet.py`.
+
+    Attributes:
+      kind: "resnet"; chooses this class.
+      image_size: pixels a side.
+      width: features of the stem, doubled by each stage; the last map has 32 times as many.
+      layers: blocks of each stage.
+      head_width: K, features of a head of the attention pool.
+      remat: "none" keeps all, any other makes the blocks' insides again.
+    """
+
+    image_size: int
+    width: int
+    layers: tuple[int, ...]
+    kind: str = "resnet"
+    head_width: int = 64
+    remat: str = _one_of(REMAT_POLICIES, "none")
+
+    def check(self, *, embed_dim: int, where: str) -> None:
+        """Raise ConfigError on sizes that do not go together."""
+        blocks = self.layers if isinstance(self.layers, tuple | list) else ()
+        if not blocks or not all(isinstance(count, int) and count > 0 for count in blocks):
+            raise ConfigError(
+                f"{where}.layers is {self.layers!r}; give each stage's blocks, (3, 4, 6, 3)"
+            )
+        side = 2 ** (1 + len(blocks))
+        if self.image_size % side:
+            raise ConfigError(
+                f"{where}.image_size is {self.image_size}, not a multiple of {side}, by which"
+                f" {len(blocks)} stages reduce it"
+            )
+        features = self.width * side
+        if self.width % 2 or features % self.head_width:
+            raise ConfigError(
+                f"{where}.width is {self.width}; it must be even, and its {features} features at"
+                f" the end a multiple of {where}.head_width = {self.head_width}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class TextConfig:
     """A text transformer. The defaults are the released towers' (paper section 2.4).
 
@@ -137,7 +178,7 @@ class ClipConfig:
 
 
 TOWERS: dict[str, dict[str, Any]] = {
-    "vision": {"vit": VisionConfig},
+    "vision": {"vit": VisionConfig, "resnet": ResNetConfig},
     "text": {"transformer": TextConfig},
 }
 
@@ -157,7 +198,8 @@ def parse(model: Mapping[str, Any], *, where: str = "model") -> ClipConfig:
         kind = model[tower].get("kind", next(iter(kinds)))
         check_name(kind, names=kinds, kind=f"{where}.{tower}.kind")
         _check_keys(model[tower], kinds[kind], where=f"{where}.{tower}")
-        fields[tower] = kinds[kind](**model[tower])
+        given = {k: tuple(v) if isinstance(v, list) else v for k, v in model[tower].items()}
+        fields[tower] = kinds[kind](**given)
         _check_values(fields[tower], where=f"{where}.{tower}")
     for key in ("image_mean", "image_std"):
         fields[key] = tuple(fields.get(key, getattr(ClipConfig, key)))

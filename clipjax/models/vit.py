@@ -108,8 +108,9 @@ class VisionTransformer(nn.Module):
     place: Place | None = None
 
     @nn.compact
-    def __call__(self, image: jax.Array, *, project: bool = True) -> jax.Array:
+    def __call__(self, image: jax.Array, *, train: bool = False, project: bool = True) -> jax.Array:
         """`project=False`: float32 [B, D], what the projection would be applied to."""
+        del train  # computes the same
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         normal = nn.initializers.normal(self.width**-0.5)
         heads = self.width // self.head_width

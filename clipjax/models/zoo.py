@@ -78,6 +78,18 @@ def _siglip(
     }
 
 
+def _resnet(
+    *,
+    embed_dim: int,
+    image_size: int,
+    width: int,
+    layers: tuple[int, ...],
+    text_width: int,
+) -> dict[str, Any]:
+    vision = {"kind": "resnet", "image_size": image_size, "width": width, "layers": layers}
+    return _clip(embed_dim=embed_dim, vision=vision, text_width=text_width)
+
+
 _L14 = {"image_size": 224, "patch_size": 14, "width": 1024, "layers": 24}
 _H14 = {"image_size": 224, "patch_size": 14, "width": 1280, "layers": 32, "head_width": 80}
 _G14 = {"image_size": 224, "patch_size": 14, "width": 1408, "layers": 40, "head_width": 88}
@@ -85,6 +97,17 @@ _BIG_G14 = {"image_size": 224, "patch_size": 14, "width": 1664, "layers": 48, "h
 
 MODELS: dict[str, dict[str, Any]] = {
     # Radford et al. 2021, tables 19 and 20; heads and MLP ratio from the released model.py.
+    "RN50": _resnet(embed_dim=1024, image_size=224, width=64, layers=(3, 4, 6, 3), text_width=512),
+    "RN101": _resnet(embed_dim=512, image_size=224, width=64, layers=(3, 4, 23, 3), text_width=512),
+    "RN50x4": _resnet(
+        embed_dim=640, image_size=288, width=80, layers=(4, 6, 10, 6), text_width=640
+    ),
+    "RN50x16": _resnet(
+        embed_dim=768, image_size=384, width=96, layers=(6, 8, 18, 8), text_width=768
+    ),
+    "RN50x64": _resnet(
+        embed_dim=1024, image_size=448, width=128, layers=(3, 15, 36, 10), text_width=1024
+    ),
     "ViT-B/32": _clip(
         embed_dim=512,
         vision={"image_size": 224, "patch_size": 32, "width": 768, "layers": 12},
@@ -157,5 +180,5 @@ def parameter_count(name: str) -> int:
 
     from clipjax.models import clip
 
-    parameters = jax.eval_shape(clip.initialise(clip.from_dict(model)), jax.random.key(0))
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameters))
+    variables = jax.eval_shape(clip.initialise(clip.from_dict(model)), jax.random.key(0))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))

@@ -78,10 +78,19 @@ def make_optimizer(
     optimizer = optax.chain(*transforms)
     if skip_spikes_above:
         optimizer = skip_spikes(optimizer, factor=skip_spikes_above)
-    if all(jax.tree.leaves(speed)):
+    trained = trainable(params, learning_rate_factors)
+    if all(jax.tree.leaves(trained)):
         return optimizer
-    labels = jax.tree.map(lambda factor: "train" if factor else "freeze", speed)
+    labels = jax.tree.map(lambda train: "train" if train else "freeze", trained)
     return optax.partition({"train": optimizer, "freeze": optax.set_to_zero()}, labels)
+
+
+def trainable(params: Any, learning_rate_factors: Factors) -> Any:
+    """Which parameters are trained, a tree of bool: those with a learning rate."""
+    factors = _by_name(
+        params, learning_rate_factors, where="config.optimizer.learning_rate_factors"
+    )
+    return jax.tree.map(bool, factors)
 
 
 def _adafactor(*, momentum: float, decay_cap: float) -> optax.GradientTransformation:

@@ -4,7 +4,8 @@ First every micro-batch is embedded without gradient; then one loss on the whole
 one exchange between devices, gives the gradient of every embedding; then each micro-batch is
 embedded again, and its embeddings' gradients are pulled back through the towers. The result is the
 un-accumulated step's, the gradient of logit scale and bias included: the loss is made once (Gao et
-al. 2021, "Scaling deep contrastive learning batch size under memory limited setup").
+al. 2021, "Scaling deep contrastive learning batch size under memory limited setup"). BatchNorm sees
+a micro-batch of all devices at a time; running averages move once, towards the micro-batches' mean.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from clipjax.training.objectives import Objective
 
-Embed = Callable[..., dict[str, jax.Array]]
+Embed = Callable[..., tuple[dict[str, jax.Array], Any]]
 
 
 def make_gradient(
@@ -30,35 +31,44 @@ def make_gradient(
     mesh: Mesh,
     batch_axes: tuple[str, ...],
 ) -> Callable[..., Any]:
-    """A function (params, batch) → ((loss, metrics), gradients), for any number of micro-batches.
+    """The gradient of an objective, for any number of micro-batches.
 
     Args:
-      embed: embed(params, image, text) → {"image_embed", "text_embed"} float32 [b, E].
-      scalars: scalars(params) → {"logit_scale", perhaps "logit_bias"} float32 [].
+      embed, scalars: of the model, see `training/forward.py`; outputs are arrays [b, ...].
       objective: of the whole batch, see `training/objectives.py`.
       micro_batches: k; 1 is the plain gradient. Micro-batch j is the j-th part of each device's
         own rows, so that no row changes its device.
       mesh, batch_axes: where the batch lies.
+
+    Returns:
+      A function (params, batch_stats, batch) → ((loss, (metrics, new batch_stats)), gradients).
     """
     objective = partial(objective, mesh=mesh, batch_axes=batch_axes)
 
-    def plain(params: Any, batch: dict[str, jax.Array]) -> Any:
+    def plain(params: Any, batch_stats: Any, batch: dict[str, jax.Array]) -> Any:
         def loss(params: Any) -> Any:
-            outputs = embed(params, batch["image"], batch["text"]) | scalars(params)
-            return objective(outputs, batch)
+            outputs, new_stats = embed(params, batch_stats, batch["image"], batch["text"])
+            value, metrics = objective(outputs | scalars(params), batch)
+            return value, (metrics, new_stats)
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
-    def accumulated(params: Any, batch: dict[str, jax.Array]) -> Any:
+    def accumulated(params: Any, batch_stats: Any, batch: dict[str, jax.Array]) -> Any:
         split, join = (
             partial(f, count=micro_batches, mesh=mesh, axes=batch_axes) for f in (_split, _join)
         )
         parts = (split(batch["image"]), split(batch["text"]))  # [k, B / k, ...]
-        _, embeds = jax.lax.scan(lambda _, part: (None, embed(params, *part)), None, parts)
+        _, (embeds, all_stats) = jax.lax.scan(
+            lambda _, part: (None, embed(params, batch_stats, *part)), None, parts
+        )
+        # Each is a tenth of the way from the same averages: their mean is a tenth of the way to
+        # the mean.
+        new_stats = jax.tree.map(lambda x: jnp.mean(x, axis=0), all_stats)
         outputs = {name: join(x) for name, x in embeds.items()}  # [B, E]
 
         def loss(outputs: Any, params: Any) -> Any:
-            return objective(outputs | scalars(params), batch)
+            value, metrics = objective(outputs | scalars(params), batch)
+            return value, (metrics, new_stats)
 
         value, (d_outputs, gradients) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(
             outputs, params
@@ -66,7 +76,7 @@ def make_gradient(
 
         def replay(total: Any, part: Any) -> Any:
             inputs, d_embeds = part
-            _, pull_back = jax.vjp(lambda params: embed(params, *inputs), params)
+            _, pull_back = jax.vjp(lambda params: embed(params, batch_stats, *inputs)[0], params)
             return jax.tree.map(jnp.add, total, pull_back(d_embeds)[0]), None
 
         d_embeds = {name: split(x) for name, x in d_outputs.items()}

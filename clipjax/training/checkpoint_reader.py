@@ -1,4 +1,4 @@
-"""Reading checkpoints without a run: the parameters alone, and whether a step is what was saved."""
+"""Reading checkpoints without a run: the model alone, and whether a step is what was saved."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,8 +14,11 @@ from clipjax.common.exits import CheckpointError, ConfigError
 from clipjax.training.checkpoint import DIGESTS, FOLDER, Checkpoints, check_digests, failed
 
 
-def restore_params(path: str, *, step: int | None = None) -> tuple[Any, dict[str, Any]]:
-    """Parameters (numpy, host) and run JSON of a run's work directory or of one step's folder.
+def restore_variables(
+    path: str, *, step: int | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`params` and `batch_stats` (numpy, host) and run JSON of a run's work directory or of one
+    step's folder.
 
     Args:
       path: `WORKDIR`, `WORKDIR/checkpoints` or `WORKDIR/checkpoints/STEP`.
@@ -29,8 +32,8 @@ def restore_params(path: str, *, step: int | None = None) -> tuple[Any, dict[str
     step = (steps[-1] if named is None else named) if step is None else step
     if step not in steps:
         raise ConfigError(f"{path}: has no step {step}; it has {', '.join(map(str, steps))}")
-    state, run = _restore(reader, step, only=("params",))
-    return state["params"], run
+    variables, run = _restore(reader, step, only=("params", "batch_stats"))
+    return {"batch_stats": {}, **variables}, run
 
 
 def steps(path: str) -> list[int]:

@@ -26,6 +26,7 @@ def make_train_step(
     embed: Callable[..., Any],
     scalars: Callable[..., Any],
     *,
+    trainable: Any,
     objective: Objective,
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
@@ -35,8 +36,8 @@ def make_train_step(
     """A pure function (state, batch) → (state, metrics), to be jitted with explicit shardings.
 
     Args:
-      embed: embed(params, image, text) → {"image_embed", "text_embed"} float32 [B, E].
-      scalars: scalars(params) → {"logit_scale", perhaps "logit_bias"}, multiplier and bias.
+      embed, scalars: of the model, as `training/forward.py` makes them.
+      trainable: tree of bool like the parameters; the others stay as they are, bit for bit.
       objective: what to minimise.
       optimizer: the transformation whose state `TrainState` holds.
       schedule: the same that the optimizer uses, for the log.
@@ -62,7 +63,7 @@ def make_train_step(
     )
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        (loss, metrics), grads = gradient(state.params, batch)
+        (loss, (metrics, batch_stats)), grads = gradient(state.params, state.batch_stats, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, updates)
         params = {**params, "logit_scale": jnp.minimum(params["logit_scale"], MAX_LOG_SCALE)}
@@ -70,14 +71,19 @@ def make_train_step(
         alive = state.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW
         # Moments that are not finite make updates that are not, of the soundest gradient.
         sound = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(update_norm) & alive
-        params, opt_state = jax.tree.map(
+        # A frozen parameter is not even added a zero, which would turn -0.0 into 0.0.
+        params = jax.tree.map(
+            lambda new, old, train: new if train else old, params, state.params, trainable
+        )
+        params, batch_stats, opt_state = jax.tree.map(
             lambda new, old: jnp.where(sound, new, old),
-            (params, opt_state),
-            (state.params, state.opt_state),
+            (params, batch_stats, opt_state),
+            (state.params, state.batch_stats, state.opt_state),
         )
         new_state = TrainState(
             step=state.step + 1,
             params=params,
+            batch_stats=batch_stats,
             opt_state=opt_state,
             skipped=state.skipped + ~sound,
             skipped_in_a_row=jnp.where(sound, 0, state.skipped_in_a_row + 1),

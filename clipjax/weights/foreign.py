@@ -77,7 +77,7 @@ def shapes_of(model: dict[str, Any]) -> dict[str, tuple[int, ...]]:
                 if isinstance(value, int) and not 0 <= value < LARGEST:
                     raise ConfigError(f"{key} = {value}")
         module = clip.from_dict({**model, "scan": True})
-        abstract = jax.eval_shape(clip.initialise(module), jax.random.key(0))
+        abstract = jax.eval_shape(clip.initialise(module), jax.random.key(0))["params"]
     except (ConfigError, TypeError, OverflowError, ZeroDivisionError) as error:
         raise DataError(f"no model has such sizes: {error}") from None
     return {name: tuple(leaf.shape) for name, leaf in trees.named_leaves(abstract)}

@@ -64,7 +64,7 @@ def subject_on(data, *, embed, weights=None, train=None, features=None, folds_fi
         folds_file=folds_file,
         folder="",
         poll=lambda: False,
-        subject=types.SimpleNamespace(mesh=mesh, image_size=8, logit_scale=10.0, params=None),
+        subject=types.SimpleNamespace(mesh=mesh, image_size=8, logit_scale=10.0, variables=None),
     )
 
 

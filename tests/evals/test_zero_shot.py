@@ -194,7 +194,9 @@ def test_counts_equal_numpy_for_any_number_of_images(n, devices):
     weights = rng.integers(-4, 5, (7, 8)).astype(np.float32)
     labels = rng.integers(0, 7, n).astype(np.int32)
     embedder = zero_shot.embed.Embedder(Linear(), mesh=some, batch_size=BATCH)
-    embeds = embedder.pixels(params, lambda i: {"image": pixels[i]}, length=n, poll=lambda: False)
+    embeds = embedder.pixels(
+        {"params": params}, lambda i: {"image": pixels[i]}, length=n, poll=lambda: False
+    )
     plain = pixels.reshape(n, 12).astype(np.float32) @ params
     np.testing.assert_array_equal(embeds, plain)
     result = judge(embeds, weights, labels, some)

@@ -37,7 +37,7 @@ def batch():
 def params():
     """Random everywhere, so that every parameter matters; drawn by numpy, to compile nothing."""
     rng = np.random.default_rng(1)
-    shapes = jax.eval_shape(clip.initialise(tiny()), jax.random.key(0))
+    shapes = jax.eval_shape(clip.initialise(tiny()), jax.random.key(0))["params"]
 
     def draw(path, leaf):
         centre = 1 if "scale" in jax.tree_util.keystr(path) else 0
@@ -103,7 +103,7 @@ def test_scan_and_loop_give_the_same_numbers(params, batch, assert_gradients_clo
 
 
 def test_block_layouts_convert_both_ways(params):
-    expected = jax.eval_shape(clip.initialise(tiny(scan=False)), jax.random.key(0))
+    expected = jax.eval_shape(clip.initialise(tiny(scan=False)), jax.random.key(0))["params"]
     loop = unstack_blocks(params)
     assert jax.tree.map(jnp.shape, loop) == jax.tree.map(lambda x: x.shape, expected)
     jax.tree.map(np.testing.assert_array_equal, stack_blocks(loop), params)
@@ -119,7 +119,7 @@ def test_bfloat16_computes_close_and_keeps_float32_ends(params, batch):
         assert out[name].dtype == jnp.float32
         np.testing.assert_allclose(out[name], exact[name], atol=0.03)
         assert not np.array_equal(out[name], out[name].astype(jnp.bfloat16))
-    fresh = jax.eval_shape(clip.initialise(model), jax.random.key(0))
+    fresh = jax.eval_shape(clip.initialise(model), jax.random.key(0))["params"]
     assert {leaf.dtype for leaf in jax.tree.leaves(fresh)} == {jnp.dtype("float32")}
 
 
@@ -153,7 +153,7 @@ def test_initialisation_statistics():
         "vision": {"image_size": 32, "patch_size": 4, "width": 128, "layers": 3, "head_width": 32},
         "text": {"context_length": 64, "vocab_size": 512, "width": 64, "heads": 2, "layers": 2},
     }
-    params = jax.jit(clip.initialise(clip.from_dict(model)))(jax.random.key(0))
+    params = jax.jit(clip.initialise(clip.from_dict(model)))(jax.random.key(0))["params"]
     params = jax.tree.map(np.asarray, params)
     golden = {"text/token_embedding/embedding": 0.02, "text/position_embedding": 0.01}
     golden["vision/patch_embedding/kernel"] = (3 * 4 * 4 * 3) ** -0.5  # uniform ±fan_in^-½

@@ -28,6 +28,16 @@ def test_class_token_and_orientation_are_kept():
     np.testing.assert_allclose(grid.mean((0, 1)), [1.5, 1.5], atol=1e-5)
 
 
+def test_without_a_class_token_all_rows_are_the_grid():
+    """SigLIP's tables; a ResNet's pool has the mean's row in a class token's place."""
+    table = jnp.asarray(np.random.default_rng(0).normal(size=(10, 3)), jnp.float32)
+    whole = resize_grid(table, grid=(5, 5))
+    assert whole.shape == (26, 3)
+    np.testing.assert_array_equal(resize_grid(table[1:], grid=(5, 5), before=0), whole[1:])
+    with pytest.raises(ConfigError, match="10 patches are not a square grid"):
+        resize_grid(table, grid=(5, 5), before=0)
+
+
 def test_grid_equals_pytorch_bicubic_with_antialiasing():
     """Golden: torch 2.14.1 interpolate(mode="bicubic", antialias=True, align_corners=False)."""
     table = [50, 0, 1, 4, 9, 2, 5, 3, 7, 8, 6, 0, 1, 3, 3, 2, 5]

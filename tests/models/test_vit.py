@@ -48,7 +48,7 @@ IMAGE = RNG.integers(0, 256, (3, 16, 16, 3)).astype(np.uint8)
 def drawn(model):
     """Parameters random everywhere, so that every one matters."""
     rng = np.random.default_rng(1)
-    shapes = jax.eval_shape(clip.initialise(clip.from_dict(model)), jax.random.key(0))
+    shapes = jax.eval_shape(clip.initialise(clip.from_dict(model)), jax.random.key(0))["params"]
     return jax.tree.map(lambda x: np.float32(0.4 * rng.normal(size=x.shape)), shapes)
 
 
@@ -106,7 +106,7 @@ def test_siglip_image_tower_against_float64():
 @pytest.mark.parametrize("scan", [True, False])
 def test_siglip_starts_as_a_sigmoid_model_and_ends_in_float32(scan):
     model = clip.from_dict(SIGLIP | {"scan": scan, "dtype": "bfloat16"})
-    params = jax.jit(clip.initialise(model))(jax.random.key(0))
+    params = jax.jit(clip.initialise(model))(jax.random.key(0))["params"]
     text = RNG.integers(0, 20, (3, 6)).astype(np.int32)
     out = jax.jit(model.apply)({"params": params}, IMAGE, text)
     assert float(out["logit_scale"]) == pytest.approx(10)

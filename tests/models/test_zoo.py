@@ -12,6 +12,11 @@ from clipjax.models import shapes, zoo
 @pytest.mark.parametrize(
     ("name", "count"),
     [
+        ("RN50", 102_007_137),
+        ("RN101", 119_688_033),
+        ("RN50x4", 178_300_601),
+        ("RN50x16", 290_979_217),
+        ("RN50x64", 623_258_305),
         ("ViT-B/32", 151_277_313),
         ("ViT-B/16", 149_620_737),
         ("ViT-L/14", 427_616_513),

@@ -18,7 +18,7 @@ from clipjax.common.exits import CheckpointError, ConfigError
 from clipjax.parallel import mesh as meshes
 from clipjax.training import checkpoint_manager
 from clipjax.training.checkpoint import Checkpoints
-from clipjax.training.checkpoint_reader import restore_params
+from clipjax.training.checkpoint_reader import restore_variables
 
 
 def program(sizes, devices=8, **changes):
@@ -91,16 +91,16 @@ def test_another_shape_or_dtype_is_refused_by_name(saved):
 def test_parameters_alone_from_run_folder_or_step(saved):
     folder, _ = saved
     for path in (folder, folder / "checkpoints", folder / "checkpoints" / "7"):
-        params, run = restore_params(str(path))
+        variables, run = restore_variables(str(path))
         assert run["step"] == 7
-        assert isinstance(params["logit_scale"], np.ndarray)
+        assert isinstance(variables["params"]["logit_scale"], np.ndarray)
     with pytest.raises(ConfigError, match="has no step 8; it has 7"):
-        restore_params(str(folder), step=8)
+        restore_variables(str(folder), step=8)
 
 
 def test_a_folder_without_checkpoints_says_so(tmp_path):
     with pytest.raises(ConfigError, match="holds no clipjax checkpoint"):
-        restore_params(str(tmp_path))
+        restore_variables(str(tmp_path))
 
 
 def state_of(value):

@@ -144,6 +144,107 @@ def test_micro_batches_change_nothing(name):
     assert float(np.abs(found[1][0]["logit_scale"])) > 1e-6
 
 
+def draw(variables):
+    """Random everywhere: a fresh ResNet's blocks do nothing."""
+    rng = np.random.default_rng(3)
+
+    def leaf(path, x):
+        name = jax.tree_util.keystr(path)
+        drawn = 0.3 * rng.normal(size=x.shape)
+        kept = 1.0 if "scale']" in name or "var']" in name else 0.0
+        return jnp.asarray(x if "logit" in name else kept + drawn * (1 - 0.5 * kept), x.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, variables)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_batch_norm_sees_all_devices_and_one_micro_batch(micro_batches):
+    """Loss, gradient and running averages of one plain device that takes the batch in those parts.
+
+    Micro-batch j is the j-th part of each device's rows.
+    """
+    config = tiny.tiny_resnet(batch_size=32, micro_batches=micro_batches)
+    mesh = meshes.make_mesh({"data": 2, "fsdp": 4, "tensor": 1})
+    program = build.program(config, mesh=mesh, total_steps=10, warmup_steps=1)
+    fresh = jax.eval_shape(program.init, jax.random.key(0))
+    variables = draw(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), fresh.variables))
+    init = jax.jit(program.init, out_shardings=program.out_shardings[0])
+    placed_variables = jax.device_put(variables, program.out_shardings[0].variables)
+    state = init(jax.random.key(1)).replace(**placed_variables)
+    batch = make_batch(config)
+    placed = sharding.to_device(batch, mesh=mesh, batch_size=32)
+    new, metrics = jax.jit(program.step, out_shardings=program.out_shardings)(state, placed)
+
+    parts = np.arange(32).reshape(8, micro_batches, -1).swapaxes(0, 1).reshape(micro_batches, -1)
+    module = clip.from_dict(config.model.to_dict())
+
+    def loss(params):
+        outs, all_stats = [], []
+        for rows in parts:
+            out, changed = module.apply(
+                {**variables, "params": params},
+                batch["image"][rows],
+                batch["text"][rows],
+                train=("vision", "text"),
+                method="embed",
+                mutable=["batch_stats"],
+            )
+            outs.append(out)
+            all_stats.append(changed["batch_stats"])
+        out = jax.tree.map(lambda *x: jnp.concatenate(x), *outs)
+        scale = jnp.exp(params["logit_scale"])
+        logits = scale * jnp.matmul(out["image_embed"], out["text_embed"].T, precision="highest")
+        log_odds = (jax.nn.log_softmax(logits, axis=axis) for axis in (0, 1))
+        value = -sum(jnp.diag(x).mean() for x in log_odds) / 2
+        return value, jax.tree.map(lambda *x: sum(x) / len(x), *all_stats)
+
+    (value, stats), wanted = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+    assert float(metrics["train/loss"]) == pytest.approx(float(value), rel=1e-5)
+    for found, exact in zip(jax.tree.leaves(new.batch_stats), jax.tree.leaves(stats), strict=True):
+        np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-6)
+    found = jax.tree.map(
+        lambda m: np.asarray(m) / (1 - config.optimizer.beta1), new.opt_state[1].mu
+    )
+    for tree in (found, wanted):
+        tree["text"]["blocks"]["attention"]["key"].pop("bias")
+        tree["vision"]["pool"]["attention"]["key"].pop("bias")
+    assert oracle.error(found, wanted) < 1e-4
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_a_frozen_tower_has_no_gradient_no_state_and_keeps_every_bit(micro_batches):
+    products, states = {}, {}
+    mesh = meshes.make_mesh({"data": 1, "fsdp": 2, "tensor": 1}, devices=jax.devices()[:2])
+    for rate in (1.0, 0.0):
+        config = tiny.tiny_resnet(micro_batches=micro_batches)
+        config.optimizer.learning_rate_factors = ((r"vision/.*", rate), (r".*", 1.0))
+        program = build.program(config, mesh=mesh, total_steps=10, warmup_steps=1)
+        text = str(jax.make_jaxpr(program.step)(program.abstract_state, program.abstract_batch))
+        products[rate] = text.count("conv_general_dilated[")
+        states[rate] = program.abstract_state.opt_state
+    once = 3 + 2 * 4  # stem; two blocks with shortcuts
+    assert products[0.0] == once * (2 if micro_batches > 1 else 1)  # made again, for the compiler
+    assert products[1.0] >= 3 * once - 1  # pixels need no gradient
+    assert len(jax.tree.leaves(states[0.0])) < len(jax.tree.leaves(states[1.0])) / 2
+
+    init = jax.jit(program.init, out_shardings=program.out_shardings[0])
+    state = init(jax.random.key(1))
+    bias = state.params["vision"]["stem_1"]["norm"]["bias"]
+    state.params["vision"]["stem_1"]["norm"]["bias"] = jnp.full_like(bias, -0.0)
+    batch = sharding.to_device(make_batch(config), mesh=mesh, batch_size=config.batch_size)
+    new, _ = jax.jit(program.step, out_shardings=program.out_shardings)(state, batch)
+    for before, after in zip(
+        jax.tree.leaves((state.params["vision"], state.batch_stats)),
+        jax.tree.leaves((new.params["vision"], new.batch_stats)),
+        strict=True,
+    ):
+        assert np.asarray(before).tobytes() == np.asarray(after).tobytes()
+    moved = (
+        new.params["text"]["projection"]["kernel"] - state.params["text"]["projection"]["kernel"]
+    )
+    assert float(jnp.max(jnp.abs(moved))) > 0
+
+
 @pytest.mark.parametrize("duplicates", ["positive", "mask"])
 def test_duplicates_of_a_batch_take_part_as_asked(duplicates):
     """Captions 0, 5 and 9 are equal and images 1 and 14, over devices and micro-batches."""

@@ -36,10 +36,10 @@ def ours(path: pathlib.Path, pictures: list, ids: np.ndarray) -> tuple[dict, "cl
     image = model.encode_image(pictures)
     shards = max(8, len(ids))  # the embedder takes texts; ids go past the tokenizer
     padded = np.concatenate([ids, np.repeat(ids[:1], shards - len(ids), 0)]).astype(np.int32)
-    text = np.asarray(model.module.apply({"params": model.params}, padded, method="encode_text"))[
-        : len(ids)
-    ]
-    logits = model.logit_scale * image @ text.T + float(model.params.get("logit_bias", 0.0))
+    text = np.asarray(model.module.apply(model.variables, padded, method="encode_text"))[: len(ids)]
+    logits = model.logit_scale * image @ text.T + float(
+        model.variables["params"].get("logit_bias", 0.0)
+    )
     return {"image": image, "text": text, "logits": logits}, model
 
 

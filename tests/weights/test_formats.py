@@ -163,7 +163,7 @@ def test_from_anywhere_to_anywhere(tmp_path, capsys):
         line = convert.convert(str(last), to=to, output=str(tmp_path / str(i)))
         assert f"format {to}" in line and "\n" not in line
         last = tmp_path / str(i)
-        small.assert_equal(pretrained.read(last)[0], params)
+        small.assert_equal(pretrained.read(last)[0]["params"], params)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2", "first"]
     loaded = clipjax.load(last)
     odds = loaded.zero_shot(small.images(), ["cat", "dog"], templates=["the {}"])
@@ -181,7 +181,7 @@ def test_numbers_of_any_precision(dtype, tmp_path):
     }
     files.write_safetensors(tmp_path / "model.safetensors", mixed)
     (tmp_path / "clip_merges.txt").write_bytes(small.MERGES)
-    found = pretrained.read_params(tmp_path / "model.safetensors")
+    found = pretrained.read_variables(tmp_path / "model.safetensors")["params"]
     wanted = arrays.write(found, layout=openai.layout(model))
     for name, value in wanted.items():
         np.testing.assert_array_equal(value, mixed[name].astype(np.float32), err_msg=name)
@@ -202,10 +202,10 @@ def test_one_model_in_several_files(tmp_path):
         files.write_safetensors(tmp_path / "whole" / part, mine)
     index = tmp_path / "whole" / huggingface.INDEX
     index.write_text(json.dumps({"weight_map": places}))
-    small.assert_equal(pretrained.read_params(tmp_path / "whole"), params)
+    small.assert_equal(pretrained.read_variables(tmp_path / "whole")["params"], params)
     index.write_text(json.dumps({"weight_map": {**places, "x": "../part-0.safetensors"}}))
     with pytest.raises(DataError, match=r"'\.\./part-0\.safetensors' is not in this folder"):
-        pretrained.read_params(tmp_path / "whole")
+        pretrained.read_variables(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_settings_that_clipjax_does_not_have_are_named(change, message, tmp_path
         config["model_cfg"][part] |= settings
     file.write_text(json.dumps(config))
     with pytest.raises(DataError, match=message) as caught:
-        pretrained.read_params(tmp_path / "a")
+        pretrained.read_variables(tmp_path / "a")
     assert "\n" not in str(caught.value)
 
 
@@ -276,10 +276,10 @@ def test_a_run_trained_with_other_rules_is_refused(tmp_path):
     formats.write(
         tmp_path / "a", to="open_clip", model=model, params=small.params(model), tokenizer=tokenizer
     )
-    params, run = pretrained.read(tmp_path / "a")
+    variables, run = pretrained.read(tmp_path / "a")
     assert base64.b64decode(run["tokenizer"]["clip_merges.txt"]) == tokenizer.model
     run["tokenizer_rules"]["cleaning"] = "none"
-    pretrained.write_checkpoint(tmp_path / "b", params, run=run)
+    pretrained.write_checkpoint(tmp_path / "b", variables, run=run)
     with pytest.raises(ConfigError, match="trained with tokenizer cleaning 'none'"):
         clipjax.load(tmp_path / "b")
 
@@ -325,7 +325,7 @@ def test_a_siglip_from_big_vision(stacked, prefix, tmp_path):
     assert len(tensors) == 28 + 16 * (2 if stacked else 2 + 3)
     extra = {"opt/step": np.int32(3)} if prefix else {}
     np.savez(tmp_path / "model.npz", **tensors, **extra)
-    small.assert_equal(pretrained.read_params(tmp_path / "model.npz"), params)
+    small.assert_equal(pretrained.read_variables(tmp_path / "model.npz")["params"], params)
     opened = formats.open_foreign(tmp_path / "model.npz")
     assert shapes.complete(opened.model) == shapes.complete(model)
     with pytest.raises(ConfigError, match=r"spiece\.model.*--tokenizer"):

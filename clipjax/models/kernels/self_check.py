@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from clipjax.models.clip import CLIP
 from clipjax.models.kernels.rows import Place
+from clipjax.models.shapes import TextConfig, VisionConfig
 from clipjax.models.transformer import Block
 
 MARGIN = 3.0  # times the plain form's own rounding error that the kernels may be off
@@ -27,12 +28,12 @@ def errors(model: CLIP, *, place: Place) -> dict[str, tuple[float, float]]:
     """
     vision, text = model.config.vision, model.config.text
     dtype = jnp.dtype(model.config.dtype)
-    patches = (vision.image_size // vision.patch_size) ** 2
-    tokens = vision.class_token + patches
-    blocks = {
-        "vision": (tokens, vision.width, vision.width // vision.head_width, False),
-        "text": (text.context_length, text.width, text.heads, text.causal),
-    }
+    blocks = {}
+    if isinstance(vision, VisionConfig):
+        tokens = vision.class_token + (vision.image_size // vision.patch_size) ** 2
+        blocks["vision"] = (tokens, vision.width, vision.width // vision.head_width, False)
+    if isinstance(text, TextConfig):
+        blocks["text"] = (text.context_length, text.width, text.heads, text.causal)
     settings = {"activation": model.config.activation, "epsilon": model.config.layer_norm_epsilon}
     return {
         tower: _errors(*shape, settings=settings, dtype=dtype, place=place)
