@@ -17,7 +17,7 @@ from clipjax.data import tokenizers
 from clipjax.models import transformer
 from clipjax.training import checkpoint_reader
 from clipjax.training.checkpoint import Checkpoints
-from clipjax.weights import formats
+from clipjax.weights import formats, hub
 from clipjax.weights.foreign import Foreign
 
 
@@ -62,6 +62,11 @@ def _variables(foreign: Foreign) -> dict[str, Any]:
 
 def _foreign(path: str | os.PathLike[str]) -> Foreign | None:
     place = os.fspath(path)
+    if place.startswith(hub.PREFIX):
+        found = formats.open_foreign(hub.fetch(place))
+        if found is None:
+            raise ConfigError(f"{place}: holds no model that clipjax reads")
+        return found
     if formats.is_pickle(place):
         raise ConfigError(
             f"{place}: a pickle, which runs its author's code when it is read; if you trust it,"

@@ -1,0 +1,42 @@
+"""`hf://org/name@revision`: a model's folder from the Hugging Face hub, through its own cache."""
+
+import re
+
+from clipjax.common.exits import ConfigError, RemoteError
+
+PREFIX = "hf://"
+ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.npz")  # nothing that is code
+
+
+def fetch(address: str) -> str:
+    """The local folder of a model on the hub.
+
+    Args:
+      address: hf://org/name, or hf://org/name@revision with a branch, tag or commit; a commit is
+        the only one that stays what it is.
+
+    Raises:
+      ConfigError: it is no such address, there is no such model, or a package is missing.
+      RemoteError: the hub does not answer, and the cache does not hold it.
+    """
+    found = ADDRESS.fullmatch(address)
+    if found is None:
+        raise ConfigError(f"{address}: write hf://org/name or hf://org/name@revision")
+    try:
+        import huggingface_hub
+        from huggingface_hub import errors
+    except ImportError:
+        raise ConfigError(f"{address}: pip install 'clipjax[hub]'") from None
+    try:
+        return huggingface_hub.snapshot_download(
+            found[1], revision=found[2], allow_patterns=list(WANTED)
+        )
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise ConfigError(f"{address}: {_line(error)}") from None
+    except Exception as error:  # of a network that is not there anything may come
+        raise RemoteError(f"{address}: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

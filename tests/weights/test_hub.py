@@ -1,0 +1,56 @@
+"""hf:// addresses, on a cache folder that lies here already: there is no hub in tests."""
+
+import shutil
+
+import pytest
+import small
+
+from clipjax import convert, pretrained
+from clipjax.common.exits import ConfigError, RemoteError
+from clipjax.weights import formats
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The hub's cache with one model, org/name."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    model = small.model()
+    folder = tmp_path / "hub" / "models--org--name"
+    made = tmp_path / "made"
+    formats.write(
+        made,
+        to="huggingface",
+        model=model,
+        params=small.params(model),
+        tokenizer=small.tokenizer(),
+    )
+    (folder / "refs").mkdir(parents=True)
+    for name in ("main", "v1"):
+        (folder / "refs" / name).write_text(COMMIT)
+    shutil.move(made, folder / "snapshots" / COMMIT)
+    return small.params(model)
+
+
+@pytest.mark.parametrize(
+    "address", ["hf://org/name", "hf://org/name@v1", f"hf://org/name@{COMMIT}"]
+)
+def test_a_model_of_the_hub(address, cache, tmp_path):
+    small.assert_equal(pretrained.read_params(address), cache)
+    if address.endswith("v1"):
+        convert.convert(address, to="open_clip", output=str(tmp_path / "out"))
+        small.assert_equal(pretrained.read_params(tmp_path / "out"), cache)
+
+
+def test_what_is_not_there_is_one_line(cache):
+    for address in ("hf://org/other", "hf://org/name@v2"):
+        with pytest.raises((ConfigError, RemoteError), match=address) as caught:
+            pretrained.read_params(address)
+        assert "\n" not in str(caught.value)
+    for address in ("hf://name", "hf://org/name/more", "hf://../../etc@x", "hf://org/name@a b"):
+        with pytest.raises(ConfigError, match="write hf://org/name"):
+            pretrained.read_params(address)
