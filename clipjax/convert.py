@@ -64,7 +64,7 @@ def convert(
             output,
             to=to,
             model=run["config"]["model"],
-            params=pretrained.stacked(variables["params"]),
+            variables=pretrained.stacked(variables),
             tokenizer=pretrained.tokenizer_of(run),
         )
     size = sum(file.stat().st_size for file in pathlib.Path(output).rglob("*") if file.is_file())

@@ -40,7 +40,7 @@ def read(
         return checkpoint_reader.restore_variables(os.fspath(path), step=step)
     try:
         run = _run(foreign, tokenizer=foreign.tokenizer(tokenizer))
-        return _variables(foreign), run
+        return foreign.variables(), run
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 
@@ -51,13 +51,9 @@ def read_variables(path: str | os.PathLike[str]) -> Any:
     if foreign is None:
         return checkpoint_reader.restore_variables(os.fspath(path))[0]
     try:
-        return _variables(foreign)
+        return foreign.variables()
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-
-
-def _variables(foreign: Foreign) -> dict[str, Any]:
-    return {"params": foreign.params(), "batch_stats": {}}
 
 
 def _foreign(path: str | os.PathLike[str]) -> Foreign | None:

@@ -14,6 +14,8 @@ from clipjax.models import clip
 from clipjax.weights import arrays
 
 LARGEST = 1 << 31  # that any size in a configuration may be
+MOST_BLOCKS = 1000  # of a ResNet, which has no scan: each is traced
+BATCH_STATS = "batch_stats"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,15 +38,17 @@ class Foreign:
     ignored: tuple[str, ...]
     find_tokenizer: Callable[[str], Tokenizer]
 
-    def params(self) -> dict[str, Any]:
-        """Parameters, numpy float32, in the layout of scan=True.
+    def variables(self) -> dict[str, Any]:
+        """`params` and `batch_stats`, numpy float32, in the layout of scan=True.
 
         Raises:
           DataError: the weights are damaged, or not what the configuration describes.
         """
-        return arrays.read(
+        found = arrays.read(
             self.tensors, layout=self.layout, shapes=shapes_of(self.model), ignored=self.ignored
         )
+        stats = found.pop(BATCH_STATS, {})
+        return {"params": found, BATCH_STATS: stats}
 
     def tokenizer(self, named: str = "") -> Tokenizer:
         """The model's tokenizer.
@@ -66,7 +70,8 @@ class Foreign:
 
 
 def shapes_of(model: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Our parameters' shapes, in the layout of scan=True; nothing is allocated.
+    """Our parameters' shapes, in the layout of scan=True, and under BATCH_STATS/ those of
+    BatchNorm's averages; nothing is allocated.
 
     Raises:
       DataError: no model has such sizes.
@@ -76,11 +81,15 @@ def shapes_of(model: dict[str, Any]) -> dict[str, tuple[int, ...]]:
             for key, value in tower.items():
                 if isinstance(value, int) and not 0 <= value < LARGEST:
                     raise ConfigError(f"{key} = {value}")
+                if key == "layers" and not isinstance(value, int) and sum(value) > MOST_BLOCKS:
+                    raise ConfigError(f"{key} = {value}")
         module = clip.from_dict({**model, "scan": True})
-        abstract = jax.eval_shape(clip.initialise(module), jax.random.key(0))["params"]
+        variables = jax.eval_shape(clip.initialise(module), jax.random.key(0))
     except (ConfigError, TypeError, OverflowError, ZeroDivisionError) as error:
         raise DataError(f"no model has such sizes: {error}") from None
-    return {name: tuple(leaf.shape) for name, leaf in trees.named_leaves(abstract)}
+    stats = {BATCH_STATS: variables[BATCH_STATS]} if BATCH_STATS in variables else {}
+    named = trees.named_leaves({**variables["params"], **stats})
+    return {name: tuple(leaf.shape) for name, leaf in named}
 
 
 def only_file(folder: pathlib.Path, *names: str) -> pathlib.Path:

@@ -16,7 +16,7 @@ from clipjax.weights import (
     openai,
     siglip,
 )
-from clipjax.weights.foreign import Foreign
+from clipjax.weights.foreign import BATCH_STATS, Foreign
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")  # how their names end
 # Format → how a CLIP is written, how a SigLIP is.
@@ -74,7 +74,7 @@ def write(
     *,
     to: str,
     model: dict[str, Any],
-    params: Any,
+    variables: dict[str, Any],
     tokenizer: Tokenizer,
 ) -> None:
     """Write a folder for another program, whole or not at all.
@@ -83,7 +83,7 @@ def write(
       folder: new, or empty.
       to: one of `WRITERS`.
       model: nested dict as of `zoo.MODELS`.
-      params: numpy, in the layout of scan=True.
+      variables: `params` and perhaps `batch_stats`, numpy, in the layout of scan=True.
       tokenizer: the model's.
 
     Raises:
@@ -93,5 +93,7 @@ def write(
     if to not in WRITERS:
         raise ConfigError(f'--format: "{to}" cannot be written')
     writer = WRITERS[to][siglip.is_siglip(model)]
+    stats = {BATCH_STATS: variables[BATCH_STATS]} if variables.get(BATCH_STATS) else {}
+    params = {**variables["params"], **stats}
     given = {"model": model, "params": params, "tokenizer": tokenizer}
     files.write_folder(folder, lambda made: writer(made, **given))

@@ -12,11 +12,10 @@ from clipjax.common.exits import DataError
 from clipjax.weights import tokenizer_files
 from clipjax.weights.arrays import CONVOLUTION, LINEAR, Array, Layout, linear, merged, norm
 from clipjax.weights.files import SafeTensors
-from clipjax.weights.foreign import Foreign
+from clipjax.weights.foreign import BATCH_STATS, Foreign
 
 HEAD_WIDTH = 64  # in every released model; the shapes do not say
 IGNORED = (r"input_resolution|context_length|vocab_size|attn_mask", r".*\.num_batches_tracked")
-BATCH_STATS = "batch_stats"  # before the names of what is no parameter
 
 
 def open(file: pathlib.Path) -> Foreign:

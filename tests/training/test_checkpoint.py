@@ -183,7 +183,7 @@ def test_orbax_s_next_interface_reads_ours(saved):
 
     folder, _ = saved
     loaded = v1.load_checkpointables(folder / "checkpoints" / "7")
-    ours, _ = restore_params(str(folder))
+    ours = restore_variables(str(folder))[0]["params"]
     assert np.array_equal(
         np.asarray(loaded["state"]["params"]["vision"]["projection"]["kernel"]),
         ours["vision"]["projection"]["kernel"],

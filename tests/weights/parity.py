@@ -120,6 +120,16 @@ def vit(name: str, root: pathlib.Path, **towers: dict) -> Iterator[Row]:
     yield from round_trip(_label(name, towers), folder, model, own="open_clip", others=BOTH)
 
 
+def resnet(name: str, root: pathlib.Path) -> Iterator[Row]:
+    """One of the paper's ResNets whole, its BatchNorm with averages of its own."""
+    folder = root / name
+    config = peers.open_clip_config(f"{name}-quickgelu", text={"layers": 2})
+    model = peers.save_open_clip(folder, config)
+    others = {"open_clip": peers.load_open_clip}
+    label = f"{name}, text of 2 layers"
+    yield from round_trip(label, folder, model, own="open_clip", others=others)
+
+
 def transformers_clip(root: pathlib.Path) -> Iterator[Row]:
     """transformers' own defaults: ViT-B/32 whole."""
     folder = root / "hf-clip"
@@ -197,6 +207,8 @@ CASES: dict[str, Callable[..., Iterator[Row]]] = {
     "vitb32": lambda root, spiece: vit("ViT-B-32-quickgelu", root),
     "vitl14": lambda root, spiece: vit("ViT-L-14-quickgelu", root, **FEW),
     "vith14": lambda root, spiece: vit("ViT-H-14", root, **FEW),
+    "rn50": lambda root, spiece: resnet("RN50", root),
+    "rn50x4": lambda root, spiece: resnet("RN50x4", root),
     "clip_of_transformers": lambda root, spiece: transformers_clip(root),
     "release": lambda root, spiece: release(root),
     "siglip_of_open_clip": lambda root, spiece: siglip_open_clip(root, spiece=spiece),

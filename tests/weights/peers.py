@@ -34,6 +34,9 @@ def stir(model: torch.nn.Module) -> torch.nn.Module:
         for parameter in model.parameters():
             spread = 0.1 * float(parameter.std()) if parameter.numel() > 1 else 0.0
             parameter += max(spread, 0.02) * torch.randn(parameter.shape, generator=generator)
+        for name, buffer in model.named_buffers():  # BatchNorm's averages, which begin as 0 and 1
+            if name.endswith(("running_mean", "running_var")):
+                buffer += 0.2 * torch.rand(buffer.shape, generator=generator)
     return model.eval()
 
 

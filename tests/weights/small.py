@@ -32,12 +32,19 @@ def model(**changes):
 def params(model, *, seed=0):
     """Random parameters, numpy, in the layout of scan=True; no two alike."""
     rng = np.random.default_rng(seed)
-    return trees.unflatten(
-        {
-            name: (0.1 * rng.standard_normal(shape) + name.endswith("/scale")).astype(np.float32)
-            for name, shape in shapes_of(model).items()
-        }
-    )
+
+    def value(name, shape):
+        base = 1 if name.endswith(("/scale", "/var")) else 0
+        return (base + 0.1 * rng.standard_normal(shape)).astype(np.float32)
+
+    return trees.unflatten({name: value(name, shape) for name, shape in shapes_of(model).items()})
+
+
+def variables(model, *, seed=0):
+    """The same with BatchNorm's averages apart, as models are applied to them."""
+    found = params(model, seed=seed)
+    stats = found.pop("batch_stats", {})
+    return {"params": found, "batch_stats": stats}
 
 
 def assert_equal(a, b):

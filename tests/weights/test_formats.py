@@ -29,7 +29,8 @@ from clipjax.weights import (
 )
 from clipjax.weights.foreign import shapes_of
 
-RELEASED = ("ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
+VITS = ("ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
+RESNETS = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64")
 MODELS = {
     "released": small.model(),
     "exact gelu": small.model(activation="gelu", vision={"mlp_ratio": 3.0}),
@@ -40,6 +41,10 @@ ONLY_OPEN_CLIP = {
     "bias": small.model(logit_bias=True),
     "last": small.model(text={"pooling": "last", "causal": False, "projection_bias": True}),
     "no ln_pre": small.model(vision={"ln_pre": False}),
+    "resnet": {
+        **small.model(),
+        "vision": {"kind": "resnet", "image_size": 64, "width": 16, "layers": (1, 2, 1, 1)},
+    },
 }
 
 
@@ -56,39 +61,13 @@ class Shapes:
 
 
 def released_shapes(name):
-    """Every name and shape of a released Vision Transformer's state dict, written down anew."""
+    """Every name and shape of a released state dict, written down anew."""
     model = zoo.get(name)
-    vision, text, embed = model["vision"], model["text"], model["embed_dim"]
-    grid, patch = vision["image_size"] // vision["patch_size"], vision["patch_size"]
-
-    def tower(prefix, width, layers):
-        for i in range(layers):
-            block = f"{prefix}transformer.resblocks.{i}"
-            for norm in ("ln_1", "ln_2"):
-                yield from ((f"{block}.{norm}.{part}", (width,)) for part in ("weight", "bias"))
-            yield f"{block}.attn.in_proj_weight", (3 * width, width)
-            yield f"{block}.attn.in_proj_bias", (3 * width,)
-            for layer, out, into in (
-                ("attn.out_proj", width, width),
-                ("mlp.c_fc", 4 * width, width),
-                ("mlp.c_proj", width, 4 * width),
-            ):
-                yield f"{block}.{layer}.weight", (out, into)
-                yield f"{block}.{layer}.bias", (out,)
-
-    found = dict(tower("visual.", vision["width"], vision["layers"]))
-    found |= dict(tower("", text["width"], text["layers"]))
-    for norm, width in (
-        ("visual.ln_pre", vision["width"]),
-        ("visual.ln_post", vision["width"]),
-        ("ln_final", text["width"]),
-    ):
-        found |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
+    text, embed = model["text"], model["embed_dim"]
+    found = dict(resnet_shapes(model) if name in RESNETS else vit_shapes(model))
+    found |= dict(blocks("", text["width"], text["layers"]))
+    found |= dict(weight_and_bias("ln_final", text["width"]))
     return found | {
-        "visual.class_embedding": (vision["width"],),
-        "visual.positional_embedding": (grid * grid + 1, vision["width"]),
-        "visual.proj": (vision["width"], embed),
-        "visual.conv1.weight": (vision["width"], 3, patch, patch),
         "positional_embedding": (77, text["width"]),
         "token_embedding.weight": (49_408, text["width"]),
         "text_projection": (text["width"], embed),
@@ -97,7 +76,68 @@ def released_shapes(name):
     }
 
 
-@pytest.mark.parametrize("name", RELEASED)
+def weight_and_bias(name, out, *into):
+    return [(f"{name}.weight", (out, *into)), (f"{name}.bias", (out,))]
+
+
+def blocks(prefix, width, layers):
+    for i in range(layers):
+        block = f"{prefix}transformer.resblocks.{i}"
+        yield from weight_and_bias(f"{block}.ln_1", width)
+        yield from weight_and_bias(f"{block}.ln_2", width)
+        yield f"{block}.attn.in_proj_weight", (3 * width, width)
+        yield f"{block}.attn.in_proj_bias", (3 * width,)
+        yield from weight_and_bias(f"{block}.attn.out_proj", width, width)
+        yield from weight_and_bias(f"{block}.mlp.c_fc", 4 * width, width)
+        yield from weight_and_bias(f"{block}.mlp.c_proj", width, 4 * width)
+
+
+def vit_shapes(model):
+    vision = model["vision"]
+    width, patch = vision["width"], vision["patch_size"]
+    yield from blocks("visual.", width, vision["layers"])
+    yield from weight_and_bias("visual.ln_pre", width)
+    yield from weight_and_bias("visual.ln_post", width)
+    yield "visual.class_embedding", (width,)
+    yield "visual.positional_embedding", ((vision["image_size"] // patch) ** 2 + 1, width)
+    yield "visual.proj", (width, model["embed_dim"])
+    yield "visual.conv1.weight", (width, 3, patch, patch)
+
+
+def resnet_shapes(model):
+    vision = model["vision"]
+    width, last = vision["width"], 32 * vision["width"]
+    into = 3
+    for i, out in enumerate((width // 2, width // 2, width), 1):
+        yield from convolution(f"visual.conv{i}", f"visual.bn{i}", out, into, 3)
+        into = out
+    for stage, count in enumerate(vision["layers"]):
+        inner = width * 2**stage
+        for i in range(count):
+            block = f"visual.layer{stage + 1}.{i}"
+            yield from convolution(f"{block}.conv1", f"{block}.bn1", inner, into, 1)
+            yield from convolution(f"{block}.conv2", f"{block}.bn2", inner, inner, 3)
+            yield from convolution(f"{block}.conv3", f"{block}.bn3", 4 * inner, inner, 1)
+            if i == 0:
+                shortcut = f"{block}.downsample"
+                yield from convolution(f"{shortcut}.0", f"{shortcut}.1", 4 * inner, into, 1)
+            into = 4 * inner
+    for name in ("q", "k", "v"):
+        yield from weight_and_bias(f"visual.attnpool.{name}_proj", last, last)
+    yield from weight_and_bias("visual.attnpool.c_proj", model["embed_dim"], last)
+    tokens = (vision["image_size"] // 32) ** 2 + 1
+    yield "visual.attnpool.positional_embedding", (tokens, last)
+
+
+def convolution(conv, norm, out, into, size):
+    yield f"{conv}.weight", (out, into, size, size)
+    yield from weight_and_bias(norm, out)
+    yield f"{norm}.running_mean", (out,)
+    yield f"{norm}.running_var", (out,)
+    yield f"{norm}.num_batches_tracked", ()
+
+
+@pytest.mark.parametrize("name", VITS + RESNETS)
 def test_a_released_state_dict_is_told_by_its_shapes_and_fits(name):
     found = released_shapes(name)
     model = openai.model_of(found)
@@ -108,7 +148,7 @@ def test_a_released_state_dict_is_told_by_its_shapes_and_fits(name):
     for changed, message in (
         ({**found, "visual.extra": (3,)}, r"visual\.extra has no place in this model"),
         ({k: v for k, v in found.items() if k != "ln_final.bias"}, r"ln_final\.bias .*missing"),
-        ({**found, "visual.proj": (3, 4)}, r"visual\.proj is \[3, 4\], not"),
+        ({**found, "text_projection": (3, 4)}, r"text_projection is \[3, 4\], not"),
     ):
         with pytest.raises(DataError, match=message):
             arrays.read(Shapes(changed), layout=layout, shapes=wanted, ignored=openai.IGNORED)
@@ -121,11 +161,11 @@ def test_a_released_state_dict_is_told_by_its_shapes_and_fits(name):
 )
 def test_written_and_read_again_is_the_same_bits(to, name, tmp_path):
     model = {**MODELS, **ONLY_OPEN_CLIP}[name]
-    params, tokenizer = small.params(model), small.tokenizer()
-    given = {"model": model, "params": params, "tokenizer": tokenizer}
+    variables, tokenizer = small.variables(model), small.tokenizer()
+    given = {"model": model, "variables": variables, "tokenizer": tokenizer}
     formats.write(tmp_path / "a", to=to, **given)
     found, run = pretrained.read(tmp_path / "a")
-    small.assert_equal(found, params)
+    small.assert_equal(found, variables)
     read = shapes.complete(run["config"]["model"])
     assert {**read, "dtype": "float32"} == shapes.complete(
         {**model, "dtype": "float32", "param_dtype": "float32", "scan": True}
@@ -134,7 +174,7 @@ def test_written_and_read_again_is_the_same_bits(to, name, tmp_path):
     )
     again = pretrained.tokenizer_of(run)
     assert again.hash == tokenizer.hash
-    formats.write(tmp_path / "b", to=to, model=model, params=found, tokenizer=again)
+    formats.write(tmp_path / "b", to=to, model=model, variables=found, tokenizer=again)
     for file in (tmp_path / "a").iterdir():
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes(), file.name
 
@@ -147,7 +187,7 @@ def test_what_a_program_does_not_have_is_refused_and_leaves_nothing(name, tmp_pa
             tmp_path / "out",
             to="huggingface",
             model=model,
-            params=small.params(model),
+            variables=small.variables(model),
             tokenizer=small.tokenizer(),
         )
     assert not list(tmp_path.iterdir())
@@ -156,7 +196,7 @@ def test_what_a_program_does_not_have_is_refused_and_leaves_nothing(name, tmp_pa
 def test_from_anywhere_to_anywhere(tmp_path, capsys):
     model, tokenizer = small.model(), small.tokenizer()
     params = small.params(model)
-    given = {"model": model, "params": params, "tokenizer": tokenizer}
+    given = {"model": model, "variables": {"params": params}, "tokenizer": tokenizer}
     formats.write(tmp_path / "first", to="open_clip", **given)
     last = tmp_path / "first"
     for i, to in enumerate(("huggingface", "clipjax", "open_clip")):
@@ -191,7 +231,11 @@ def test_one_model_in_several_files(tmp_path):
     model, tokenizer = small.model(), small.tokenizer()
     params = small.params(model)
     formats.write(
-        tmp_path / "whole", to="huggingface", model=model, params=params, tokenizer=tokenizer
+        tmp_path / "whole",
+        to="huggingface",
+        model=model,
+        variables={"params": params},
+        tokenizer=tokenizer,
     )
     file = tmp_path / "whole" / huggingface.WEIGHTS
     tensors = safetensors_numpy.load_file(file)
@@ -227,7 +271,7 @@ def test_settings_that_clipjax_does_not_have_are_named(change, message, tmp_path
         tmp_path / "a",
         to="open_clip",
         model=model,
-        params=small.params(model),
+        variables=small.variables(model),
         tokenizer=small.tokenizer(),
     )
     file = tmp_path / "a" / open_clip.CONFIG
@@ -246,7 +290,7 @@ def test_another_order_of_the_vocabulary_is_found_out(tmp_path):
         tmp_path / "a",
         to="huggingface",
         model=model,
-        params=small.params(model),
+        variables=small.variables(model),
         tokenizer=tokenizer,
     )
     file = tmp_path / "a" / "tokenizer.json"
@@ -264,7 +308,7 @@ def test_a_tokenizer_of_another_size_is_refused(tmp_path):
         tmp_path / "a",
         to="open_clip",
         model=model,
-        params=small.params(model),
+        variables=small.variables(model),
         tokenizer=small.tokenizer(),
     )
     with pytest.raises(ConfigError, match=r"has 600 ids, .* makes 520; .*--tokenizer"):
@@ -274,7 +318,11 @@ def test_a_tokenizer_of_another_size_is_refused(tmp_path):
 def test_a_run_trained_with_other_rules_is_refused(tmp_path):
     model, tokenizer = small.model(), small.tokenizer()
     formats.write(
-        tmp_path / "a", to="open_clip", model=model, params=small.params(model), tokenizer=tokenizer
+        tmp_path / "a",
+        to="open_clip",
+        model=model,
+        variables=small.variables(model),
+        tokenizer=tokenizer,
     )
     variables, run = pretrained.read(tmp_path / "a")
     assert base64.b64decode(run["tokenizer"]["clip_merges.txt"]) == tokenizer.model
@@ -303,9 +351,15 @@ def test_a_siglip_through_transformers_files(tmp_path):
     params = small.params(model)
     spiece = vocabulary.t5_like(tmp_path, vocab_size=320)
     tokenizer = SiglipTokenizer(spiece.read_bytes(), context_length=8)
-    formats.write(tmp_path / "a", to="huggingface", model=model, params=params, tokenizer=tokenizer)
+    formats.write(
+        tmp_path / "a",
+        to="huggingface",
+        model=model,
+        variables={"params": params},
+        tokenizer=tokenizer,
+    )
     found, run = pretrained.read(tmp_path / "a")
-    small.assert_equal(found, params)
+    small.assert_equal(found["params"], params)
     assert pretrained.tokenizer_of(run).hash == tokenizer.hash
     read = run["config"]["model"]
     assert (read["activation"], read["layer_norm_epsilon"]) == ("gelu_tanh", 1e-6)

@@ -39,7 +39,7 @@ def good(tmp_path_factory):
         folder,
         to="huggingface",
         model=model,
-        params=small.params(model),
+        variables=small.variables(model),
         tokenizer=small.tokenizer(),
     )
     return folder

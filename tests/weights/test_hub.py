@@ -26,7 +26,7 @@ def cache(tmp_path, monkeypatch):
         made,
         to="huggingface",
         model=model,
-        params=small.params(model),
+        variables=small.variables(model),
         tokenizer=small.tokenizer(),
     )
     (folder / "refs").mkdir(parents=True)
@@ -40,17 +40,17 @@ def cache(tmp_path, monkeypatch):
     "address", ["hf://org/name", "hf://org/name@v1", f"hf://org/name@{COMMIT}"]
 )
 def test_a_model_of_the_hub(address, cache, tmp_path):
-    small.assert_equal(pretrained.read_params(address), cache)
+    small.assert_equal(pretrained.read_variables(address)["params"], cache)
     if address.endswith("v1"):
         convert.convert(address, to="open_clip", output=str(tmp_path / "out"))
-        small.assert_equal(pretrained.read_params(tmp_path / "out"), cache)
+        small.assert_equal(pretrained.read_variables(tmp_path / "out")["params"], cache)
 
 
 def test_what_is_not_there_is_one_line(cache):
     for address in ("hf://org/other", "hf://org/name@v2"):
         with pytest.raises((ConfigError, RemoteError), match=address) as caught:
-            pretrained.read_params(address)
+            pretrained.read_variables(address)
         assert "\n" not in str(caught.value)
     for address in ("hf://name", "hf://org/name/more", "hf://../../etc@x", "hf://org/name@a b"):
         with pytest.raises(ConfigError, match="write hf://org/name"):
-            pretrained.read_params(address)
+            pretrained.read_variables(address)

@@ -15,7 +15,7 @@ def spiece(tmp_path_factory):
 @pytest.mark.parametrize(
     "case",
     [
-        *("vitb32", "vitl14", "vith14", "clip_of_transformers", "release"),
+        *("vitb32", "vitl14", "vith14", "rn50", "rn50x4", "clip_of_transformers", "release"),
         *("siglip_of_open_clip", "siglip_of_transformers"),
     ],
 )
