@@ -1,6 +1,7 @@
 """The configs: the paper's tables, what may change within a run, and the settings' checks."""
 
 import importlib.util
+import math
 import pathlib
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from clipjax import build, config, config_check
 from clipjax.common.exits import ConfigError
 from clipjax.models import zoo
+from clipjax.training.step import MAX_LOG_SCALE
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
 
@@ -28,8 +30,14 @@ def test_every_config_is_complete_and_right(name):
     config_check.check(c)
 
 
-# Radford et al. 2021, tables 18, 19 and 20.
+# Radford et al. 2021: name, learning rate, embedding, pixels (tables 19 and 20), blocks, width and
+# heads of the image tower, width and heads of the text tower. A ResNet's width is that of its end.
 PAPER = {
+    "rn50": ("RN50", 5e-4, 1024, 224, (3, 4, 6, 3), 2048, 32, 512, 8),
+    "rn101": ("RN101", 5e-4, 512, 224, (3, 4, 23, 3), 2048, 32, 512, 8),
+    "rn50x4": ("RN50x4", 5e-4, 640, 288, (4, 6, 10, 6), 2560, 40, 640, 10),
+    "rn50x16": ("RN50x16", 4e-4, 768, 384, (6, 8, 18, 8), 3072, 48, 768, 12),
+    "rn50x64": ("RN50x64", 3.6e-4, 1024, 448, (3, 15, 36, 10), 4096, 64, 1024, 16),
     "vitb32": ("ViT-B/32", 5e-4, 512, 224, 12, 768, 12, 512, 8),
     "vitb16": ("ViT-B/16", 5e-4, 512, 224, 12, 768, 12, 512, 8),
     "vitl14": ("ViT-L/14", 4e-4, 768, 224, 24, 1024, 16, 768, 12),
@@ -41,21 +49,29 @@ PAPER = {
 def test_the_papers_recipe(name):
     c = load(name)
     model, rate, embed, size, layers, width, heads, text_width, text_heads = PAPER[name]
+    resnet = model.startswith("RN")
     assert c.model.name == model
     assert c.optimizer.learning_rate == rate
     vision, text = c.model.vision, c.model.text
+    assert vision.kind == ("resnet" if resnet else "vit")
     assert (c.model.embed_dim, vision.image_size, vision.layers) == (embed, size, layers)
-    assert (vision.width, vision.width // vision.head_width) == (width, heads)
+    features = 32 * vision.width if resnet else vision.width
+    assert (features, features // vision.head_width) == (width, heads)
     assert (text.width, text.heads, text.layers) == (text_width, text_heads, 12)
+    # Table 18.
     assert (text.vocab_size, text.context_length) == (49_408, 77)
     assert c.batch_size == 32_768
-    assert (c.optimizer.beta1, c.optimizer.beta2, c.optimizer.epsilon) == (0.9, 0.98, 1e-6)
-    assert c.optimizer.weight_decay == 0.2
+    optimizer = c.optimizer
+    adam = (0.9, 0.999, 1e-8) if resnet else (0.9, 0.98, 1e-6)
+    assert optimizer.name == "adamw"
+    assert (optimizer.beta1, optimizer.beta2, optimizer.epsilon) == adam
+    assert optimizer.weight_decay == 0.2
     horizon = build.horizon(c, epoch_examples=400_000_000)
     epochs = 1 if name == "vitl14_336" else 32
     assert horizon.total == round(epochs * 400_000_000 / 32_768) and horizon.warmup == 2000
     assert c.schedule.name == "cosine"
     assert c.loss.name.startswith("softmax_")
+    assert math.exp(MAX_LOG_SCALE) == pytest.approx(100)
 
 
 def test_every_setting_is_named_operational_or_defines_the_run():
