@@ -61,7 +61,7 @@ def ran(tmp_path_factory):
     tower = Pixels()
     subject = types.SimpleNamespace(
         embedder=tower,
-        params=None,
+        variables=None,
         image_size=8,
         mesh=meshes.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, devices=jax.devices()[:1]),
         weights={"id": "w"},

@@ -30,9 +30,9 @@ def measure(metric: str, scores: np.ndarray, targets: np.ndarray) -> Estimate:
         return metrics.roc_auc(scores[:, 1] - scores[:, 0], targets == 1)
     ranks = rank(scores, targets)
     if metric == "top1_accuracy":
-        return metrics.share(np.sum(ranks == 0), len(ranks))
+        return metrics.share(int(np.sum(ranks == 0)), len(ranks))
     if metric == "top5_accuracy":
-        return metrics.share(np.sum(ranks < 5), len(ranks))
+        return metrics.share(int(np.sum(ranks < 5)), len(ranks))
     if metric == "mean_top1_top5":
         return metrics.mean_top1_top5(int(np.sum(ranks == 0)), int(np.sum(ranks < 5)), len(ranks))
     if metric == "mean_per_class_accuracy":

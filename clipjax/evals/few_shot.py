@@ -112,7 +112,7 @@ def curve(
 
 
 def crossover(
-    points: Mapping[float, Estimate], *, zero_shot: Estimate, seed: int = 0
+    points: Mapping[int, Estimate], *, zero_shot: Estimate, seed: int = 0
 ) -> Estimate | None:
     """Images of each class at which the probe is as good as zero-shot (figure 7).
 

@@ -57,7 +57,9 @@ def shares_within(
 ) -> dict[str, Estimate]:
     """{"within_25_km": share of queries, …}; a distance that is no number is not within any."""
     return {
-        f"within_{kilometre:g}_km": metrics.share(np.sum(distances <= kilometre), len(distances))
+        f"within_{kilometre:g}_km": metrics.share(
+            int(np.sum(distances <= kilometre)), len(distances)
+        )
         for kilometre in kilometres
     }
 

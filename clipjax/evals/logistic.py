@@ -59,7 +59,7 @@ class Fit:
         """float32 [N, C] for features [N, D]; NaN where a feature is no finite number."""
         with np.errstate(invalid="ignore", over="ignore"):
             scores = np.asarray(features, np.float32) @ self.weights + self.bias
-        return np.where(np.isfinite(features).all(axis=1)[:, None], scores, np.nan)
+        return np.where(finite_rows(features)[:, None], scores, np.nan)
 
 
 class Rows:
@@ -85,7 +85,7 @@ class Rows:
         mesh: Mesh,
         length: int = 0,
     ) -> None:
-        self.finite = np.isfinite(features).all(axis=1)
+        self.finite = finite_rows(features)
         self.classes = classes
         self.mesh = mesh
         self.family = solver.softmax if targets.ndim == 1 else solver.independent
@@ -93,7 +93,7 @@ class Rows:
         self._twice = 2 if targets.ndim == 1 and classes == 2 else 1
         self._chance = 1 / classes if targets.ndim == 1 else 1 / 2
         self._length, self.block = padded(max(len(features), length), mesh=mesh)
-        present = self._put(self.finite.astype(np.float32))
+        present = self._put(np.asarray(self.finite, np.float32))
         clean = np.where(self.finite[:, None], features, 0).astype(np.float32)
         raw = self._put(clean)
         mean, gram = solver.moments(raw, present, mesh=mesh, block=self.block)
@@ -124,7 +124,7 @@ class Rows:
         data = (
             self._features,
             self._targets,
-            self._put(chosen.astype(np.float32)),
+            self._put(np.asarray(chosen, np.float32)),
             self._whole(scale),
             self._whole(np.float32(self._twice * penalty)),
         )
@@ -199,3 +199,8 @@ def _principal_axes(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     axes = np.frombuffer(agreed, np.float32).reshape(axes.shape)
     variance = np.frombuffer(distributed.from_lead(variance.tobytes()))
     return axes, np.maximum(variance, 0)
+
+
+def finite_rows(features: np.ndarray) -> np.ndarray:
+    """bool [N], the rows of [N, D] all of whose features are finite numbers."""
+    return np.asarray(np.isfinite(features).all(axis=1))

@@ -133,7 +133,7 @@ def effect(right: np.ndarray, overlapping: np.ndarray) -> Effect:
         change, ends = 0.0, (0.0, 0.0)
     else:
         change = everything.value - clean.value
-        ends = tuple(share.value * (end - clean.value) for end in (low, high))
+        ends = (share.value * (low - clean.value), share.value * (high - clean.value))
     return Effect(
         all=everything,
         clean=clean,

@@ -168,7 +168,8 @@ def _robustness(records: Mapping[str, Any]) -> Iterator[Any]:
             continue
         line = robustness.fit_line(*np.array(list(points.values())).T)
         x = np.array([p[0] for p in points.values()] + [before.value])
-        grid = robustness.share_of(np.linspace(*robustness.logit(np.array([x.min(), x.max()])), 50))
+        ends = robustness.logit(np.array([x.min(), x.max()]))
+        grid = robustness.share_of(np.linspace(ends[0], ends[1], 50))
         others = {}
         if reference == "imagenet":
             others["published (Radford et al., table 16)"] = {

@@ -175,7 +175,7 @@ def share_of(logit: np.ndarray | float) -> np.ndarray:
 @functools.cache
 def published() -> dict[str, dict[str, dict[str, float]]]:
     """{"standard" | "paper": {model: {data: share}}}, from `robustness.json`, which has sources."""
-    return json.loads((importlib.resources.files(__package__) / "robustness.json").read_text())
+    return json.loads((importlib.resources.files("clipjax.evals") / "robustness.json").read_text())
 
 
 def standard_points(shift: str) -> dict[str, tuple[float, float]]:

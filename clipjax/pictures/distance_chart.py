@@ -15,7 +15,7 @@ def draw(
     distances: np.ndarray,
     *,
     shares: Mapping[float, tuple[float, float, float]],
-    published: Mapping[str, Mapping[float, float]],
+    published: Mapping[str, Mapping[int, float]],
     title: str,
 ) -> Image.Image:
     """The picture.
