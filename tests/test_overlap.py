@@ -105,7 +105,7 @@ def test_a_threshold_embeds_nothing_again(ran, capsys):
     found = run(digits=0.9999)["digits"]
     assert tower.embedded == before and found["threshold"] == 0.9999
     assert found["found"]["embedding"] >= found["found"]["file"] <= found["found"]["any"]
-    with pytest.raises(ConfigError, match="nowhere is none of the measured sets"):
+    with pytest.raises(ConfigError, match="nowhere is none of the suite's measured sets"):
         run(nowhere=0.5)
     capsys.readouterr()
 
