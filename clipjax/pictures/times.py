@@ -28,11 +28,12 @@ def read(path: str) -> tuple[dict[str, float], int]:
             if name.startswith("time/") and name.endswith("_seconds")
         }
         spent, clock = sum(seconds.values()), line["time/clock"]
-        if not starts or spent < sum(last.values()):
+        began = clock - spent
+        if began >= ended or spent < sum(last.values()):
             starts += 1
             total.update(last)
             if ended:
-                total[DOWN] += max(clock - spent - ended, 0.0)
+                total[DOWN] += max(began - ended, 0.0)
         last, ended = seconds, clock
     total.update(last)
     return dict(total), starts

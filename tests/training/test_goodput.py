@@ -60,12 +60,13 @@ def test_time_over_all_starts_by_cause(tmp_path):
         + '{"step": 2, "eval/x": 1}\n'
         + line(155, init=5, replay=10)  # began at 140
         + line(185, init=5, replay=15, train=25)
+        + line(240, init=50, train=5)  # began at 185, and had longer to begin than the one before
         + '{"torn'
     )
     spent, starts = times.read(str(log))
-    assert starts == 2
-    assert spent == {"init": 9, "train": 41, "replay": 15, "down": 20}
-    assert sum(spent.values()) == 185 - 100
+    assert starts == 3
+    assert spent == {"init": 59, "train": 46, "replay": 15, "down": 20}
+    assert sum(spent.values()) == 240 - 100
     (told,) = times.described(spent, starts)
-    assert told == "time over 2 starts: train 48%, down 24%, replay 18%, init 11%"
+    assert told == "time over 3 starts: init 42%, train 33%, down 14%, replay 11%"
     assert times.read(str(tmp_path / "none")) == ({}, 0) and times.described({}, 0) == []
