@@ -6,6 +6,7 @@ import tiny
 from clipjax.common import exits
 from clipjax.parallel.preemption import Preemption
 
+pytestmark = pytest.mark.slow  # twelve runs
 STEPS, SAVE_EVERY = 6, 3
 
 
