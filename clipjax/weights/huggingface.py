@@ -219,22 +219,12 @@ def config_of(model: Mapping[str, Any], *, tokenizer: Tokenizer) -> dict[str, An
         "vision_config": shared
         | {
             "model_type": "clip_vision_model",
-            "hidden_size": vision["width"],
-            "intermediate_size": round(vision["width"] * vision["mlp_ratio"]),
-            "num_hidden_layers": vision["layers"],
-            "num_attention_heads": vision["width"] // vision["head_width"],
-            "image_size": vision["image_size"],
-            "patch_size": vision["patch_size"],
+            **vision_fields(vision),
         },
         "text_config": shared
         | {
             "model_type": "clip_text_model",
-            "vocab_size": text["vocab_size"],
-            "hidden_size": text["width"],
-            "intermediate_size": round(text["width"] * text["mlp_ratio"]),
-            "num_hidden_layers": text["layers"],
-            "num_attention_heads": text["heads"],
-            "max_position_embeddings": text["context_length"],
+            **text_fields(text),
             # transformers pools at the first of these ids, we at the largest: the same place
             "eos_token_id": tokenizer.end_id,
             "bos_token_id": tokenizer.start_id,
@@ -248,12 +238,43 @@ def preprocessor_of(model: Mapping[str, Any]) -> dict[str, Any]:
     size = model["vision"]["image_size"]
     return {
         "image_processor_type": "CLIPImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
+        **pixel_fields(model),
         "size": {"shortest_edge": size},
-        "resample": BICUBIC,
         "do_center_crop": True,
         "crop_size": {"height": size, "width": size},
+    }
+
+
+def vision_fields(vision: Mapping[str, Any]) -> dict[str, Any]:
+    """What CLIPModel's and SiglipModel's `vision_config` both call the image tower's shape."""
+    return {
+        "hidden_size": vision["width"],
+        "intermediate_size": round(vision["width"] * vision["mlp_ratio"]),
+        "num_hidden_layers": vision["layers"],
+        "num_attention_heads": vision["width"] // vision["head_width"],
+        "image_size": vision["image_size"],
+        "patch_size": vision["patch_size"],
+    }
+
+
+def text_fields(text: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of `text_config` and the text tower."""
+    return {
+        "vocab_size": text["vocab_size"],
+        "hidden_size": text["width"],
+        "intermediate_size": round(text["width"] * text["mlp_ratio"]),
+        "num_hidden_layers": text["layers"],
+        "num_attention_heads": text["heads"],
+        "max_position_embeddings": text["context_length"],
+    }
+
+
+def pixel_fields(model: Mapping[str, Any]) -> dict[str, Any]:
+    """What both preprocessors do to pixels, whatever they cut."""
+    return {
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "resample": BICUBIC,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

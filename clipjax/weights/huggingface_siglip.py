@@ -11,7 +11,7 @@ from clipjax.weights import arrays, files, huggingface, siglip, tokenizer_files
 from clipjax.weights.arrays import CONVOLUTION, ROW, ROWS, Array, Layout, linear, norm
 from clipjax.weights.arrays import merged as joined
 from clipjax.weights.foreign import Foreign
-from clipjax.weights.huggingface import ACTIVATIONS, BICUBIC, CONFIG, PREPROCESSOR, WEIGHTS
+from clipjax.weights.huggingface import ACTIVATIONS, CONFIG, PREPROCESSOR, WEIGHTS
 from clipjax.weights.openai import packed
 
 MODEL_TYPE = "siglip"
@@ -131,23 +131,13 @@ def config_of(model: Mapping[str, Any], *, tokenizer: Tokenizer) -> dict[str, An
         "vision_config": shared
         | {
             "model_type": "siglip_vision_model",
-            "hidden_size": vision["width"],
-            "intermediate_size": round(vision["width"] * vision["mlp_ratio"]),
-            "num_hidden_layers": vision["layers"],
-            "num_attention_heads": vision["width"] // vision["head_width"],
-            "image_size": vision["image_size"],
-            "patch_size": vision["patch_size"],
+            **huggingface.vision_fields(vision),
         },
         "text_config": shared
         | {
             "model_type": "siglip_text_model",
-            "vocab_size": text["vocab_size"],
-            "hidden_size": text["width"],
             "projection_size": model["embed_dim"],
-            "intermediate_size": round(text["width"] * text["mlp_ratio"]),
-            "num_hidden_layers": text["layers"],
-            "num_attention_heads": text["heads"],
-            "max_position_embeddings": text["context_length"],
+            **huggingface.text_fields(text),
             "eos_token_id": tokenizer.end_id,
             "pad_token_id": tokenizer.pad_id,
         },
@@ -159,13 +149,6 @@ def preprocessor_of(model: Mapping[str, Any]) -> dict[str, Any]:
     size = model["vision"]["image_size"]
     return {
         "image_processor_type": "SiglipImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
+        **huggingface.pixel_fields(model),
         "size": {"height": size, "width": size},
-        "resample": BICUBIC,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": model["image_mean"],
-        "image_std": model["image_std"],
     }
