@@ -28,7 +28,12 @@ LARGEST_BATCH = 64  # images or texts a device at once
 
 
 def load(
-    path: str | os.PathLike[str], *, step: int | None = None, tokenizer: str = "", dtype: str = ""
+    path: str | os.PathLike[str],
+    *,
+    step: int | None = None,
+    tokenizer: str = "",
+    dtype: str = "",
+    average: bool = True,
 ) -> "Model":
     """The model of a run, or of another program's files, on all devices.
 
@@ -40,12 +45,14 @@ def load(
         does.
       dtype: to compute in, "float32" or "bfloat16"; default what a run was trained in, and float32
         for other programs' models.
+      average: of a run with `config.ema_decay`, the moving average of the weights, which the run
+        evaluated; False takes the newest weights.
 
     Raises:
       ConfigError: there is no such model, or no tokenizer for it.
       CheckpointError, DataError: it cannot be read.
     """
-    variables, run = pretrained.read(path, step=step, tokenizer=tokenizer)
+    variables, run = pretrained.read(path, step=step, tokenizer=tokenizer, average=average)
     if dtype:
         run["config"]["model"]["dtype"] = dtype
     return Model(variables, run=run, mesh=meshes.make_mesh({"data": 1, "fsdp": -1, "tensor": 1}))

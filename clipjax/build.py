@@ -167,8 +167,9 @@ def program(
         schedule=schedule,
         mesh=mesh,
         micro_batches=config.micro_batches,
+        ema_decay=config.ema_decay,
     )
-    init = make_init(init_variables, optimizer=transformation)
+    init = make_init(init_variables, optimizer=transformation, average=config.ema_decay > 0)
     shapes = jax.eval_shape(init, jax.random.key(0))
     state_shardings = sharding.shardings(shapes, mesh=mesh, rules=config.sharding_rules)
     return Program(

@@ -15,6 +15,7 @@ from clipjax.models.kernels.rows import Place
 from clipjax.optim import optimizer as optimizers
 from clipjax.parallel import mesh as meshes
 from clipjax.parallel import sharding
+from clipjax.training import averages
 from clipjax.training.forward import frozen_towers
 from clipjax.training.initial_weights import initialise_from
 from clipjax.training.state import TrainState
@@ -94,4 +95,4 @@ def initial_weights(config: Config, state: TrainState) -> TrainState:
         resize_positions=config.init.resize_positions,
         where=f"config.init.weights={config.init.weights}",
     )
-    return state.replace(**taken)
+    return state.replace(**taken, average=averages.begin(taken) if state.average else {})

@@ -91,6 +91,7 @@ def defaults() -> Config:
     c.micro_batches = 1  # parts in which the towers take the batch; the loss sees it whole
     c.total = "12.8G examples"  # length of the run; the schedule ends here
     c.stages = ConfigDict()  # name → settings of a part of the run before the last, see `stage`
+    c.ema_decay = 0.0  # of a moving average of the weights, which is then evaluated; 0 is off
     c.log_every = "50 steps"  # metrics stay on the device between log steps
     c.wandb = ""  # Weights & Biases project; "" is off
     c.join_seconds = 600  # that a host waits for the others to start, then it ends with 70

@@ -32,6 +32,7 @@ def check(config: Config, *, data: bool = True) -> None:
     durations.step_window(config.profile, where="config.profile")
     _check_mesh(config.mesh)
     _check_best(config)
+    _check_shares(config)
     _check_stages(config)
     if data:
         _check_data(config.data)
@@ -165,6 +166,11 @@ def _check_best(config: Config) -> None:
             'is no metric of an evaluator; write "eval/<name>/<metric>", <name> of config.evals:'
             f" {', '.join(config.evals) or 'there are none'}",
         )
+
+
+def _check_shares(config: Config) -> None:
+    if not 0 <= config.ema_decay < 1:
+        _fail("ema_decay", config.ema_decay, "must be at least 0, off, and below 1, as 0.9999")
 
 
 def _check_stages(config: Config) -> None:

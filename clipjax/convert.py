@@ -34,6 +34,7 @@ def convert(
     step: int | None = None,
     tokenizer: str = "",
     trust_pickle: bool = False,
+    average: bool = True,
 ) -> str:
     """Convert, and say in one line what was written.
 
@@ -54,7 +55,7 @@ def convert(
             safe = pathlib.Path(folder, f"{pathlib.Path(source).stem}.safetensors")
             torch_pickles.to_safetensors(source, safe)
             return convert(str(safe), to=to, output=output, tokenizer=tokenizer)
-    variables, run = pretrained.read(source, step=step, tokenizer=tokenizer)
+    variables, run = pretrained.read(source, step=step, tokenizer=tokenizer, average=average)
     if to == "clipjax":
         files.write_folder(
             output, lambda made: pretrained.write_checkpoint(made, variables, run=run)
@@ -81,6 +82,12 @@ if __name__ == "__main__":
         "tokenizer", "", "The model's tokenizer where the input brings none: CLIP's merges file."
     )
     flags.DEFINE_boolean(
+        "average",
+        True,
+        "Of a run with config.ema_decay, the moving average of the weights; --noaverage takes the"
+        " newest weights.",
+    )
+    flags.DEFINE_boolean(
         "trust_pickle",
         False,
         "Read a .pt, .pth or .bin file, which runs its author's code; a program of its own does it,"
@@ -96,6 +103,7 @@ if __name__ == "__main__":
                 step=F.step,
                 tokenizer=F.tokenizer,
                 trust_pickle=F.trust_pickle,
+                average=F.average,
             ),
             flush=True,
         )

@@ -22,7 +22,11 @@ from clipjax.weights.foreign import Foreign
 
 
 def read(
-    path: str | os.PathLike[str], *, step: int | None = None, tokenizer: str = ""
+    path: str | os.PathLike[str],
+    *,
+    step: int | None = None,
+    tokenizer: str = "",
+    average: bool = True,
 ) -> tuple[Any, dict[str, Any]]:
     """`params` and `batch_stats` (numpy, host) and the JSON of a run, see `run_record.py`.
 
@@ -30,6 +34,7 @@ def read(
       path: see above.
       step: which checkpoint of a run; default the newest.
       tokenizer: a file for models whose folder brings none.
+      average: of a run with `config.ema_decay`, the moving average; else the newest weights.
 
     Raises:
       ConfigError: there is no model, or no tokenizer for it.
@@ -37,7 +42,7 @@ def read(
     """
     foreign = _foreign(path)
     if foreign is None:
-        return checkpoint_reader.restore_variables(os.fspath(path), step=step)
+        return checkpoint_reader.restore_variables(os.fspath(path), step=step, average=average)
     try:
         run = _run(foreign, tokenizer=foreign.tokenizer(tokenizer))
         return foreign.variables(), run

@@ -161,7 +161,7 @@ def _stage(run: Run, stage: Stage, *, start: int, state: Any) -> tuple[int, Any,
                     due = step and (step % horizon.evals_every[name] == 0 or step == run.total)
                     if due and not (step == start and name in evaluated):
                         log.pause()
-                        values = evaluator(state.variables, poll=poll)
+                        values = evaluator(state.to_evaluate, poll=poll)
                         named = {f"eval/{name}/{key}": value for key, value in values.items()}
                         log.evaluation(step, named)
                         log.resume()

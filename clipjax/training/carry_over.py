@@ -68,7 +68,7 @@ def _fit(name: str, leaf: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _is_weight(name: str) -> bool:
-    return name.split("/")[0] in ("params", "ema")
+    return name.split("/")[0] in ("params", "average")
 
 
 def _mean_sequence(table: jax.Array, *, length: int) -> jax.Array:

@@ -151,7 +151,11 @@ class Checkpoints:
         wanted = self.read_run(step)[DIGESTS]
         _check_same(wanted, abstract, step=step)
         restore = ocp.checkpoint_utils.construct_restore_args(abstract)
-        args = ocp.args.Composite(state=ocp.args.PyTreeRestore(item=abstract, restore_args=restore))
+        # All leaves are there, but older checkpoints have not every branch that may be empty.
+        state_args = ocp.args.PyTreeRestore(
+            item=abstract, restore_args=restore, partial_restore=True
+        )
+        args = ocp.args.Composite(state=state_args)
         try:
             state = self.manager.restore(step, args=args)["state"]
         except Exception as error:  # as above

@@ -15,7 +15,7 @@ from clipjax.training.checkpoint import DIGESTS, FOLDER, Checkpoints, check_dige
 
 
 def restore_variables(
-    path: str, *, step: int | None = None
+    path: str, *, step: int | None = None, average: bool = True
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """`params` and `batch_stats` (numpy, host) and run JSON of a run's work directory or of one
     step's folder.
@@ -23,6 +23,7 @@ def restore_variables(
     Args:
       path: `WORKDIR`, `WORKDIR/checkpoints` or `WORKDIR/checkpoints/STEP`.
       step: which; default the newest. Not with a step's folder.
+      average: their moving average, of a run that has one (`config.ema_decay`); else the newest.
 
     Raises:
       ConfigError: there is no such checkpoint.
@@ -32,7 +33,11 @@ def restore_variables(
     step = (steps[-1] if named is None else named) if step is None else step
     if step not in steps:
         raise ConfigError(f"{path}: has no step {step}; it has {', '.join(map(str, steps))}")
-    variables, run = _restore(reader, step, only=("params", "batch_stats"))
+    if average and any(name.startswith("average/") for name in reader.read_run(step)[DIGESTS]):
+        state, run = _restore(reader, step, only=("average",))
+        variables = state["average"]
+    else:
+        variables, run = _restore(reader, step, only=("params", "batch_stats"))
     return {"batch_stats": {}, **variables}, run
 
 

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from clipjax.training import averages
+
 
 class TrainState(struct.PyTreeNode):
     """Step count, the model's variables and optimizer state.
@@ -16,6 +18,7 @@ class TrainState(struct.PyTreeNode):
       step: int32 [], finished optimizer steps.
       params: the model's parameter tree.
       batch_stats: BatchNorm's running averages, float32; {} without BatchNorm.
+      average: moving average of both, float32, see `training/averages.py`; {} without one.
       opt_state: optax's state for them.
       skipped: int32 [], steps without an update because something was not finite.
       skipped_in_a_row: int32 [], of these the last ones; see `training/step.py`.
@@ -24,6 +27,7 @@ class TrainState(struct.PyTreeNode):
     step: jax.Array
     params: Any
     batch_stats: Any
+    average: Any
     opt_state: Any
     skipped: jax.Array
     skipped_in_a_row: jax.Array
@@ -33,16 +37,35 @@ class TrainState(struct.PyTreeNode):
         """What the model is applied to: `params` and `batch_stats`."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
+    @property
+    def to_evaluate(self) -> dict[str, Any]:
+        """The variables that are evaluated: their moving average, if there is one."""
+        return self.average or self.variables
+
 
 def make_init(
-    init_variables: Callable[[jax.Array], Any], *, optimizer: optax.GradientTransformation
+    init_variables: Callable[[jax.Array], Any],
+    *,
+    optimizer: optax.GradientTransformation,
+    average: bool = False,
 ) -> Callable[[jax.Array], TrainState]:
-    """A function key → TrainState; evaluate its shape, or jit it with `out_shardings`."""
+    """A function key → TrainState; evaluate its shape, or jit it with `out_shardings`.
+
+    With `average` a moving average of the variables is kept.
+    """
 
     def init(key: jax.Array) -> TrainState:
         variables = init_variables(key)
         params, batch_stats = variables["params"], variables.get("batch_stats", {})
-        zero = jnp.zeros((), jnp.int32)
-        return TrainState(zero, params, batch_stats, optimizer.init(params), zero, zero)
+        state = TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=batch_stats,
+            average={},
+            opt_state=optimizer.init(params),
+            skipped=jnp.zeros((), jnp.int32),
+            skipped_in_a_row=jnp.zeros((), jnp.int32),
+        )
+        return state.replace(average=averages.begin(state.variables)) if average else state
 
     return init

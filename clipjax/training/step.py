@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from clipjax.optim.schedules import Schedule
 from clipjax.parallel.mesh import BATCH_AXES
+from clipjax.training import averages
 from clipjax.training.accumulate import make_gradient
 from clipjax.training.objectives import Objective
 from clipjax.training.state import TrainState
@@ -32,6 +33,7 @@ def make_train_step(
     schedule: Schedule,
     mesh: Mesh,
     micro_batches: int = 1,
+    ema_decay: float = 0.0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """A pure function (state, batch) → (state, metrics), to be jitted with explicit shardings.
 
@@ -43,6 +45,7 @@ def make_train_step(
       schedule: the same that the optimizer uses, for the log.
       mesh: the batch is split over its `data` and `fsdp` axes.
       micro_batches: parts in which the towers take the batch, see `training/accumulate.py`.
+      ema_decay: of the moving average, where the state has one, see `training/averages.py`.
 
     Returns:
       A step on batches {"image": uint8 [B, H, W, 3], "text": int32 [B, T], "record_id": uint32
@@ -75,15 +78,21 @@ def make_train_step(
         params = jax.tree.map(
             lambda new, old, train: new if train else old, params, state.params, trainable
         )
-        params, batch_stats, opt_state = jax.tree.map(
+        average = state.average
+        if average:
+            variables = {"params": params, "batch_stats": batch_stats}
+            updates_made = state.step - state.skipped
+            average = averages.follow(average, variables, decay=ema_decay, updates=updates_made)
+        params, batch_stats, average, opt_state = jax.tree.map(
             lambda new, old: jnp.where(sound, new, old),
-            (params, batch_stats, opt_state),
-            (state.params, state.batch_stats, state.opt_state),
+            (params, batch_stats, average, opt_state),
+            (state.params, state.batch_stats, state.average, state.opt_state),
         )
         new_state = TrainState(
             step=state.step + 1,
             params=params,
             batch_stats=batch_stats,
+            average=average,
             opt_state=opt_state,
             skipped=state.skipped + ~sound,
             skipped_in_a_row=jnp.where(sound, 0, state.skipped_in_a_row + 1),
