@@ -168,6 +168,9 @@ def program(
         mesh=mesh,
         micro_batches=config.micro_batches,
         ema_decay=config.ema_decay,
+        patch_dropout=config.patch_dropout,
+        patches=_patches(config),
+        seed=config.seed,
     )
     init = make_init(init_variables, optimizer=transformation, average=config.ema_decay > 0)
     shapes = jax.eval_shape(init, jax.random.key(0))
@@ -280,6 +283,12 @@ def abstract_batch(config: Config, *, mesh: Mesh) -> dict[str, Any]:
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=split)
         for name, (shape, dtype) in shapes.items()
     }
+
+
+def _patches(config: Config) -> int:
+    """Of an image; a ResNet has none."""
+    vision = config.model.vision
+    return (vision.image_size // vision.patch_size) ** 2 if vision.kind == "vit" else 0
 
 
 def _loss_options(config: Config) -> dict[str, Any]:

@@ -68,7 +68,9 @@ def training_flops_per_pair(config: Config) -> float:
     init = clip.initialise(clip.from_dict(config.model.to_dict()))
     params = jax.eval_shape(init, jax.random.key(0))["params"]
     trainable = optimizers.trainable(params, config.optimizer.learning_rate_factors)
-    return flops.training_flops_per_pair(config.model, frozen=frozen_towers(trainable))
+    return flops.training_flops_per_pair(
+        config.model, frozen=frozen_towers(trainable), patch_dropout=config.patch_dropout
+    )
 
 
 def initial_weights(config: Config, state: TrainState) -> TrainState:

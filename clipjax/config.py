@@ -91,6 +91,7 @@ def defaults() -> Config:
     c.micro_batches = 1  # parts in which the towers take the batch; the loss sees it whole
     c.total = "12.8G examples"  # length of the run; the schedule ends here
     c.stages = ConfigDict()  # name → settings of a part of the run before the last, see `stage`
+    c.patch_dropout = 0.0  # share of an image's patches that training leaves out, at random (FLIP)
     c.ema_decay = 0.0  # of a moving average of the weights, which is then evaluated; 0 is off
     c.log_every = "50 steps"  # metrics stay on the device between log steps
     c.wandb = ""  # Weights & Biases project; "" is off
@@ -218,6 +219,7 @@ def stage(until: str, **changes: Any) -> Config:
     c.micro_batches = 0
     c.image_size = 0
     c.context_length = 0
+    c.patch_dropout = -1.0  # -1 is the run's
     c.update(changes)
     return c
 

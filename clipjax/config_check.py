@@ -169,6 +169,15 @@ def _check_best(config: Config) -> None:
 
 
 def _check_shares(config: Config) -> None:
+    own = {"patch_dropout": config.patch_dropout}
+    for name, stage in config.stages.items():
+        if stage.patch_dropout != -1:
+            own[f"stages.{name}.patch_dropout"] = stage.patch_dropout
+    for key, value in own.items():
+        if not 0 <= value < 1:
+            _fail(key, value, "must be at least 0, off, and below 1, as 0.5")
+        if value and config.model.vision.kind != "vit":
+            _fail(key, value, f"a {config.model.vision.kind} has no patches; set it to 0")
     if not 0 <= config.ema_decay < 1:
         _fail("ema_decay", config.ema_decay, "must be at least 0, off, and below 1, as 0.9999")
 

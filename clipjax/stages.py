@@ -91,6 +91,8 @@ def settings(config: Config, name: str) -> Config:
     stage = config.stages[name]
     own.batch_size = stage.batch_size or config.batch_size
     own.micro_batches = stage.micro_batches or config.micro_batches
+    if stage.patch_dropout >= 0:
+        own.patch_dropout = stage.patch_dropout
     for tower, key in (("vision", "image_size"), ("text", "context_length")):
         if stage[key] and stage[key] != config.model[tower][key]:
             own.model[tower][key] = stage[key]

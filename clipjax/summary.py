@@ -100,5 +100,6 @@ def _stage_line(stage: Stage, *, total: int) -> list[str]:
     model = stage.config.model
     return [
         f"stage       {stage.name or 'last'}: steps {stage.first_step:,} to {stage.last_step:,},"
-        f" images of {model.vision.image_size} pixels, texts of {model.text.context_length} tokens"
+        f" images of {model.vision.image_size} pixels, texts of {model.text.context_length} tokens,"
+        f" batches of {stage.config.batch_size:,}, patch dropout {stage.config.patch_dropout:g}"
     ]

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from clipjax import build_model
 from clipjax.build import Program
 from clipjax.common import trees
 from clipjax.config import Config
-from clipjax.models import flops
 from clipjax.parallel import accelerators, compile_memory
 
 HEADER = ("module", "parameters", "", "on each device", "split")
@@ -70,7 +70,7 @@ def plan(config: Config, compiled: jax.stages.Compiled, *, program: Program, mes
     kind = accelerators.of_kind(device.device_kind)
     limit = (device.memory_stats() or {}).get("bytes_limit") or (kind.hbm_bytes if kind else 0)
     of = f" of {as_bytes(limit)}" if limit else ""
-    work = flops.training_flops_per_pair(config.model) * config.batch_size / mesh.size
+    work = build_model.training_flops_per_pair(config) * config.batch_size / mesh.size
     line = (
         f"plan        {as_bytes(compile_memory.peak_bytes(sizes))}{of} on each device: state"
         f" {as_bytes(local_bytes(program.abstract_state))}, batch"

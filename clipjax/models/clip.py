@@ -73,12 +73,16 @@ class CLIP(nn.Module):
         if biased:
             self.bias = self.param("logit_bias", constant(SIGMOID_LOGIT_BIAS), (), jnp.float32)
 
-    def encode_image(self, image: jax.Array, *, train: bool = False) -> jax.Array:
+    def encode_image(
+        self, image: jax.Array, *, patches: jax.Array | None = None, train: bool = False
+    ) -> jax.Array:
         """uint8 [B, H, W, 3] → float32 [B, E], L2-normalised.
 
-        With `train` BatchNorm goes by the batch, and updates collection `batch_stats`.
+        With `patches`, int32 [B, K], a Vision Transformer sees these alone, counted in row-major
+        order. With `train` BatchNorm goes by the batch, and updates collection `batch_stats`.
         """
-        return l2_normalize(self.vision(self._pixels(image), train=train))
+        chosen = {} if patches is None else {"patches": patches}
+        return l2_normalize(self.vision(self._pixels(image), train=train, **chosen))
 
     def image_features(self, image: jax.Array) -> jax.Array:
         """uint8 [B, H, W, 3] → float32 [B, D], before the projection: what probes are trained on
@@ -93,14 +97,19 @@ class CLIP(nn.Module):
         return l2_normalize(self.text(text))
 
     def embed(
-        self, image: jax.Array, text: jax.Array, *, train: Collection[str] = ()
+        self,
+        image: jax.Array,
+        text: jax.Array,
+        *,
+        patches: jax.Array | None = None,
+        train: Collection[str] = (),
     ) -> dict[str, jax.Array]:
         """Both embeddings, `image_embed` and `text_embed`, float32 [B, E].
 
-        `train` names the towers that are being trained, "vision" and "text".
+        `train` names the towers that are being trained, "vision" and "text"; `patches` as above.
         """
         return {
-            "image_embed": self.encode_image(image, train="vision" in train),
+            "image_embed": self.encode_image(image, patches=patches, train="vision" in train),
             "text_embed": self.encode_text(text),
         }
 

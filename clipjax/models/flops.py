@@ -7,17 +7,22 @@ recomputed: "model FLOPs", as PaLM (Chowdhery et al. 2022, appendix B) defines u
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from clipjax.models.shapes import kept_patches
 
-def training_flops_per_pair(model: Mapping[str, Any], *, frozen: Collection[str] = ()) -> float:
+
+def training_flops_per_pair(
+    model: Mapping[str, Any], *, frozen: Collection[str] = (), patch_dropout: float = 0.0
+) -> float:
     """Model FLOPs of forward and backward for one pair; `model` as `zoo.get` gives it.
 
-    Towers that are `frozen` ("vision", "text") go forward only.
+    Towers that are `frozen` ("vision", "text") go forward only; `patch_dropout` is the share of an
+    image's patches that the blocks do not see.
     """
-    forward = {"vision": image_flops(model), "text": text_flops(model)}
+    forward = {"vision": image_flops(model, patch_dropout=patch_dropout), "text": text_flops(model)}
     return sum(each * (1.0 if tower in frozen else 3.0) for tower, each in forward.items())
 
 
-def image_flops(model: Mapping[str, Any]) -> float:
+def image_flops(model: Mapping[str, Any], *, patch_dropout: float = 0.0) -> float:
     """Forward FLOPs of one image."""
     vision = model["vision"]
     if vision["kind"] == "resnet":
@@ -25,7 +30,10 @@ def image_flops(model: Mapping[str, Any]) -> float:
     patches = (vision["image_size"] // vision["patch_size"]) ** 2
     width = vision["width"]
     embed = 2.0 * patches * 3 * vision["patch_size"] ** 2 * width
-    ratio, tokens = vision["mlp_ratio"], patches + vision["class_token"]
+    ratio, tokens = (
+        vision["mlp_ratio"],
+        kept_patches(patches, patch_dropout) + vision["class_token"],
+    )
     blocks = vision["layers"] * _block(tokens, width=width, mlp_ratio=ratio)
     if vision["pooling"] == "map":  # key and value of every token; the rest of one
         blocks += 2.0 * tokens * (2 * width**2 + 2 * width) + 2.0 * (2 + 2 * ratio) * width**2

@@ -255,3 +255,8 @@ def _check_multiple(tower: Any, key: str, *, of: str, where: str) -> None:
         raise ConfigError(
             f"{where}.{key} is {value}, not a multiple of {where}.{of} = {divisor}; change one"
         )
+
+
+def kept_patches(patches: int, dropped: float) -> int:
+    """How many of an image's patches a training step sees, at least 1; `dropped` is a share."""
+    return max(round(patches * (1 - dropped)), 1)

@@ -83,7 +83,7 @@ class VisionTransformer(nn.Module):
 
     Class token, learned positions, `ln_pre`, blocks, `ln_post`, pooling, projection, each as
     `shapes.VisionConfig` says. Class token, positions and projection start as N(0, D^-½) (released
-    model.py).
+    model.py). With `patches`, int32 [B, K], the blocks see these patches alone.
     """
 
     embed_dim: int
@@ -108,7 +108,14 @@ class VisionTransformer(nn.Module):
     place: Place | None = None
 
     @nn.compact
-    def __call__(self, image: jax.Array, *, train: bool = False, project: bool = True) -> jax.Array:
+    def __call__(
+        self,
+        image: jax.Array,
+        *,
+        patches: jax.Array | None = None,
+        train: bool = False,
+        project: bool = True,
+    ) -> jax.Array:
         """`project=False`: float32 [B, D], what the projection would be applied to."""
         del train  # computes the same
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -128,7 +135,10 @@ class VisionTransformer(nn.Module):
             token = jnp.broadcast_to(token.astype(self.dtype), (len(x), 1, self.width))
             x = jnp.concatenate([token, x], axis=1)  # [B, T, D]
         positions = self.param("position_embedding", normal, x.shape[1:], self.param_dtype)
-        x = self.constrain(x + positions.astype(self.dtype))
+        x = x + positions.astype(self.dtype)
+        if patches is not None:
+            x = keep(x, patches, before=int(self.class_token))  # [B, 1 + K, D]
+        x = self.constrain(x)
         if self.ln_pre:
             x = LayerNorm(self.epsilon, name="ln_pre", **dtypes)(x)
         x = apply_blocks(
@@ -152,3 +162,10 @@ class VisionTransformer(nn.Module):
         if not (self.projection and project):
             return x.astype(jnp.float32)  # [B, D]
         return Linear(self.embed_dim, normal, name="projection", **dtypes)(x)  # [B, E]
+
+
+def keep(x: jax.Array, patches: jax.Array, *, before: int) -> jax.Array:
+    """Of tokens [B, before + N, D] the first `before` and these patches: [B, before + K, D]."""
+    # Not x[rows, patches]: that indexing makes the partitioner gather the whole batch.
+    kept = jnp.take_along_axis(x[:, before:], patches[:, :, None], axis=1)
+    return jnp.concatenate([x[:, :before], kept], axis=1)

@@ -47,7 +47,7 @@ def make_gradient(
 
     def plain(params: Any, batch_stats: Any, batch: dict[str, jax.Array]) -> Any:
         def loss(params: Any) -> Any:
-            outputs, new_stats = embed(params, batch_stats, batch["image"], batch["text"])
+            outputs, new_stats = embed(params, batch_stats, *_inputs(batch))
             value, metrics = objective(outputs | scalars(params), batch)
             return value, (metrics, new_stats)
 
@@ -57,7 +57,7 @@ def make_gradient(
         split, join = (
             partial(f, count=micro_batches, mesh=mesh, axes=batch_axes) for f in (_split, _join)
         )
-        parts = (split(batch["image"]), split(batch["text"]))  # [k, B / k, ...]
+        parts = tuple(map(split, _inputs(batch)))  # [k, B / k, ...]
         _, (embeds, all_stats) = jax.lax.scan(
             lambda _, part: (None, embed(params, batch_stats, *part)), None, parts
         )
@@ -84,6 +84,11 @@ def make_gradient(
         return value, gradients
 
     return plain if micro_batches == 1 else accumulated
+
+
+def _inputs(batch: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
+    """What the towers see, in the order of `embed`; `patches` only where some are left out."""
+    return tuple(batch[name] for name in ("image", "text", "patches") if name in batch)
 
 
 def _split(x: jax.Array, *, count: int, mesh: Mesh, axes: tuple[str, ...]) -> jax.Array:

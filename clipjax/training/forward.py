@@ -24,7 +24,8 @@ def make_forward(model: CLIP, *, trainable: Any) -> tuple[Callable[..., Any], Ca
       trainable: tree of bool like the parameters.
 
     Returns:
-      embed: (params, batch_stats, image, text) → (outputs, new batch_stats), see `CLIP.embed`.
+      embed: (params, batch_stats, image, text[, patches]) → (outputs, new batch_stats), see
+        `CLIP.embed`.
       scalars: params → {"logit_scale", perhaps "logit_bias"}, float32 [].
     """
     train = tuple(tower for tower in TOWERS if tower not in frozen_towers(trainable))
@@ -32,10 +33,22 @@ def make_forward(model: CLIP, *, trainable: Any) -> tuple[Callable[..., Any], Ca
     def stop(params: Any) -> Any:
         return jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trainable)
 
-    def embed(params: Any, batch_stats: Any, image: jax.Array, text: jax.Array) -> Any:
+    def embed(
+        params: Any,
+        batch_stats: Any,
+        image: jax.Array,
+        text: jax.Array,
+        patches: jax.Array | None = None,
+    ) -> Any:
         variables = {"params": stop(params), "batch_stats": batch_stats}
         outputs, changed = model.apply(
-            variables, image, text, train=train, method="embed", mutable=["batch_stats"]
+            variables,
+            image,
+            text,
+            patches=patches,
+            train=train,
+            method="embed",
+            mutable=["batch_stats"],
         )
         return outputs, dict(changed).get("batch_stats", batch_stats)
 

@@ -10,14 +10,17 @@ import optax
 from jax.sharding import Mesh
 
 from clipjax.optim.schedules import Schedule
+from clipjax.parallel import sharding
 from clipjax.parallel.mesh import BATCH_AXES
 from clipjax.training import averages
 from clipjax.training.accumulate import make_gradient
 from clipjax.training.objectives import Objective
+from clipjax.training.patch_dropout import draw_patches
 from clipjax.training.state import TrainState
 
 MAX_SKIPPED_IN_A_ROW = 10  # then the run has diverged, and nothing is updated any more
 MAX_LOG_SCALE = math.log(100.0)  # the paper clips the multiplier at 100 (section 2.5)
+STREAMS = {"patches": 2**31}  # beyond all steps: optimizers fold those into the seed's own key
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -34,6 +37,9 @@ def make_train_step(
     mesh: Mesh,
     micro_batches: int = 1,
     ema_decay: float = 0.0,
+    patches: int = 0,
+    patch_dropout: float = 0.0,
+    seed: int = 0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """A pure function (state, batch) → (state, metrics), to be jitted with explicit shardings.
 
@@ -46,6 +52,9 @@ def make_train_step(
       mesh: the batch is split over its `data` and `fsdp` axes.
       micro_batches: parts in which the towers take the batch, see `training/accumulate.py`.
       ema_decay: of the moving average, where the state has one, see `training/averages.py`.
+      patches: N, of an image.
+      patch_dropout: share of them that the image tower does not see, see `patch_dropout.py`.
+      seed: of what is drawn at each step.
 
     Returns:
       A step on batches {"image": uint8 [B, H, W, 3], "text": int32 [B, T], "record_id": uint32
@@ -66,6 +75,11 @@ def make_train_step(
     )
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        if patch_dropout:
+            key = step_key(seed, state.step, stream="patches")
+            rows = len(batch["record_id"])
+            kept = draw_patches(key, rows=rows, patches=patches, dropped=patch_dropout)
+            batch = batch | {"patches": sharding.constrain_batch(kept, mesh=mesh)}
         (loss, (metrics, batch_stats)), grads = gradient(state.params, state.batch_stats, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, updates)
@@ -114,6 +128,12 @@ def make_train_step(
         return new_state, logged
 
     return train_step
+
+
+def step_key(seed: int, step: jax.Array, *, stream: str) -> jax.Array:
+    """The key of what a step draws for one purpose: of seed and step alone, so that resumes draw
+    the same."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), STREAMS[stream]), step)
 
 
 def records_hash(record_ids: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ from clipjax.training.state import make_init
 from clipjax.training.step import make_train_step
 
 ROWS, PIXELS, TOKENS, WIDTH = 16, 8, 4, 256
+PATCHES = PIXELS * PIXELS
 
 
 class Toy:
@@ -42,6 +43,7 @@ class Toy:
             schedule=optax.constant_schedule(1e-2),
             mesh=self.mesh,
             micro_batches=micro_batches,
+            patches=PATCHES,
             **options,
         )
         placed = (self.shardings, sharding.replicated(self.mesh))
@@ -72,9 +74,12 @@ def variables(key):
     return {"params": {**params, "logit_scale": jnp.zeros(())}, "batch_stats": stats}
 
 
-def embed(params, batch_stats, image, text):
-    """Pixels less their running mean."""
-    pixels = image.reshape(len(image), -1) / 255.0
+def embed(params, batch_stats, image, text, patches=None):
+    """Pixels less their running mean; a patch is a pixel, and one that is left out is black."""
+    pixels = image.reshape(len(image), PATCHES, 3) / 255.0
+    if patches is not None:
+        pixels *= jax.nn.one_hot(patches, PATCHES).sum(axis=1)[:, :, None]
+    pixels = pixels.reshape(len(image), -1)
     mean = batch_stats["vision"]["mean"]
     inputs = {"vision": pixels - mean, "text": jnp.sin(text.astype(jnp.float32))}
     outputs = {
