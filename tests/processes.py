@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 
+from devices import xla_flags
+
 ROOT = pathlib.Path(__file__).parent.parent
 TIMEOUT = 300.0
 
@@ -17,7 +19,7 @@ def start(*arguments: str, devices: int = 1, environment: dict[str, str] | None 
     env = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": xla_flags(devices),
         **(environment or {}),
     }
     log = open(_log_path(), "w+b")  # noqa: SIM115 - read after the process has ended

@@ -13,6 +13,7 @@ import pytest
 import tars
 import tiny
 import webdatasets
+from devices import xla_flags
 
 from clipjax import config, evaluate, evaluate_suite
 from clipjax.common import exits
@@ -288,7 +289,7 @@ def test_two_processes_measure_what_one_does(trained, sets, tmp_path):
         program(
             *common,
             f"--output={tmp_path}/two",
-            XLA_FLAGS="--xla_force_host_platform_device_count=2",
+            XLA_FLAGS=xla_flags(2),
             CLIPJAX_COORDINATOR=f"127.0.0.1:{port}",
             CLIPJAX_NUM_PROCESSES="2",
             CLIPJAX_PROCESS_ID=str(index),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from devices import xla_flags
 
 SCRIPT = pathlib.Path(__file__).with_name("one_of_several.py")
 
@@ -22,7 +23,7 @@ def test_value_and_gradient_over_two_processes():
             env={
                 **os.environ,
                 "JAX_PLATFORMS": "cpu",
-                "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+                "XLA_FLAGS": xla_flags(4),
                 "PYTHONPATH": str(SCRIPT.parents[2]),
                 "CLIPJAX_COORDINATOR": address,
                 "CLIPJAX_NUM_PROCESSES": "2",

@@ -101,9 +101,9 @@ def test_logit_scale_is_clamped_at_100():
     config.optimizer.learning_rate = 10.0
     mesh = meshes.make_mesh({"data": 1, "fsdp": 8, "tensor": 1})
     program = build.program(config, mesh=mesh, total_steps=3, warmup_steps=0)
-    state = jax.jit(program.init)(jax.random.key(1))
+    state = jax.jit(program.init, out_shardings=program.out_shardings[0])(jax.random.key(1))
     batch = sharding.to_device(make_batch(config), mesh=mesh, batch_size=config.batch_size)
-    step = jax.jit(program.step)
+    step = jax.jit(program.step, out_shardings=program.out_shardings)
     scales = []
     for _ in range(3):
         state, metrics = step(state, batch)
