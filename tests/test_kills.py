@@ -16,7 +16,7 @@ def arguments(total: int) -> tuple[str, ...]:
     return (
         "--config=tests/tiny.py",
         f"--config.total={total} steps",
-        "--config.batch_size=256",
+        "--config.batch_size=128",
         "--config.checkpoint.every=5 steps",
     )
 
@@ -50,11 +50,11 @@ def interrupted(workdir, *, total, signals, choose):
 def test_kill_and_sigterm_and_interrupt(tmp_path):
     signals = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
     codes, values = interrupted(
-        tmp_path / "run", total=160, signals=signals, choose=random.Random(0)
+        tmp_path / "run", total=50, signals=signals, choose=random.Random(0)
     )
     assert codes == [-9, exits.PREEMPTED, exits.INTERRUPTED, exits.DONE]
-    assert sorted(values) == list(range(1, 161)), "a step was skipped"
-    assert values == straight(tmp_path / "straight", total=160)
+    assert sorted(values) == list(range(1, 51)), "a step was skipped"
+    assert values == straight(tmp_path / "straight", total=50)
 
 
 @pytest.mark.slow

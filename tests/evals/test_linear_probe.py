@@ -43,7 +43,7 @@ def objective(weights, bias, penalty, features, labels):
     return (losses.sum() + penalty / 2 * (np.asarray(weights, np.float64) ** 2).sum()) / len(labels)
 
 
-@pytest.mark.parametrize("penalty", [1e4, 1e2])
+@pytest.mark.parametrize("penalty", [1e4, pytest.param(1e2, marks=pytest.mark.slow)])
 def test_equals_scikit_learn_on_real_digits(rows, digits, penalty):
     x, y, test_x, test_y = digits
     fit = rows.fit(penalty)
