@@ -52,7 +52,8 @@ def of_set(
 def _of_data(
     entry: Entry, *, source: Any, keys: Sequence[str], where: str
 ) -> tuple[prompts.Table, str]:
-    if source.name in prompts.TABLE_OF_SOURCE:
+    # A folder of the user's may have the name of a source of ours.
+    if not hasattr(source, "templates") and source.name in prompts.TABLE_OF_SOURCE:
         return prompts.table("", source=source, keys=keys, where=where), "clipjax"
     names, templates = getattr(source, "class_names", None), getattr(source, "templates", ())
     if names is not None and templates:

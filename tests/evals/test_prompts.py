@@ -9,7 +9,7 @@ import pytest
 from clipjax.common.exits import ConfigError
 from clipjax.data.sources.digits import Digits
 from clipjax.data.sources.scenes import Objects
-from clipjax.evals import prompts, zero_shot
+from clipjax.evals import prompt_files, prompts, suites, zero_shot
 
 WHERE = "config.evals.pets"
 PETS = prompts.Table({"n1": ("dog", "hound"), "n2": ("cat",), "n3": ("dog",)}, ("a {}", "the {}."))
@@ -107,6 +107,16 @@ def _captions(source, index):
 
 def test_other_sources_are_named_by_their_labels():
     assert table("", keys=("pug_dog", "cat")).names == {"pug_dog": ("pug dog",), "cat": ("cat",)}
+
+
+def test_a_folder_named_like_a_source_of_ours_keeps_its_own_prompts():
+    folder = types.SimpleNamespace(
+        name="digits", labels=("0", "1"), class_names=("nought", "one"), templates=("{}, drawn",)
+    )
+    entry = suites.own("x", path="/data/digits", run=("zero_shot",))
+    made, origin = prompt_files.of_set(entry, source=folder, keys=folder.labels)
+    assert origin == "data"
+    assert made.texts()[0] == ["nought, drawn", "one, drawn"]
 
 
 def test_a_table_from_a_file(tmp_path):
