@@ -21,7 +21,7 @@ from clipjax.config import Config
 from clipjax.models import clip
 from clipjax.optim import optimizer as optimizers
 from clipjax.optim import schedules
-from clipjax.parallel import accelerators, compiler_options, same_program, sharding
+from clipjax.parallel import compiler_options, same_program, sharding
 from clipjax.parallel import mesh as meshes
 from clipjax.parallel.mesh import BATCH_AXES
 from clipjax.training import objectives
@@ -172,7 +172,12 @@ def program(
         patches=_patches(config),
         seed=config.seed,
     )
-    init = make_init(init_variables, optimizer=transformation, average=config.ema_decay > 0)
+    init = make_init(
+        init_variables,
+        optimizer=transformation,
+        bfloat16_weights=tuple(config.optimizer.bfloat16_weights),
+        average=config.ema_decay > 0,
+    )
     shapes = jax.eval_shape(init, jax.random.key(0))
     state_shardings = sharding.shardings(shapes, mesh=mesh, rules=config.sharding_rules)
     return Program(
@@ -257,15 +262,6 @@ def optimizer(
         moments_dtype=settings.moments_dtype,
         seed=config.seed,
     )
-
-
-def peak_share(config: Config, *, mesh: Mesh) -> float | None:
-    """Share of all devices' peak FLOPs that one example a second needs; None on unknown devices."""
-    device = accelerators.of_kind(mesh.devices.flat[0].device_kind)
-    if device is None:
-        return None
-    pair = build_model.training_flops_per_pair(config)
-    return pair / (device.peak_flops * mesh.size)
 
 
 def abstract_batch(config: Config, *, mesh: Mesh) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from clipjax.models import clip, flops
 from clipjax.models.kernels import self_check
 from clipjax.models.kernels.rows import Place
 from clipjax.optim import optimizer as optimizers
+from clipjax.parallel import accelerators, sharding
 from clipjax.parallel import mesh as meshes
-from clipjax.parallel import sharding
 from clipjax.training import averages
 from clipjax.training.forward import frozen_towers
 from clipjax.training.initial_weights import initialise_from
@@ -71,6 +71,15 @@ def training_flops_per_pair(config: Config) -> float:
     return flops.training_flops_per_pair(
         config.model, frozen=frozen_towers(trainable), patch_dropout=config.patch_dropout
     )
+
+
+def peak_share(config: Config, *, mesh: Mesh) -> float | None:
+    """Share of all devices' peak FLOPs that one example a second needs; None on unknown devices."""
+    device = accelerators.of_kind(mesh.devices.flat[0].device_kind)
+    if device is None:
+        return None
+    pair = training_flops_per_pair(config)
+    return pair / (device.peak_flops * mesh.size)
 
 
 def initial_weights(config: Config, state: TrainState) -> TrainState:

@@ -142,6 +142,8 @@ def defaults() -> Config:
     )
     c.optimizer.learning_rate_factors = ((r".*", 1.0),)  # 0 freezes: no update, no state
     c.optimizer.layer_decay = 1.0  # learning rate of each block relative to the next; 1 is off
+    # Regexes of parameters stored in bfloat16, rounded stochastically: (r"text/.*",) as the paper.
+    c.optimizer.bfloat16_weights = ()
     c.optimizer.moments_dtype = "float32"  # "bfloat16" halves their memory, rounded stochastically
 
     c.schedule = ConfigDict()

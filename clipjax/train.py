@@ -121,7 +121,7 @@ def _stage(run: Run, stage: Stage, *, start: int, state: Any) -> tuple[int, Any,
             batch_size=config.batch_size,
             examples=stage.examples,
             log_every=horizon.log_every,
-            peak_share=build.peak_share(config, mesh=mesh),
+            peak_share=build_model.peak_share(config, mesh=mesh),
             progress=examples.progress,
             times=goodput.metrics,
         )

@@ -7,11 +7,16 @@ proportion to the distance, it arrives on average. The random bits are a functio
 that a resumed run draws the same.
 """
 
+import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from clipjax.common import trees
+from clipjax.common.exits import ConfigError
 
 
 class Bfloat16State(NamedTuple):
@@ -70,7 +75,7 @@ def bfloat16_moments(
         return Bfloat16State(jnp.zeros((), jnp.int32), _narrow(transform.init(params)))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        updates, inner = transform.update(updates, _widen(state.inner), params)
+        updates, inner = transform.update(updates, widen(state.inner), params)
         key = jax.random.fold_in(jax.random.key(seed), state.count)
         inner = round_tree(inner, like=state.inner, key=key)
         return updates, Bfloat16State(state.count + 1, inner)
@@ -78,12 +83,36 @@ def bfloat16_moments(
     return optax.GradientTransformation(init, update)
 
 
+def narrow_weights(params: Any, patterns: Sequence[str], *, where: str) -> Any:
+    """The parameters, those whose name matches a pattern in bfloat16; scalars stay as they are.
+
+    Args:
+      params: float32, new: rounding to the nearest is no bias yet.
+      patterns: regexes of whole names, (r"text/.*",).
+      where: the config key, for errors.
+
+    Raises:
+      ConfigError: a pattern matches no parameter.
+    """
+    names = [name for name, _ in trees.named_leaves(params)]
+    for pattern in patterns:
+        if not any(re.fullmatch(pattern, name) for name in names):
+            raise ConfigError(f"{where}: {pattern!r} matches no parameter; one is {names[0]}")
+
+    def narrow(name: str, x: jax.Array) -> jax.Array:
+        chosen = x.ndim and any(re.fullmatch(pattern, name) for pattern in patterns)
+        return x.astype(jnp.bfloat16) if chosen else x
+
+    return trees.map_with_names(narrow, params)
+
+
+def widen(tree: Any) -> Any:
+    """bfloat16 arrays as float32, in which everything is computed; the others as they are."""
+    return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, tree)
+
+
 def _narrow(tree: Any) -> Any:
     """Float32 arrays as bfloat16; an initial state is zeros, which need no rounding."""
     return jax.tree.map(
         lambda x: x.astype(jnp.bfloat16) if x.ndim and x.dtype == jnp.float32 else x, tree
     )
-
-
-def _widen(tree: Any) -> Any:
-    return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, tree)

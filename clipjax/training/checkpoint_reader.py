@@ -18,7 +18,7 @@ def restore_variables(
     path: str, *, step: int | None = None, average: bool = True
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """`params` and `batch_stats` (numpy, host) and run JSON of a run's work directory or of one
-    step's folder.
+    step's folder; bfloat16 comes as float32.
 
     Args:
       path: `WORKDIR`, `WORKDIR/checkpoints` or `WORKDIR/checkpoints/STEP`.
@@ -38,7 +38,11 @@ def restore_variables(
         variables = state["average"]
     else:
         variables, run = _restore(reader, step, only=("params", "batch_stats"))
-    return {"batch_stats": {}, **variables}, run
+    return {"batch_stats": {}, **jax.tree.map(_as_float32, variables)}, run
+
+
+def _as_float32(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.float32) if x.dtype == jax.numpy.bfloat16 else x
 
 
 def steps(path: str) -> list[int]:

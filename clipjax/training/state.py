@@ -1,6 +1,6 @@
 """What training carries from step to step, and its initialisation directly in its sharding."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from clipjax.optim import low_precision
 from clipjax.training import averages
 
 
@@ -16,7 +17,7 @@ class TrainState(struct.PyTreeNode):
 
     Attributes:
       step: int32 [], finished optimizer steps.
-      params: the model's parameter tree.
+      params: the model's parameter tree, float32 but for what `optimizer.bfloat16_weights` names.
       batch_stats: BatchNorm's running averages, float32; {} without BatchNorm.
       average: moving average of both, float32, see `training/averages.py`; {} without one.
       opt_state: optax's state for them.
@@ -47,22 +48,26 @@ def make_init(
     init_variables: Callable[[jax.Array], Any],
     *,
     optimizer: optax.GradientTransformation,
+    bfloat16_weights: Sequence[str] = (),
     average: bool = False,
 ) -> Callable[[jax.Array], TrainState]:
     """A function key → TrainState; evaluate its shape, or jit it with `out_shardings`.
 
-    With `average` a moving average of the variables is kept.
+    `bfloat16_weights` are regexes of the parameters stored so; the optimizer sees them as float32,
+    see `training/step.py`. With `average` a moving average of the variables is kept.
     """
 
     def init(key: jax.Array) -> TrainState:
         variables = init_variables(key)
-        params, batch_stats = variables["params"], variables.get("batch_stats", {})
+        params = low_precision.narrow_weights(
+            variables["params"], bfloat16_weights, where="config.optimizer.bfloat16_weights"
+        )
         state = TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            batch_stats=batch_stats,
+            batch_stats=variables.get("batch_stats", {}),
             average={},
-            opt_state=optimizer.init(params),
+            opt_state=optimizer.init(low_precision.widen(params)),
             skipped=jnp.zeros((), jnp.int32),
             skipped_in_a_row=jnp.zeros((), jnp.int32),
         )

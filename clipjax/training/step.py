@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from clipjax.optim import low_precision
 from clipjax.optim.schedules import Schedule
 from clipjax.parallel import sharding
 from clipjax.parallel.mesh import BATCH_AXES
@@ -20,7 +21,8 @@ from clipjax.training.state import TrainState
 
 MAX_SKIPPED_IN_A_ROW = 10  # then the run has diverged, and nothing is updated any more
 MAX_LOG_SCALE = math.log(100.0)  # the paper clips the multiplier at 100 (section 2.5)
-STREAMS = {"patches": 2**31}  # beyond all steps: optimizers fold those into the seed's own key
+# Beyond all steps: optimizers fold those into the seed's own key.
+STREAMS = {"patches": 2**31, "weights": 2**31 + 1}
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -54,7 +56,7 @@ def make_train_step(
       ema_decay: of the moving average, where the state has one, see `training/averages.py`.
       patches: N, of an image.
       patch_dropout: share of them that the image tower does not see, see `patch_dropout.py`.
-      seed: of what is drawn at each step.
+      seed: of what is drawn at each step: patches, and the rounding of bfloat16 parameters.
 
     Returns:
       A step on batches {"image": uint8 [B, H, W, 3], "text": int32 [B, T], "record_id": uint32
@@ -80,10 +82,13 @@ def make_train_step(
             rows = len(batch["record_id"])
             kept = draw_patches(key, rows=rows, patches=patches, dropped=patch_dropout)
             batch = batch | {"patches": sharding.constrain_batch(kept, mesh=mesh)}
-        (loss, (metrics, batch_stats)), grads = gradient(state.params, state.batch_stats, batch)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params: Any = optax.apply_updates(state.params, updates)
+        wide: Any = low_precision.widen(state.params)  # all is computed in float32
+        (loss, (metrics, batch_stats)), grads = gradient(wide, state.batch_stats, batch)
+        updates, opt_state = optimizer.update(grads, state.opt_state, wide)
+        params: Any = optax.apply_updates(wide, updates)
         params = {**params, "logit_scale": jnp.minimum(params["logit_scale"], MAX_LOG_SCALE)}
+        key = step_key(seed, state.step, stream="weights")
+        params = low_precision.round_tree(params, like=state.params, key=key)
         grad_norm, update_norm = optax.tree.norm(grads), optax.tree.norm(updates)
         alive = state.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW
         # Moments that are not finite make updates that are not, of the soundest gradient.
