@@ -161,9 +161,10 @@ def class_weights(text_embed: np.ndarray, *, owners: np.ndarray) -> np.ndarray:
     Returns:
       float32 [C, E], L2-normalised.
     """
-    total = np.zeros((owners.max() + 1, text_embed.shape[1]), np.float64)
-    np.add.at(total, owners, text_embed)
-    mean = total / np.bincount(owners)[:, None]
+    order, number = np.argsort(owners, kind="stable"), np.bincount(owners)
+    starts = np.cumsum(number) - number
+    total = np.add.reduceat(text_embed[order].astype(np.float64), starts, axis=0)
+    mean = total / number[:, None]
     length = np.linalg.norm(mean, axis=1, keepdims=True)
     return (mean / np.maximum(length, 1e-12)).astype(np.float32)
 
