@@ -165,11 +165,15 @@ class Checkpoints:
 
     def begin_again(self) -> None:
         """After a save that failed: clear away what it left, for new saves; a collective."""
+        self.remove_unfinished()
+        self.opened += 1
+        self.manager = self._open(opened=self.opened)
+
+    def remove_unfinished(self) -> None:
+        """Clear away what failed saves left, while none is under way; a collective."""
         if distributed.is_lead():
             checkpoint_manager.remove_unfinished(self.directory)
         distributed.from_lead(b"removed")
-        self.opened += 1
-        self.manager = self._open(opened=self.opened)
 
     def put_aside(self, step: int, folder: Any) -> None:
         """Move a step to `folder`, which it makes; a collective. What lies there gives way."""

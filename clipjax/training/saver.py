@@ -69,7 +69,9 @@ class Saver:
         except CheckpointError as error:
             problem = error
         if not distributed.gather_sum(np.int64(problem is not None)):
-            if action == self.checkpoints.wait:
+            if action == self.checkpoints.wait and self.failures:
+                # Writers that had not heard of the failure may have left something since.
+                self.checkpoints.remove_unfinished()
                 self.failures = 0
             return True
         self.failures += 1
