@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from clipjax import pretrained
 from clipjax.common.exits import CleanExit, ConfigError
 from clipjax.config import Config
+from clipjax.data.tokenizers import Tokenizer, first_difference
 from clipjax.models import clip, flops
 from clipjax.models.kernels import self_check
 from clipjax.models.kernels.rows import Place
@@ -57,10 +58,25 @@ def _place(config: Config, *, mesh: Mesh) -> Place | None:
     return Place(mesh, interpret=not on_tpu) if wanted else None
 
 
-def initial_state(config: Config, program: Any) -> TrainState:
+def initial_state(config: Config, program: Any, *, tokenizer: Tokenizer) -> TrainState:
     """The state that a run begins with, made directly in its shardings; errors as below."""
+    check_vocabulary(config, tokenizer)
     init = jax.jit(program.init, out_shardings=program.out_shardings[0])
     return initial_weights(config, init(jax.random.key(config.seed)))
+
+
+def check_vocabulary(config: Config, tokenizer: Tokenizer) -> None:
+    """Raise ConfigError if the text weights that `config.init` names know words by other ids."""
+    init = config.init
+    if not init.weights or "text" not in init.towers:
+        return
+    trained = pretrained.read_tokenizer(init.weights)
+    if trained is not None and (word := first_difference(trained, tokenizer)):
+        raise ConfigError(
+            f"config.init.weights={init.weights}: trained with another vocabulary, {word!r} has"
+            " other ids there; set config.tokenizer.kind and .path to the one they were trained"
+            " with, or leave text out of config.init.towers"
+        )
 
 
 def training_flops_per_pair(config: Config) -> float:

@@ -61,6 +61,17 @@ def read_variables(path: str | os.PathLike[str]) -> Any:
         raise DataError(f"{path}: {error}") from None
 
 
+def read_tokenizer(path: str | os.PathLike[str]) -> tokenizers.Tokenizer | None:
+    """The tokenizer that the weights were trained with; None where they bring none of their own."""
+    foreign = _foreign(path)
+    if foreign is None:
+        return tokenizer_of(checkpoint_reader.read_run(os.fspath(path)))
+    try:
+        return foreign.tokenizer()
+    except ConfigError:
+        return None
+
+
 def _foreign(path: str | os.PathLike[str]) -> Foreign | None:
     place = os.fspath(path)
     if place.startswith(hub.PREFIX):

@@ -83,8 +83,13 @@ class Run:
             lambda step: self.program(stages.at(self.stages, step)).abstract_state,
             check=check,
         )
-        first = self.stages[0]
-        return found or (0, build_model.initial_state(first.config, self.program(first)))
+        return found or (0, self._first_state())
+
+    def _first_state(self) -> Any:
+        stage = self.stages[0]
+        return build_model.initial_state(
+            stage.config, self.program(stage), tokenizer=self.tokenizers[stage.name]
+        )
 
     def close(self) -> None:
         """Wait for what is being written."""

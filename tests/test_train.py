@@ -9,6 +9,7 @@ import tiny
 
 from clipjax import config
 from clipjax.common import exits
+from clipjax.data.sentencepiece_tokenizer import train_sentencepiece
 
 
 @pytest.fixture(scope="module")
@@ -106,17 +107,28 @@ def test_operational_change_is_free_and_allowed_change_is_recorded(straight, tmp
 
 
 def test_another_tokenizer_is_refused(straight, tmp_path, capsys):
-    from clipjax.data import sentencepiece_tokenizer
-
     workdir = tmp_path / "tokenizer"
     shutil.copytree(straight, workdir)
     other = tmp_path / "other.model"
     text = [f"a {a} and a {b}" for a in "abcdefghij" for b in "klmnopqrst"] * 3
-    other.write_bytes(sentencepiece_tokenizer.train_sentencepiece(text, vocab_size=290))
+    other.write_bytes(train_sentencepiece(text, vocab_size=290))
     c = tiny.tiny()
     c.tokenizer.path = str(other)
     assert tiny.run(c, workdir) == exits.BAD_CONFIG
     assert "differs from the tokenizer this run began with" in capsys.readouterr().out
+
+
+def test_text_weights_that_know_other_words_are_refused(straight, tmp_path, capsys):
+    c = tiny.tiny(total="2 steps")
+    c.init.weights = str(straight)
+    letters = "abcdefghijklmnop"
+    text = [f"{a}{b}{c} {c}{a}{a} {b}{c}" for a in letters for b in letters for c in letters]
+    other = tmp_path / "other.model"
+    other.write_bytes(train_sentencepiece(text, vocab_size=384))
+    c.tokenizer.path = str(other)
+    assert tiny.run(c, tmp_path / "other") == exits.BAD_CONFIG
+    told = capsys.readouterr().out
+    assert "trained with another vocabulary" in told and "config.tokenizer" in told
 
 
 def test_initial_weights_from_another_run_with_larger_images_and_longer_text(straight, tmp_path):

@@ -85,6 +85,25 @@ def rules(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
+# Short words of every script that vocabularies are trained on, figures and signs.
+PROBES = (
+    *("a", "the", "photo", "dog", "red", "left", "above", "fox", "zebra", "quick", "jumps", "and"),
+    *("0", "17", "2026", "!", "&", "naïve", "Ωmega", "мир", "犬", "🦊"),
+)
+
+
+def first_difference(one: Tokenizer, other: Tokenizer) -> str:
+    """The first of some words that two tokenizers give other ids; "" where they agree on all.
+
+    Files may differ where tokenizers do not (compressed, or in another format), and a vocabulary of
+    the same size may be another one altogether: only what they do tells.
+    """
+    (mine, cut), (theirs, also_cut) = one.encode(PROBES), other.encode(PROBES)
+    room = min(one.context_length, other.context_length)
+    differs = (mine[:, :room] != theirs[:, :room]).any(axis=1) & ~cut & ~also_cut
+    return next((word for word, differ in zip(PROBES, differs, strict=True) if differ), "")
+
+
 def check_rules(tokenizer: Tokenizer, *, stored: Mapping[str, Any], where: str) -> None:
     """Raise ConfigError if this program does anything otherwise than the one that trained."""
     for name, mine in rules(tokenizer).items():

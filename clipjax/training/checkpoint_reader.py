@@ -45,6 +45,12 @@ def _as_float32(x: np.ndarray) -> np.ndarray:
     return x.astype(np.float32) if x.dtype == jax.numpy.bfloat16 else x
 
 
+def read_run(path: str) -> dict[str, Any]:
+    """The run JSON of the newest step, or of the step that `path` names; errors as above."""
+    reader, steps, named = _open(path)
+    return reader.read_run(steps[-1] if named is None else named)
+
+
 def steps(path: str) -> list[int]:
     """The steps of a run's work directory, ascending; ConfigError if there is none."""
     return _open(path)[1]

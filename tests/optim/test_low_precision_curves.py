@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from clipjax import build, build_model
+from clipjax import build
 from clipjax.optim import low_precision
 from clipjax.parallel import mesh as meshes
 from clipjax.parallel import sharding
@@ -34,7 +34,7 @@ def curve(*, moments="float32", weights=()):
     c.optimizer.beta2 = 0.999
     mesh = meshes.make_mesh(MESH, devices=jax.devices()[:1])
     program = build.program(c, mesh=mesh, total_steps=STEPS, warmup_steps=20)
-    state = build_model.initial_state(c, program)
+    state = jax.jit(program.init, out_shardings=program.out_shardings[0])(jax.random.key(c.seed))
     step = build.compile_step(c, program, mesh=mesh)
     batch = sharding.to_device(pairs(), mesh=mesh, batch_size=64)
     losses = []
