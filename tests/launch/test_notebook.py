@@ -1,6 +1,7 @@
 """The Colab notebook, run from top to bottom on a CPU."""
 
 import pathlib
+import re
 
 import pytest
 
@@ -20,9 +21,11 @@ def test_every_cell_runs(tmp_path, monkeypatch):
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     printed = "".join(output.get("text", "") for output in outputs)
-    assert len(pictures) >= 4
+    assert len(pictures) >= 5
     assert "step 70 of 70, complete" in printed
     assert "fox" in printed
+    right = dict(re.findall(r"(before|after) fine-tuning: (\d+) of 100", printed))
+    assert int(right["after"]) > 2 * int(right["before"]), right
 
 
 def test_the_notebook_is_stored_without_outputs():
