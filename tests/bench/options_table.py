@@ -1,6 +1,6 @@
 """What each option does to quickstart: recall, speed and memory in one table; for the README.
 
-    PYTHONPATH=. JAX_PLATFORMS=cpu python tests/bench/options_table.py --steps 1400
+    JAX_PLATFORMS=cpu python tests/bench/options_table.py --steps 1400
 
 Every row is the same run with one change. R@1 is the mean of both directions on held-out scenes at
 the last step; examples a second are the median of the log's lines, without start and compilation;
@@ -59,7 +59,7 @@ def get_config():
 def measure(changes, *, steps):
     """A row of the table."""
     lengths = {"third": steps // 3, "two_thirds": 2 * steps // 3}
-    flags = [f"--config.total={steps} steps", *(flag.format(**lengths) for flag in changes)]
+    flags = [*(flag.format(**lengths) for flag in changes), f"--config.total={steps} steps"]
     if not any(flag.startswith("--config=") for flag in flags):
         flags.insert(0, "--config=configs/quickstart.py")
     with tempfile.TemporaryDirectory() as folder:

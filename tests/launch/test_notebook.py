@@ -12,6 +12,7 @@ NOTEBOOK = pathlib.Path(__file__).parent.parent.parent / "launch" / "colab.ipynb
 def test_every_cell_runs(tmp_path, monkeypatch):
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
+    monkeypatch.delenv("XLA_FLAGS", raising=False)  # as a user has it
     monkeypatch.setenv("STEPS", "70")
     monkeypatch.setenv("WORKDIR", str(tmp_path / "runs" / "colab"))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
