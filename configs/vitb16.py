@@ -2,6 +2,9 @@
 
 python -m clipjax.main --config=configs/vitb16.py --workdir=gs://BUCKET/vitb16 \
     --config.data.name=NAME --config.data.path=gs://BUCKET/tensorflow_datasets
+
+Planned for v5e-256 (`python -m clipjax.plan --config=configs/vitb16.py --topology=v5e-256`, the TPU
+compiler's estimate): 267 M cycles = 0.178 s a step, MFU 44.9 % (38 to 49), 1.5 of 15.8 GiB a chip.
 """
 
 from clipjax import config

@@ -2,6 +2,9 @@
 
 python -m clipjax.main --config=configs/vitb32.py --workdir=gs://BUCKET/vitb32 \
     --config.data.name=NAME --config.data.path=gs://BUCKET/tensorflow_datasets
+
+Planned for v5e-256 (`python -m clipjax.plan --config=configs/vitb32.py --topology=v5e-256`, the TPU
+compiler's estimate): 128 M cycles = 0.085 s a step, MFU 33.8 % (29 to 37), 0.7 of 15.8 GiB a chip.
 """
 
 from clipjax import config
