@@ -23,6 +23,7 @@ def curve(workdir, *arguments):
         "--config.optimizer.learning_rate=5e-4",
         *arguments,
         devices=4,
+        environment={"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},  # it computes much
     )
     assert processes.finish(process, timeout=600) == exits.DONE, processes.output(process)
     return tiny.values(workdir)
