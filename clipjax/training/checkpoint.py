@@ -160,6 +160,10 @@ class Checkpoints:
             state = self.manager.restore(step, args=args)["state"]
         except Exception as error:  # as above
             raise CheckpointError(failed("reading", step, self.directory, error)) from error
+        for name, leaf in trees.named_leaves(state):
+            if not isinstance(leaf, jax.Array):
+                where = f"step {step} in {self.directory}"
+                raise CheckpointError(f"{where}: damaged, its files tell nothing of {name}")
         check_digests(state, wanted=wanted, step=step, where=self.directory)
         return state
 

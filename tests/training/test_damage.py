@@ -114,6 +114,18 @@ def test_a_flipped_value_is_told_by_step_and_array(run, tmp_path, caplog):
     assert "step 2" in caplog.text and "moved to" in caplog.text
 
 
+def test_an_array_that_the_files_forget_is_damage(run, tmp_path, caplog):
+    folder, states = run
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    listing = copy / "checkpoints" / "2" / "state" / "_METADATA"
+    assert "token_embedding" in listing.read_text()
+    listing.write_text(listing.read_text().replace("token_embedding", "token_embeddimg"))
+    found = restore_newest(Checkpoints(str(copy)), as_made, check=lambda run: None)
+    assert found is not None and found[0] == 1 and equal(found[1], states[1])
+    assert "tell nothing of" in caplog.text and "token_embedding" in caplog.text
+
+
 def test_all_damaged_is_an_error_and_starts_nothing_anew(run, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run[0], copy)
