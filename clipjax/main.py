@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from absl import flags
 
-from clipjax.common import cli
+from clipjax.common import cli, streams
 from clipjax.common.exits import ConfigError
 
 CONFIG = cli.define_config_flag()
@@ -26,6 +26,7 @@ def main() -> NoReturn:
     """Check the settings, then train; ends the process with the exit code."""
     from clipjax import config_check
 
+    streams.tolerate("stdout")  # what counts is in the work directory, too
     config = cli.config(CONFIG)
     config_check.check(config)
     workdir = WORKDIR.value or os.path.join("runs", cli.config_name(CONFIG))

@@ -15,7 +15,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from clipjax.common import exits
+from clipjax.common import exits, streams
 from clipjax.common.registry import closest
 
 
@@ -52,6 +52,7 @@ def run_verb(verbs: Mapping[str, Callable[[], int | None]]) -> None:
 
 
 def _run(main: Callable[[list[str]], int | None], *, parse: Any) -> None:
+    streams.tolerate("stderr")
     os.umask(os.umask(0) | 0o022)  # what is written is code and weights: nobody else may change it
     try:
         app.run(lambda argv: sys.exit(main(argv) or exits.DONE), flags_parser=parse)

@@ -114,9 +114,16 @@ def remove_unfinished(directory: epath.Path) -> None:
 
 def keep_quiet() -> None:
     """Leave out of the log what orbax repeats at each save, or each reader and writer of it."""
+    sys.unraisablehook = _without_late_writers
     logging.get_absl_logger().addFilter(lambda record: record.msg != RANKS_NOTHING)
     asyncio_log = standard_logging.getLogger("asyncio")
     asyncio_log.addFilter(lambda record: "was never retrieved" not in record.getMessage())
+
+
+def _without_late_writers(raised: Any) -> None:
+    """After one failed write each of the others, hundreds, shows that nobody waits for it."""
+    if str(raised.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(raised)
 
 
 def _key(opened: int) -> str:
