@@ -6,8 +6,6 @@ import tempfile
 import devices
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if os.environ["JAX_PLATFORMS"] == "cpu" and "XLA_FLAGS" not in os.environ:
-    os.environ["XLA_FLAGS"] = devices.xla_flags(8)
 # Runs of equal shape compile once a session.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     CACHE = tempfile.TemporaryDirectory(prefix="clipjax-tests-")
@@ -26,6 +24,9 @@ def pytest_xdist_auto_num_workers(config):
 
 def pytest_configure(config):
     """Training joins its processes before anything asks jax for devices; tests do likewise."""
+    if os.environ["JAX_PLATFORMS"] == "cpu" and "XLA_FLAGS" not in os.environ:
+        marked = config.option.markexpr.replace("not tpu_compiler", "")
+        os.environ["XLA_FLAGS"] = devices.xla_flags(8, quick="tpu_compiler" not in marked)
     if config.option.dist != "no":
         return  # the workers run the tests
     from clipjax.parallel import distributed
