@@ -6,6 +6,9 @@ python -m clipjax.main --config=configs/siglip_b16.py --workdir=gs://BUCKET/sigl
 Towers, loss, its bias and scale, batch, decay and beta2 of SigLIP (Zhai et al. 2023, section 4):
 patches pooled by attention, no class token, text that looks both ways, 64 tokens. Blocks start as
 CLIP's do, not as big_vision's.
+
+Planned for v5e-256 (`python -m clipjax.plan --config=configs/siglip_b16.py --topology=v5e-256`, the
+compiler's estimate): 293 M cycles = 0.196 s a step, MFU 46.3 % (40 to 50), 1.6 of 15.8 GiB a chip.
 """
 
 from clipjax import config
