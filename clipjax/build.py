@@ -153,16 +153,10 @@ def program(
         scheduled=scheduled,
     )
     transformation = optimizer(config, params=abstract_params, schedule=schedule)
-    objective = objectives.contrastive(
-        config.loss.name,
-        embed_dtype=config.loss.embed_dtype,
-        duplicates=config.loss.duplicates,
-        **_loss_options(config),
-    )
     step = make_train_step(
         *make_forward(module, trainable=trainable),
         trainable=trainable,
-        objective=objective,
+        objective=_objective(config),
         optimizer=transformation,
         schedule=schedule,
         mesh=mesh,
@@ -285,6 +279,17 @@ def _patches(config: Config) -> int:
     """Of an image; a ResNet has none."""
     vision = config.model.vision
     return (vision.image_size // vision.patch_size) ** 2 if vision.kind == "vit" else 0
+
+
+def _objective(config: Config) -> objectives.Objective:
+    if config.loss.name == losses.LIKELIHOOD:
+        return objectives.likelihood
+    return objectives.contrastive(
+        config.loss.name,
+        embed_dtype=config.loss.embed_dtype,
+        duplicates=config.loss.duplicates,
+        **_loss_options(config),
+    )
 
 
 def _loss_options(config: Config) -> dict[str, Any]:

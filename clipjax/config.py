@@ -230,7 +230,8 @@ def evaluator(kind: str, **changes: Any) -> Config:
     """Settings of one evaluator, `config.evals.<name>`.
 
     Args:
-      kind: what it measures: "loss", "retrieval" or "zero_shot".
+      kind: what it measures: "loss", "retrieval", "zero_shot", or "likelihood", which is zero_shot
+        for models that predict captions.
       **changes: settings to change from the defaults below.
     """
     c: Config = ConfigDict()
@@ -244,7 +245,7 @@ def evaluator(kind: str, **changes: Any) -> Config:
     c.image_key = ""
     c.text_key = ""
     c.max_examples = 0  # 0 is all
-    if kind == "zero_shot":
+    if kind in ("zero_shot", "likelihood"):
         c.classes = ""  # table of class names: built in, or a JSON file; "" is the data's own
         c.templates = ()  # prompts, texts with one {} for the name; () is the table's
         c.permute_names = False  # a control that must fail: every class gets the next one's names

@@ -27,6 +27,7 @@ def check(config: Config, *, data: bool = True) -> None:
     """Raise ConfigError on the first setting that cannot work; `data` asks for data to train on."""
     _check_model(config.model)
     _check_names(config)
+    _check_text_kind(config)
     _check_positive(config)
     _check_durations(config)
     durations.step_window(config.profile, where="config.profile")
@@ -65,7 +66,8 @@ def _check_against_zoo(model: Config) -> None:
 
 
 def _check_names(config: Config) -> None:
-    check_name(config.loss.name, names=losses.LOSSES, kind="config.loss.name")
+    names = (*losses.LOSSES, losses.LIKELIHOOD)
+    check_name(config.loss.name, names=names, kind="config.loss.name")
     if config.loss.name.startswith("sigmoid") and not config.model.logit_bias:
         _fail("loss.name", config.loss.name, "needs a bias; add --config.model.logit_bias=True")
     duplicates = ("negative", *losses.DUPLICATES)
@@ -89,6 +91,24 @@ def _check_names(config: Config) -> None:
                 )
     for tower in config.init.towers:
         check_name(tower, names=("vision", "text"), kind="config.init.towers")
+
+
+def _check_text_kind(config: Config) -> None:
+    kind = config.model.text.kind
+    predicts = kind in shapes.PREDICTING
+    if predicts != (config.loss.name == losses.LIKELIHOOD):
+        wanted = losses.LIKELIHOOD if predicts else f"one of {', '.join(losses.LOSSES)}"
+        _fail("loss.name", config.loss.name, f"model.text.kind={kind} needs {wanted}")
+    if kind != "transformer" and config.tokenizer.kind == "siglip":
+        _fail("tokenizer.kind", "siglip", f"model.text.kind={kind} needs the end as largest id")
+    for name, settings in config.evals.items():
+        if predicts != (settings.kind in evals.PREDICTING):
+            fit = [each for each in evals.KINDS if predicts == (each in evals.PREDICTING)]
+            _fail(
+                f"evals.{name}.kind",
+                settings.kind,
+                f"cannot measure model.text.kind={kind}, which takes {', '.join(fit)}",
+            )
 
 
 def _check_positive(config: Config) -> None:

@@ -51,6 +51,12 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
             "its parent /nowhere does not exist",
         ),
         (("--config=configs/quickstart.py", "--config.loss.name=softmax"), "config.loss.name"),
+        (("--config=configs/figure2.py:caption,scenes", "--config.batchsize=3"), "batch_size"),
+        (("--config=configs/figure2.py:captions",), '"captions" is none of caption, words'),
+        (
+            ("--config=configs/figure2.py:words,scenes", "--config.loss.name=softmax_ring"),
+            "model.text.kind=word_prediction needs likelihood",
+        ),
         (("--config=configs/quickstart.py", "--config.total=5 minutes"), "is not a duration"),
     ],
 )

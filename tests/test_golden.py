@@ -3,6 +3,7 @@
 JAX_PLATFORMS=cpu python tests/test_golden.py      # write tests/golden anew, then read the diff
 """
 
+import os
 import pathlib
 import sys
 
@@ -57,8 +58,9 @@ def test_golden(name):
 
 if __name__ == "__main__":
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    import conftest  # noqa: F401
+    import devices
 
+    os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": devices.xla_flags(8)}
     from clipjax.parallel import distributed
 
     distributed.initialize()

@@ -83,11 +83,14 @@ def _explain(error: Exception, argv: Sequence[str]) -> str:
     for argument in argv[1:]:
         name = argument.split("=")[0].lstrip("-")
         if name.startswith("config."):
-            known = _known_settings(path)
+            known = _known_settings(_config_value(argv))
             if known and name.removeprefix("config.") not in known:
                 hint = closest(name.removeprefix("config."), known)
                 return f"--{name}: no such setting{hint}"
-    message = " ".join(str(error).split())
+    text = str(error)
+    if path is not None and "Traceback (most recent call last)" in text:
+        return f"{path}: {text.strip().splitlines()[-1]}"  # of what the file raised
+    message = " ".join(text.split())
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
     if lines:
         return f"{path} line {lines[-1]}: {type(error).__name__}: {message}"
@@ -95,6 +98,12 @@ def _explain(error: Exception, argv: Sequence[str]) -> str:
 
 
 def _config_path(argv: Sequence[str]) -> str | None:
+    """The file that `--config=FILE` or `--config=FILE:VARIANT` names."""
+    value = _config_value(argv)
+    return None if value is None else value.split(":", 1)[0]
+
+
+def _config_value(argv: Sequence[str]) -> str | None:
     for position, argument in enumerate(argv):
         if argument in ("--config", "-config") and position + 1 < len(argv):
             return argv[position + 1]
@@ -103,12 +112,13 @@ def _config_path(argv: Sequence[str]) -> str | None:
     return None
 
 
-def _known_settings(path: str | None) -> list[str]:
+def _known_settings(value: str | None) -> list[str]:
     """Flattened keys of the config file, inner nodes too; empty where the file itself is broken."""
-    if path is None:
+    if value is None:
         return []
+    path, *variant = value.split(":", 1)
     try:
-        return list(_keys(runpy.run_path(path)["get_config"]()))
+        return list(_keys(runpy.run_path(path)["get_config"](*variant)))
     except Exception:  # only a hint depends on it; the first error is the one reported
         return []
 
@@ -132,6 +142,6 @@ def config(flag: Any) -> Any:
 
 
 def config_name(flag: Any) -> str:
-    """The config file's name, without folder and ending."""
-    path = config_flags.get_config_filename(flags.FLAGS[flag.name])
-    return os.path.splitext(os.path.basename(path))[0]
+    """The config file's name, without folder and ending, and its variant: "figure2_words"."""
+    path, *variant = config_flags.get_config_filename(flags.FLAGS[flag.name]).split(":", 1)
+    return "_".join([os.path.splitext(os.path.basename(path))[0], *variant]).replace(",", "_")

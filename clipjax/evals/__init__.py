@@ -10,11 +10,14 @@ from typing import Any
 from clipjax.common import registry
 
 KINDS = {
+    "likelihood": "clipjax.evals.likelihood:make_evaluator",
     "loss": "clipjax.evals.loss:make_evaluator",
     "retrieval": "clipjax.evals.retrieval:make_evaluator",
     "zero_shot": "clipjax.evals.zero_shot:make_evaluator",
 }
-SETTINGS = {"zero_shot": ("classes", "templates", "permute_names")}  # beside the common ones
+PREDICTING = ("likelihood",)  # of models that predict captions; the others need embeddings
+NAMES = ("classes", "templates", "permute_names")
+SETTINGS = {"likelihood": NAMES, "zero_shot": NAMES}  # beside the common ones
 
 
 def get(kind: str) -> Any:

@@ -16,6 +16,7 @@ LOSSES = {
     "sigmoid_ring": "clipjax.losses.sigmoid:sigmoid_ring",
 }
 
+LIKELIHOOD = "likelihood"  # of captions: what models of `models/prediction.py` are trained with
 DUPLICATES = ("positive", "mask")  # what equal images or captions of a batch may be made
 
 

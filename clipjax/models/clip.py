@@ -1,45 +1,23 @@
-"""CLIP: the two towers, the joint embedding and the logit scale; built by `build.py` and the API.
+"""CLIP: two towers, the joint embedding and the logit scale; built by `build.py` and the API."""
 
-The only place that normalises pixels, so that everything before it handles uint8.
-"""
-
-import dataclasses
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from clipjax.models import shapes
+from clipjax.models import shapes, towers
 from clipjax.models.kernels.rows import Place
 from clipjax.models.layers import l2_normalize
-from clipjax.models.resnet import ModifiedResNet
+from clipjax.models.prediction import CaptionPredictor
 from clipjax.models.shapes import ClipConfig
-from clipjax.models.text import TextTransformer
 from clipjax.models.transformer import Constrain
-from clipjax.models.vit import VisionTransformer
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # paper section 2.5; the parameter is a logarithm
 # With a sigmoid loss: nearly all pairs are negative, and start so (SigLIP, Zhai et al. 2023).
 SIGMOID_LOGIT_SCALE, SIGMOID_LOGIT_BIAS = math.log(10), -10.0
-
-VISION: dict[str, Any] = {"vit": VisionTransformer, "resnet": ModifiedResNet}
-TEXT: dict[str, Any] = {"transformer": TextTransformer}
-
-
-def identity(x: jax.Array) -> jax.Array:
-    """x: the default of `CLIP.constrain`, for one device."""
-    return x
-
-
-def normalize_pixels(image: jax.Array, *, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """uint8 [B, H, W, 3] → float32 [B, H, W, 3] less the mean, over the deviation, of pixels in
-    [0, 1]."""
-    center = 255 * jnp.asarray(mean, jnp.float32)
-    scale = 1 / (255 * jnp.asarray(std, jnp.float32))
-    return (image.astype(jnp.float32) - center) * scale
 
 
 class CLIP(nn.Module):
@@ -50,22 +28,13 @@ class CLIP(nn.Module):
     """
 
     config: ClipConfig
-    constrain: Constrain = identity
+    constrain: Constrain = towers.identity
     place: Place | None = None
 
     def setup(self) -> None:
-        shared = {
-            "embed_dim": self.config.embed_dim,
-            "activation": self.config.activation,
-            "epsilon": self.config.layer_norm_epsilon,
-            "scan": self.config.scan,
-            "dtype": jnp.dtype(self.config.dtype),
-            "param_dtype": jnp.dtype(self.config.param_dtype),
-            "constrain": self.constrain,
-            "place": self.place,
-        }
-        self.vision = _build(VISION[self.config.vision.kind], self.config.vision, shared)
-        self.text = _build(TEXT[self.config.text.kind], self.config.text, shared)
+        shared = {"config": self.config, "constrain": self.constrain, "place": self.place}
+        self.vision = towers.build(self.config.vision, **shared)
+        self.text = towers.build(self.config.text, **shared)
         biased = self.config.logit_bias
         scale = SIGMOID_LOGIT_SCALE if biased else INITIAL_LOGIT_SCALE
         constant = nn.initializers.constant
@@ -90,7 +59,9 @@ class CLIP(nn.Module):
         return self.vision(self._pixels(image), project=False)
 
     def _pixels(self, image: jax.Array) -> jax.Array:
-        return normalize_pixels(image, mean=self.config.image_mean, std=self.config.image_std)
+        return towers.normalize_pixels(
+            image, mean=self.config.image_mean, std=self.config.image_std
+        )
 
     def encode_text(self, text: jax.Array) -> jax.Array:
         """Token ids int32 [B, T], T = context length → float32 [B, E], L2-normalised."""
@@ -124,25 +95,21 @@ class CLIP(nn.Module):
         return self.embed(image, text) | self.scalars()
 
 
-def _build(module: Any, tower: Any, shared: dict[str, Any]) -> Any:
-    """A tower from its settings and from what both share, as far as it knows them."""
-    known = {field.name for field in dataclasses.fields(module)}
-    settings = {key: value for key, value in vars(tower).items() if key != "kind"}
-    return module(**settings, **{key: value for key, value in shared.items() if key in known})
-
-
 def from_dict(
     model: Mapping[str, Any],
     *,
-    constrain: Constrain = identity,
+    constrain: Constrain = towers.identity,
     place: Place | None = None,
-) -> CLIP:
-    """The CLIP that a nested dict describes, see `shapes.py`.
+) -> Any:
+    """The model that a nested dict describes, see `shapes.py`: a CLIP, or the `CaptionPredictor`
+    that it is compared with.
 
     A key `name` is a label and ignored. Raises ConfigError naming the key that is unknown,
     missing or impossible.
     """
-    return CLIP(shapes.parse(model), constrain=constrain, place=place)
+    config = shapes.parse(model)
+    kind = CaptionPredictor if config.text.kind in shapes.PREDICTING else CLIP
+    return kind(config, constrain=constrain, place=place)
 
 
 def initialise(model: CLIP) -> Callable[[jax.Array], dict[str, Any]]:
@@ -152,7 +119,7 @@ def initialise(model: CLIP) -> Callable[[jax.Array], dict[str, Any]]:
     """
 
     # One example, which no mesh could share: what works on many devices is left out.
-    model = model.clone(constrain=identity, place=None)
+    model = model.clone(constrain=towers.identity, place=None)
 
     def from_key(key: jax.Array) -> dict[str, Any]:
         size = model.config.vision.image_size

@@ -62,7 +62,16 @@ def _resnet(model: Mapping[str, Any]) -> float:
 
 def text_flops(model: Mapping[str, Any]) -> float:
     """Forward FLOPs of one caption; all positions count, padding included."""
-    text = model["text"]
+    text, joint = model["text"], model["embed_dim"]
+    if text["kind"] == "bag_of_words":
+        return 2.0 * text["width"] * joint
+    if text["kind"] == "word_prediction":
+        return 2.0 * joint * text["vocab_size"]
+    if text["kind"] == "captioning":
+        predicted = text["context_length"] - 1
+        block = _block(text["prefix"] + predicted, width=text["width"], mlp_ratio=text["mlp_ratio"])
+        ends = text["prefix"] * joint + predicted * text["vocab_size"]
+        return text["layers"] * block + 2.0 * text["width"] * ends
     blocks = text["layers"] * _block(
         text["context_length"], width=text["width"], mlp_ratio=text["mlp_ratio"]
     )

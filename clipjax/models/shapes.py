@@ -17,6 +17,7 @@ REMAT_POLICIES = ("none", "block", "mlp", "dots")
 DTYPES = ("float32", "bfloat16", "float16")
 VISION_POOLING = ("token", "map", "mean")
 TEXT_POOLING = ("end_of_text", "last")
+PREDICTING = ("word_prediction", "captioning")  # kinds of text tower that give no embedding
 
 # Per channel, red green blue, of pixels in [0, 1] (released clip.py).
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -150,6 +151,69 @@ class TextConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class BagOfWordsConfig:
+    """The mean of a caption's word embeddings: the text encoder of the paper's Figure 2.
+
+    Attributes:
+      kind: "bag_of_words"; chooses this class.
+      context_length, vocab_size, width: as in `TextConfig`.
+    """
+
+    context_length: int
+    vocab_size: int
+    width: int
+    kind: str = "bag_of_words"
+
+    def check(self, *, embed_dim: int, where: str) -> None:
+        """Nothing that must go together."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WordPredictionConfig:
+    """The words of its caption, in any order, predicted from the image; see `prediction.py`.
+
+    Attributes:
+      kind: "word_prediction"; chooses this class.
+      context_length, vocab_size: as in `TextConfig`.
+    """
+
+    context_length: int
+    vocab_size: int
+    kind: str = "word_prediction"
+
+    def check(self, *, embed_dim: int, where: str) -> None:
+        """Nothing that must go together."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptioningConfig:
+    """A language model of the caption with the image as its first tokens; see `prediction.py`.
+
+    Attributes:
+      kind: "captioning"; chooses this class.
+      prefix: tokens that the image becomes (paper, appendix A.2).
+      context_length, vocab_size, width, heads, layers, mlp_ratio, remat: as in `TextConfig`.
+    """
+
+    context_length: int
+    vocab_size: int
+    width: int
+    heads: int
+    layers: int
+    kind: str = "captioning"
+    prefix: int = 4
+    mlp_ratio: float = 4
+    remat: str = _one_of(REMAT_POLICIES, "none")
+
+    def check(self, *, embed_dim: int, where: str) -> None:
+        """Raise ConfigError on sizes that do not go together."""
+        _check_multiple(self, "width", of="heads", where=where)
+
+
+TextTower = TextConfig | BagOfWordsConfig | WordPredictionConfig | CaptioningConfig
+
+
+@dataclasses.dataclass(frozen=True)
 class ClipConfig:
     """Both towers, what they share, and how they compute.
 
@@ -166,7 +230,7 @@ class ClipConfig:
 
     embed_dim: int
     vision: VisionConfig
-    text: TextConfig
+    text: TextTower
     activation: str = _one_of(ACTIVATIONS, "quick_gelu")
     layer_norm_epsilon: float = 1e-5
     logit_bias: bool = False
@@ -179,7 +243,12 @@ class ClipConfig:
 
 TOWERS: dict[str, dict[str, Any]] = {
     "vision": {"vit": VisionConfig, "resnet": ResNetConfig},
-    "text": {"transformer": TextConfig},
+    "text": {
+        "transformer": TextConfig,
+        "bag_of_words": BagOfWordsConfig,
+        "word_prediction": WordPredictionConfig,
+        "captioning": CaptioningConfig,
+    },
 }
 
 # Fields that do not say what is computed, only how; and the loss chooses whether there is a bias.

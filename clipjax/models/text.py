@@ -1,4 +1,4 @@
-"""The text tower: a transformer, pooled at one of its tokens."""
+"""The text towers: a transformer pooled at one of its tokens, and the mean of all words."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from flax import linen as nn
 from clipjax.models.kernels.rows import Place
 from clipjax.models.layers import LayerNorm, Linear
 from clipjax.models.transformer import Constrain, apply_blocks
+from clipjax.models.words import is_word
 
 
 class TokenEmbedding(nn.Module):
@@ -101,3 +102,29 @@ class TextTransformer(nn.Module):
             name="projection",
             **dtypes,
         )(x)
+
+
+class BagOfWords(nn.Module):
+    """Token ids int32 [B, T] → float32 [B, E], not yet L2-normalised.
+
+    The mean embedding of a caption's words, whatever their order, then `ln_final` and `projection`
+    as in the transformer; the start and end of text do not count, and no word at all gives zeros.
+    """
+
+    embed_dim: int
+    context_length: int
+    vocab_size: int
+    width: int
+    epsilon: float
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, text: jax.Array) -> jax.Array:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = TokenEmbedding(self.vocab_size, self.width, name="token_embedding", **dtypes)(text)
+        counted = is_word(text)[..., None]  # [B, T, 1]
+        x = jnp.sum(x * counted, axis=1, dtype=jnp.float32) / jnp.maximum(counted.sum(axis=1), 1)
+        x = LayerNorm(self.epsilon, name="ln_final", **dtypes)(x.astype(self.dtype))  # [B, D]
+        normal = nn.initializers.normal(self.width**-0.5)
+        return Linear(self.embed_dim, normal, name="projection", **dtypes)(x)

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from clipjax import losses
 from clipjax.losses.positives import Positives
 
+MIN_PREDICTED = 1.0  # where a batch has not one word
 Objective = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
 
@@ -55,3 +56,21 @@ def contrastive(
         )
 
     return objective
+
+
+def likelihood(
+    outputs: dict[str, jax.Array],
+    batch: dict[str, jax.Array],
+    *,
+    mesh: Mesh,
+    batch_axes: tuple[str, ...],
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Minus the mean log-likelihood of a predicted token, over all tokens of the global batch.
+
+    `outputs` has log_likelihood and predicted float32 [B], see `models/prediction.py`. Its metric
+    is `predicted_tokens` float32 [], per caption.
+    """
+    del batch, mesh, batch_axes  # a sum over the batch is one wherever it lies
+    number = jnp.sum(outputs["predicted"])
+    loss = -jnp.sum(outputs["log_likelihood"]) / jnp.maximum(number, MIN_PREDICTED)
+    return loss, {"predicted_tokens": number / len(outputs["predicted"])}

@@ -86,7 +86,8 @@ def make_train_step(
         (loss, (metrics, batch_stats)), grads = gradient(wide, state.batch_stats, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, wide)
         params: Any = optax.apply_updates(wide, updates)
-        params = {**params, "logit_scale": jnp.minimum(params["logit_scale"], MAX_LOG_SCALE)}
+        if "logit_scale" in params:
+            params = {**params, "logit_scale": jnp.minimum(params["logit_scale"], MAX_LOG_SCALE)}
         key = step_key(seed, state.step, stream="weights")
         params = low_precision.round_tree(params, like=state.params, key=key)
         grad_norm, update_norm = optax.tree.norm(grads), optax.tree.norm(updates)

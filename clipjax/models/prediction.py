@@ -1,0 +1,64 @@
+"""A model that predicts captions from images, which CLIP is compared with (paper, Figure 2).
+
+Two ways to predict: `words.py` and `captioning.py`. No embedding of a text alone exists; zero-shot
+classes are told by which of their prompts the image makes most likely.
+"""
+
+from collections.abc import Collection
+
+import jax
+from flax import linen as nn
+
+from clipjax.models import towers
+from clipjax.models.kernels.rows import Place
+from clipjax.models.shapes import ClipConfig
+from clipjax.models.transformer import Constrain
+
+
+class CaptionPredictor(nn.Module):
+    """An image tower, whose vector is not normalised, and what predicts the caption from it.
+
+    Attributes as `clip.CLIP`.
+    """
+
+    config: ClipConfig
+    constrain: Constrain = towers.identity
+    place: Place | None = None
+
+    def setup(self) -> None:
+        shared = {"config": self.config, "constrain": self.constrain, "place": self.place}
+        self.vision = towers.build(self.config.vision, **shared)
+        self.text = towers.build(self.config.text, **shared)
+
+    def embed(
+        self,
+        image: jax.Array,
+        text: jax.Array,
+        *,
+        patches: jax.Array | None = None,
+        train: Collection[str] = (),
+    ) -> dict[str, jax.Array]:
+        """`log_likelihood`, of all predicted tokens of a caption together, and `predicted`, their
+        number, float32 [B]; the arguments as for `CLIP.embed`."""
+        chosen = {} if patches is None else {"patches": patches}
+        vector = self.vision(self._pixels(image), train="vision" in train, **chosen)
+        total, number = self.text(vector, text)
+        return {"log_likelihood": total, "predicted": number}
+
+    def scores(self, image: jax.Array, texts: jax.Array) -> jax.Array:
+        """uint8 [B, H, W, 3], token ids int32 [C, T] → how likely each text is for each image, the
+        mean log-likelihood of its predicted tokens, float32 [B, C]."""
+        return self.text.of_each(self.vision(self._pixels(image)), texts)
+
+    def scalars(self) -> dict[str, jax.Array]:
+        """Nothing."""
+        return {}
+
+    def __call__(self, image: jax.Array, text: jax.Array) -> dict[str, jax.Array]:
+        """`embed`."""
+        return self.embed(image, text)
+
+    def _pixels(self, image: jax.Array) -> jax.Array:
+        return towers.normalize_pixels(
+            image, mean=self.config.image_mean, std=self.config.image_std
+        )
