@@ -133,7 +133,7 @@ def describe(plan: dict[str, Any]) -> str:
             f" {available:.2f} GiB on each device, {plan['hbm_overflow_bytes'] / GIB:.2f} too many;"
             " try --sweep"
         )
-    lines.append(_loss_line(plan))
+    lines += [_loss_line(plan)] if "loss_temp_bytes" in plan else []
     if plan["estimated_cycles"]:
         lines += _time_lines(plan) + _kernel_lines(plan) + _transfer_lines(plan)
     elif plan["fits"]:

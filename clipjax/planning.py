@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from clipjax import build, build_model
+from clipjax import build, build_model, losses
 from clipjax.common import durations, trees
 from clipjax.common.exits import CleanExit, ConfigError
 from clipjax.config import Config
@@ -109,7 +109,7 @@ def measure(
         }
         speed = figures["examples_per_second"]
         figures["chip_hours"] = examples / speed / 3600 * chips if examples and speed else None
-    if loss_alone:
+    if loss_alone and config.loss.name in losses.LOSSES:  # others are sums over the batch
         figures |= _loss(config, mesh=mesh, accelerator=accelerator, figures=figures)
     return figures
 

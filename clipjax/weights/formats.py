@@ -92,6 +92,9 @@ def write(
     """
     if to not in WRITERS:
         raise ConfigError(f'--format: "{to}" cannot be written')
+    kind = model["text"].get("kind", "transformer")
+    if kind != "transformer":
+        raise DataError(f"no other program has a text tower like this one, model.text.kind={kind}")
     writer = WRITERS[to][siglip.is_siglip(model)]
     stats = {BATCH_STATS: variables[BATCH_STATS]} if variables.get(BATCH_STATS) else {}
     params = {**variables["params"], **stats}

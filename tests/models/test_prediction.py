@@ -181,3 +181,20 @@ def test_flops_are_those_of_the_matrix_products(kind):
     scores = 4.0 * tokens**2 * WIDTH * text.get("layers", 0)
     assert flops.text_flops(settings) == 2.0 * (once + tokens * each + predicted * last) + scores
     assert build_model.training_flops_per_pair(config_of(kind)) > 0
+
+
+@pytest.mark.parametrize("kind", ["captioning", "bag_of_words"])
+def test_who_needs_another_model_is_told(kind, tmp_path, capsys):
+    import clipjax
+    from clipjax import convert
+    from clipjax.common.exits import CleanExit, ConfigError
+
+    assert tiny.run(config_of(kind, total="2 steps"), tmp_path / "run") == exits.DONE
+    with pytest.raises(CleanExit, match=f"model.text.kind={kind}"):
+        convert.convert(str(tmp_path / "run"), to="open_clip", output=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    if kind == "captioning":
+        with pytest.raises(ConfigError, match="predicts captions"):
+            clipjax.load(tmp_path / "run")
+    else:
+        assert clipjax.load(tmp_path / "run").encode_text(["a fox"]).shape == (1, 16)

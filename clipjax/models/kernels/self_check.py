@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from clipjax.models.clip import CLIP
 from clipjax.models.kernels.rows import Place
-from clipjax.models.shapes import TextConfig, VisionConfig
+from clipjax.models.shapes import CaptioningConfig, TextConfig, VisionConfig
 from clipjax.models.transformer import Block
 
 MARGIN = 3.0  # times the plain form's own rounding error that the kernels may be off
@@ -34,6 +34,9 @@ def errors(model: CLIP, *, place: Place) -> dict[str, tuple[float, float]]:
         blocks["vision"] = (tokens, vision.width, vision.width // vision.head_width, False)
     if isinstance(text, TextConfig):
         blocks["text"] = (text.context_length, text.width, text.heads, text.causal)
+    if isinstance(text, CaptioningConfig):
+        tokens = text.prefix + text.context_length - 1
+        blocks["text"] = (tokens, text.width, text.heads, True)
     settings = {"activation": model.config.activation, "epsilon": model.config.layer_norm_epsilon}
     return {
         tower: _errors(*shape, settings=settings, dtype=dtype, place=place)
