@@ -65,12 +65,11 @@ def text(rows: Sequence[Row]) -> str:
     for row in rows:
         now, guess = row.show(row.value), row.show(row.chance)
         cells.append((row.label, now, guess, row.times, f"{row.step:,}"))
+    return aligned(cells)
+
+
+def aligned(cells: Sequence[Sequence[str]]) -> str:
+    """Lines of equal columns, the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(
-            [line[0].ljust(widths[0])]
-            + [cell.rjust(wide) for cell, wide in zip(line[1:], widths[1:], strict=True)]
-        )
-        for line in cells
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+    lines = [[first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])] for first, *rest in cells]
+    return "\n".join("  ".join(line).rstrip() for line in lines)

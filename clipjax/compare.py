@@ -1,0 +1,73 @@
+"""How fast runs learn, one beside the other: a table, and a picture like the paper's Figure 2.
+
+    python -m clipjax.compare --workdir=runs/a --workdir=runs/b \
+        --metric=eval/objects/top1_accuracy --output=compared.png
+
+The metric rises as a model gets better. `to the weakest's end` are the images after which a run is
+as good as the weakest one at its end, `times as fast` how many times fewer that is.
+"""
+
+import os
+from collections.abc import Sequence
+
+from absl import flags
+
+from clipjax.common import cli
+from clipjax.common.exits import ConfigError, DataError
+from clipjax.common.registry import closest
+
+
+def compare(workdirs: Sequence[str], *, metric: str, output: str) -> str:
+    """Draw the picture to `output` ("" draws none); returns the table.
+
+    Args:
+      workdirs: of runs, local or remote; they are called by their last folder.
+      metric: of `metrics.jsonl`.
+
+    Raises:
+      DataError: a run has not measured it.
+      ConfigError: two runs have one name, or there are none.
+    """
+    from clipjax.pictures import compared, history, table
+
+    names = _names(workdirs)
+    runs = {}
+    for name, workdir in zip(names, workdirs, strict=True):
+        read = history.read(f"{workdir.rstrip('/')}/metrics.jsonl")
+        runs[name] = compared.by_examples(read, metric)
+        if not runs[name][0]:
+            measured = [each for each in read if each.startswith("eval/")]
+            raise DataError(f"{workdir}: has no {metric}{closest(metric, measured)}")
+    weakest = min(values[-1] for _, values in runs.values())
+    until = {name: compared.examples_until(series, weakest) for name, series in runs.items()}
+    slowest = max(filter(None, until.values()), default=0.0)
+    rows = [["", metric.split("/")[-1], "images", "to the weakest's end", "times as fast"]]
+    for name, (examples, values) in runs.items():
+        took = until[name]
+        told = (f"{took:,.0f}", f"{slowest / took:.1f}") if took else ("–", "–")
+        rows.append([name, f"{values[-1]:.4g}", f"{examples[-1]:,}", *told])
+    if output:
+        compared.draw(runs, metric=metric).save(output)
+    return table.aligned(rows)
+
+
+def _names(workdirs: Sequence[str]) -> list[str]:
+    names = [os.path.basename(workdir.rstrip("/")) for workdir in workdirs]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"--workdir={','.join(workdirs)}: name each run once, by its last folder")
+    return names
+
+
+def main() -> None:
+    """`compare` with the flags; prints the table."""
+    given = flags.FLAGS
+    print(compare(given.workdir, metric=given.metric, output=given.output))
+    if given.output:
+        print(f"\n{given.output}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_multi_string("workdir", [], "A run's folder, local or gs://; once for each.")
+    flags.DEFINE_string("metric", "eval/objects/top1_accuracy", "What to compare.")
+    flags.DEFINE_string("output", "compared.png", 'The picture; "" draws none.')
+    cli.run(main)
