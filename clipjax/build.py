@@ -19,6 +19,7 @@ from clipjax.common import durations
 from clipjax.common.exits import ConfigError
 from clipjax.config import Config
 from clipjax.models import clip
+from clipjax.models.shapes import patches
 from clipjax.optim import optimizer as optimizers
 from clipjax.optim import schedules
 from clipjax.parallel import compiler_options, same_program, sharding
@@ -163,7 +164,7 @@ def program(
         micro_batches=config.micro_batches,
         ema_decay=config.ema_decay,
         patch_dropout=config.patch_dropout,
-        patches=_patches(config),
+        patches=patches(config.model.vision),
         seed=config.seed,
     )
     init = make_init(
@@ -273,12 +274,6 @@ def abstract_batch(config: Config, *, mesh: Mesh) -> dict[str, Any]:
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=split)
         for name, (shape, dtype) in shapes.items()
     }
-
-
-def _patches(config: Config) -> int:
-    """Of an image; a ResNet has none."""
-    vision = config.model.vision
-    return (vision.image_size // vision.patch_size) ** 2 if vision.kind == "vit" else 0
 
 
 def _objective(config: Config) -> objectives.Objective:

@@ -11,7 +11,7 @@ from clipjax.common.exits import ConfigError
 from clipjax.common.registry import check_name
 from clipjax.config import Config, flatten
 from clipjax.data import sources
-from clipjax.models import shapes, zoo
+from clipjax.models import shapes, text_shapes, zoo
 from clipjax.parallel import compiler_options
 
 DTYPES = ("float32", "bfloat16")
@@ -95,7 +95,7 @@ def _check_names(config: Config) -> None:
 
 def _check_text_kind(config: Config) -> None:
     kind = config.model.text.kind
-    predicts = kind in shapes.PREDICTING
+    predicts = kind in text_shapes.PREDICTING
     if predicts != (config.loss.name == losses.LIKELIHOOD):
         wanted = losses.LIKELIHOOD if predicts else f"one of {', '.join(losses.LOSSES)}"
         _fail("loss.name", config.loss.name, f"model.text.kind={kind} needs {wanted}")

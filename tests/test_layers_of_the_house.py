@@ -9,7 +9,7 @@ import clipjax
 
 ROOT = pathlib.Path(clipjax.__file__).parent
 ORDER = (  # top to bottom; names on one line may import each other
-    ("main", "train", "evaluate", "plan", "convert", "dataset", "verify", "overlap"),
+    ("main", "train", "evaluate", "plan", "convert", "dataset", "verify", "overlap", "compare"),
     ("evaluate_suite", "evaluate_queries"),
     ("api",),
     ("run",),

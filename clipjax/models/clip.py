@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from clipjax.models import shapes, towers
+from clipjax.models import shapes, text_shapes, towers
 from clipjax.models.kernels.rows import Place
 from clipjax.models.layers import l2_normalize
 from clipjax.models.prediction import CaptionPredictor
@@ -108,7 +108,7 @@ def from_dict(
     missing or impossible.
     """
     config = shapes.parse(model)
-    kind = CaptionPredictor if config.text.kind in shapes.PREDICTING else CLIP
+    kind = CaptionPredictor if config.text.kind in text_shapes.PREDICTING else CLIP
     return kind(config, constrain=constrain, place=place)
 
 

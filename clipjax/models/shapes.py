@@ -11,21 +11,22 @@ from typing import Any
 
 from clipjax.common.exits import ConfigError
 from clipjax.common.registry import check_name, closest
+from clipjax.models.shape_fields import REMAT_POLICIES, check_multiple, one_of
+from clipjax.models.text_shapes import (
+    BagOfWordsConfig,
+    CaptioningConfig,
+    TextConfig,
+    TextTower,
+    WordPredictionConfig,
+)
 
 ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh")
-REMAT_POLICIES = ("none", "block", "mlp", "dots")
 DTYPES = ("float32", "bfloat16", "float16")
 VISION_POOLING = ("token", "map", "mean")
-TEXT_POOLING = ("end_of_text", "last")
-PREDICTING = ("word_prediction", "captioning")  # kinds of text tower that give no embedding
 
 # Per channel, red green blue, of pixels in [0, 1] (released clip.py).
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-def _one_of(names: tuple[str, ...], default: str) -> Any:
-    return dataclasses.field(default=default, metadata={"names": names})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,16 +57,16 @@ class VisionConfig:
     kind: str = "vit"
     mlp_ratio: float = 4
     class_token: bool = True
-    pooling: str = _one_of(VISION_POOLING, "token")
+    pooling: str = one_of(VISION_POOLING, "token")
     ln_pre: bool = True
     patch_bias: bool = False
     projection: bool = True
-    remat: str = _one_of(REMAT_POLICIES, "none")
+    remat: str = one_of(REMAT_POLICIES, "none")
 
     def check(self, *, embed_dim: int, where: str) -> None:
         """Raise ConfigError on sizes that do not go together."""
-        _check_multiple(self, "image_size", of="patch_size", where=where)
-        _check_multiple(self, "width", of="head_width", where=where)
+        check_multiple(self, "image_size", of="patch_size", where=where)
+        check_multiple(self, "width", of="head_width", where=where)
         if self.pooling == "token" and not self.class_token:
             raise ConfigError(
                 f'{where}.pooling is "token", but {where}.class_token=False; take "map" or "mean"'
@@ -95,7 +96,7 @@ class ResNetConfig:
     layers: tuple[int, ...]
     kind: str = "resnet"
     head_width: int = 64
-    remat: str = _one_of(REMAT_POLICIES, "none")
+    remat: str = one_of(REMAT_POLICIES, "none")
 
     def check(self, *, embed_dim: int, where: str) -> None:
         """Raise ConfigError on sizes that do not go together."""
@@ -119,101 +120,6 @@ class ResNetConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TextConfig:
-    """A text transformer. The defaults are the released towers' (paper section 2.4).
-
-    Attributes:
-      kind: "transformer"; chooses this class.
-      context_length: T, tokens of a caption, start and end included.
-      vocab_size: counts the start and end tokens.
-      width, heads, layers, mlp_ratio: as in `VisionConfig`; a head has width / heads features.
-      causal: no token sees those after it.
-      pooling: "end_of_text" takes the first token of the largest id, "last" the last of all T.
-      projection_bias: a bias after the projection into the joint space.
-      remat: as in `VisionConfig`.
-    """
-
-    context_length: int
-    vocab_size: int
-    width: int
-    heads: int
-    layers: int
-    kind: str = "transformer"
-    mlp_ratio: float = 4
-    causal: bool = True
-    pooling: str = _one_of(TEXT_POOLING, "end_of_text")
-    projection_bias: bool = False
-    remat: str = _one_of(REMAT_POLICIES, "none")
-
-    def check(self, *, embed_dim: int, where: str) -> None:
-        """Raise ConfigError on sizes that do not go together."""
-        _check_multiple(self, "width", of="heads", where=where)
-
-
-@dataclasses.dataclass(frozen=True)
-class BagOfWordsConfig:
-    """The mean of a caption's word embeddings: the text encoder of the paper's Figure 2.
-
-    Attributes:
-      kind: "bag_of_words"; chooses this class.
-      context_length, vocab_size, width: as in `TextConfig`.
-    """
-
-    context_length: int
-    vocab_size: int
-    width: int
-    kind: str = "bag_of_words"
-
-    def check(self, *, embed_dim: int, where: str) -> None:
-        """Nothing that must go together."""
-
-
-@dataclasses.dataclass(frozen=True)
-class WordPredictionConfig:
-    """The words of its caption, in any order, predicted from the image; see `prediction.py`.
-
-    Attributes:
-      kind: "word_prediction"; chooses this class.
-      context_length, vocab_size: as in `TextConfig`.
-    """
-
-    context_length: int
-    vocab_size: int
-    kind: str = "word_prediction"
-
-    def check(self, *, embed_dim: int, where: str) -> None:
-        """Nothing that must go together."""
-
-
-@dataclasses.dataclass(frozen=True)
-class CaptioningConfig:
-    """A language model of the caption with the image as its first tokens; see `prediction.py`.
-
-    Attributes:
-      kind: "captioning"; chooses this class.
-      prefix: tokens that the image becomes (paper, appendix A.2).
-      context_length, vocab_size, width, heads, layers, mlp_ratio, remat: as in `TextConfig`.
-    """
-
-    context_length: int
-    vocab_size: int
-    width: int
-    heads: int
-    layers: int
-    kind: str = "captioning"
-    prefix: int = 4
-    mlp_ratio: float = 4
-    remat: str = _one_of(REMAT_POLICIES, "none")
-
-    def check(self, *, embed_dim: int, where: str) -> None:
-        """Raise ConfigError on sizes that do not go together."""
-        _check_multiple(self, "width", of="heads", where=where)
-
-
-TextTower = TextConfig | BagOfWordsConfig | WordPredictionConfig | CaptioningConfig
-
-
-@dataclasses.dataclass(frozen=True)
 class ClipConfig:
     """Both towers, what they share, and how they compute.
 
@@ -231,14 +137,14 @@ class ClipConfig:
     embed_dim: int
     vision: VisionConfig
     text: TextTower
-    activation: str = _one_of(ACTIVATIONS, "quick_gelu")
+    activation: str = one_of(ACTIVATIONS, "quick_gelu")
     layer_norm_epsilon: float = 1e-5
     logit_bias: bool = False
     image_mean: tuple[float, float, float] = IMAGE_MEAN
     image_std: tuple[float, float, float] = IMAGE_STD
     scan: bool = True
-    dtype: str = _one_of(DTYPES, "float32")
-    param_dtype: str = _one_of(DTYPES, "float32")
+    dtype: str = one_of(DTYPES, "float32")
+    param_dtype: str = one_of(DTYPES, "float32")
 
 
 TOWERS: dict[str, dict[str, Any]] = {
@@ -318,12 +224,11 @@ def _check_values(section: Any, *, where: str) -> None:
             check_name(str(value), names=field.metadata["names"], kind=name)
 
 
-def _check_multiple(tower: Any, key: str, *, of: str, where: str) -> None:
-    value, divisor = getattr(tower, key), getattr(tower, of)
-    if value % divisor:
-        raise ConfigError(
-            f"{where}.{key} is {value}, not a multiple of {where}.{of} = {divisor}; change one"
-        )
+def patches(vision: Mapping[str, Any]) -> int:
+    """How many an image has; 0 of a ResNet."""
+    if vision["kind"] == "resnet":
+        return 0
+    return (vision["image_size"] // vision["patch_size"]) ** 2
 
 
 def kept_patches(patches: int, dropped: float) -> int:
