@@ -6,7 +6,6 @@ that long names are not the less likely for their length. Ties and values that a
 against the model, as in `zero_shot.py`.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from clipjax.data import eval_batches
-from clipjax.evals import class_scores, embed, prompts, zero_shot
+from clipjax.evals import class_scores, embed, zero_shot
 from clipjax.models.prediction import CaptionPredictor
 from clipjax.parallel import sharding
 
@@ -29,31 +28,20 @@ def make_evaluator(
     image_size: int,
     mesh: Mesh,
     batch_size: int,
-    where: str = "config.evals.<name>",
-    classes: str = "",
-    templates: Sequence[str] = (),
-    permute_names: bool = False,
+    where: str,
+    **naming: Any,
 ) -> embed.Evaluator:
     """Classification of all images of `source` by the prompts of its classes.
 
-    Arguments and errors as `zero_shot.make_evaluator`; so are the metrics, but for
-    single_prompt_top1_accuracy.
+    Arguments and errors as `zero_shot.make_evaluator`, `naming` its classes, templates and
+    permute_names; so are the metrics, but for single_prompt_top1_accuracy.
     """
-    keys, labels = zero_shot.class_labels(source)
-    chosen = prompts.make(
-        keys,
-        table=prompts.table(classes, source=source, keys=keys, where=where),
-        templates=templates,
-        permute_names=permute_names,
-        where=where,
+    labels, chosen = zero_shot.labels_and_prompts(
+        source, tokenizer=tokenizer, where=where, **naming
     )
     texts, owners, _ = chosen.texts()
-    zero_shot.check_fit(texts, tokenizer=tokenizer, where=where)
     score = Scorer(model, mesh=mesh, batch_size=batch_size)
     shown = tuple(names[0] for names in chosen.names)
-    chance = {metric: 1 / len(keys) for metric in ("top1_accuracy", "mean_per_class_accuracy")}
-    if len(keys) > 5:
-        chance["top5_accuracy"] = 5 / len(keys)
 
     def measure(variables: Any, *, poll: embed.Poll) -> tuple[dict[str, Any], zero_shot.Result]:
         ids, _ = tokenizer.encode(texts)
@@ -62,7 +50,7 @@ def make_evaluator(
         values = {name: x.value for name, x in zero_shot.accuracies(found).items()}
         return {**values, "prompts_hash": chosen.hash}, found
 
-    return embed.Evaluator(measure, n=len(labels), chance=chance)
+    return embed.Evaluator(measure, n=len(labels), chance=zero_shot.chance_of(len(shown)))
 
 
 class Scorer:

@@ -85,22 +85,19 @@ def make_evaluator(
       ConfigError: the table of names does not fit the data, or a prompt the model's context.
       DataError: records have no labels.
     """
-    keys, labels = class_labels(source)
-    chosen = prompts.make(
-        keys,
-        table=prompts.table(classes, source=source, keys=keys, where=where),
+    labels, chosen = labels_and_prompts(
+        source,
+        tokenizer=tokenizer,
+        where=where,
+        classes=classes,
         templates=templates,
         permute_names=permute_names,
-        where=where,
     )
     texts, owners, singles = chosen.texts()
-    check_fit(texts, tokenizer=tokenizer, where=where)
     embedder = embed.Embedder(model, mesh=mesh, batch_size=batch_size)
     shown = tuple(names[0] for names in chosen.names)
-    alike = ("top1_accuracy", "mean_per_class_accuracy", "single_prompt_top1_accuracy")
-    chance = {metric: 1 / len(keys) for metric in alike}
-    if len(keys) > 5:
-        chance["top5_accuracy"] = 5 / len(keys)
+    chance = chance_of(len(shown))
+    chance["single_prompt_top1_accuracy"] = chance["top1_accuracy"]
 
     def measure(variables: Any, *, poll: embed.Poll) -> tuple[dict[str, Any], Result]:
         image_embed = embedder.images(variables, source, image_size=image_size, poll=poll)
@@ -115,6 +112,26 @@ def make_evaluator(
         return {**values, "prompts_hash": chosen.hash}, ensemble
 
     return embed.Evaluator(measure, n=len(labels), chance=chance)
+
+
+def labels_and_prompts(
+    source: Any, *, tokenizer: Any, where: str, classes: str, **naming: Any
+) -> tuple[np.ndarray, prompts.Prompts]:
+    """int32 [N], the class of each record, and the prompts of the C classes, which fit the model.
+
+    Arguments and errors as `make_evaluator`; `naming` is templates and permute_names.
+    """
+    keys, labels = class_labels(source)
+    table = prompts.table(classes, source=source, keys=keys, where=where)
+    chosen = prompts.make(keys, table=table, where=where, **naming)
+    check_fit(chosen.texts()[0], tokenizer=tokenizer, where=where)
+    return labels, chosen
+
+
+def chance_of(classes: int) -> dict[str, float]:
+    """What guessing among so many classes gives, by the metrics of `accuracies`."""
+    chance = dict.fromkeys(("top1_accuracy", "mean_per_class_accuracy"), 1 / classes)
+    return {**chance, "top5_accuracy": 5 / classes} if classes > 5 else {**chance}
 
 
 def class_labels(source: Any) -> tuple[tuple[str, ...], np.ndarray]:

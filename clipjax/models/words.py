@@ -34,10 +34,8 @@ class WordPredictor(nn.Module):
     param_dtype: Any
 
     def setup(self) -> None:
-        self.vocabulary = Linear(
-            self.vocab_size, nn.initializers.normal(self.embed_dim**-0.5), self.dtype,
-            self.param_dtype,
-        )  # fmt: skip
+        normal = nn.initializers.normal(self.embed_dim**-0.5)
+        self.vocabulary = Linear(self.vocab_size, normal, self.dtype, self.param_dtype)
 
     def __call__(self, image: jax.Array, text: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Image vectors float32 [B, E], token ids int32 [B, T] → the summed log-likelihood of the
