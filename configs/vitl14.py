@@ -4,7 +4,7 @@ python -m clipjax.main --config=configs/vitl14.py --workdir=gs://BUCKET/vitl14 \
     --config.data.name=NAME --config.data.path=gs://BUCKET/tensorflow_datasets
 
 Planned for v5e-256 (`python -m clipjax.plan --config=configs/vitl14.py --topology=v5e-256`, the TPU
-compiler's estimate): 919 M cycles = 0.613 s a step, MFU 55.8 % (47 to 61), 9.4 of 15.8 GiB a chip.
+compiler's estimate): 922 M cycles = 0.614 s a step, MFU 55.6 % (47 to 61), 9.6 of 15.8 GiB a chip.
 """
 
 from clipjax import config
