@@ -1,15 +1,18 @@
-"""Times one training step of ViT-B/32 on CPU, clipjax against open_clip, and prints the ratio.
+"""Times a training step, clipjax against open_clip, on CPU or on one GPU, and prints the ratio.
 
     PYTHONPATH=. python tests/bench/step_vs_open_clip.py
+    PYTHONPATH=. python tests/bench/step_vs_open_clip.py --dtype=bfloat16 --batch_size=1024 \\
+        --steps=10 --fused
 
 in an environment with clipjax, torch and open_clip_torch 3.3.0, on an idle machine: PyTorch's
 threads spin while they wait for a busy core, which flatters clipjax. A step is forward, symmetric
-contrastive loss, backward and AdamW, in float32, on random data; clipjax's is the one that training
-compiles, open_clip's is its own model, loss and parameter groups under PyTorch's AdamW. Each side
-has its own process with the same number of threads; they take turns, one step each, so that both
-meet the same disturbances. The last line is JSON: median seconds of each side, the median over
-pairs of clipjax / open_clip (at most 1.0: not slower), and the load average before the first pair,
-about 1 when nothing else runs.
+contrastive loss, backward and AdamW, on random data; clipjax's is the one that training compiles,
+open_clip's is its own model, loss and parameter groups under PyTorch's AdamW, with bfloat16 as its
+`--precision amp_bf16`: both keep float32 weights. Each side has its own process with the same
+number of threads; they take turns, a few steps each, so that both meet the same disturbances. The
+last line is JSON: median seconds of a step of each side, the median over pairs of clipjax /
+open_clip (at most 1.0: not slower), a GPU's peak memory and clipjax's MFU, and the load average
+before the first pair, about 1 when nothing else runs.
 """
 
 import argparse
@@ -22,6 +25,7 @@ import time
 
 LEARNING_RATE, BETAS, EPSILON, WEIGHT_DECAY = 5e-4, (0.9, 0.98), 1e-6, 0.2  # the paper's for ViT
 CONTEXT_LENGTH, VOCAB_SIZE, IMAGE_SIZE = 77, 49_408, 224
+OPEN_CLIP_NAMES = {"ViT-B/32": "ViT-B-32-quickgelu", "ViT-L/14": "ViT-L-14-quickgelu"}
 
 
 def random_batch(batch_size):
@@ -37,19 +41,21 @@ def random_batch(batch_size):
     return images, texts
 
 
-def clipjax_step(batch_size, options):
-    """A function that runs one step of clipjax, as `clipjax.main` compiles it; returns the loss."""
+def clipjax_step(options):
+    """Functions: one step of clipjax, as `clipjax.main` compiles it, its loss; peak memory, MFU."""
     import jax
     import numpy as np
 
-    from clipjax import build, config
+    from clipjax import build, build_model, config
     from clipjax.parallel import sharding
 
+    batch_size = options.batch_size
     c = config.defaults()
     c.batch_size = batch_size
-    c.model = config.model("ViT-B/32", dtype="float32", scan=not options.no_scan)
+    c.model = config.model(options.model, dtype=options.dtype, scan=not options.no_scan)
     c.model.vision.remat = c.model.text.remat = options.remat
-    c.loss.embed_dtype = "float32"
+    c.kernels = options.kernels
+    c.loss.embed_dtype = options.dtype
     c.optimizer.learning_rate = LEARNING_RATE
     c.optimizer.beta1, c.optimizer.beta2 = BETAS
     c.optimizer.epsilon = EPSILON
@@ -57,6 +63,7 @@ def clipjax_step(batch_size, options):
     c.schedule.name = "constant"
 
     mesh = build.mesh(c)
+    build_model.check_kernels(c, mesh=mesh)
     program = build.program(c, mesh=mesh, total_steps=1000, warmup_steps=0)
     step = build.compile_step(c, program, mesh=mesh)
     init = jax.jit(program.init, out_shardings=program.out_shardings[0])
@@ -66,20 +73,33 @@ def clipjax_step(batch_size, options):
     batch = sharding.to_device(batch, mesh=mesh, batch_size=batch_size)
 
     def run():
-        carried["state"], metrics = step(carried["state"], batch)
+        carried["state"], carried["metrics"] = step(carried["state"], batch)
+
+    def loss():
         jax.block_until_ready(carried)
-        return float(metrics["train/loss"])
+        return float(carried["metrics"]["train/loss"])
 
-    return run
+    def figures(seconds):
+        memory = mesh.devices.flat[0].memory_stats() or {}
+        share = build_model.peak_share(c, mesh=mesh)
+        return {
+            "peak_gib": memory.get("peak_bytes_in_use", 0) / 2**30,
+            "mfu": share * batch_size / seconds if share else None,
+            "device": mesh.devices.flat[0].device_kind,
+        }
+
+    return run, loss, figures
 
 
-def open_clip_step(batch_size, options):
-    """A function that runs one step of open_clip's own model, loss and parameter groups."""
+def open_clip_step(options):
+    """Functions: one step of open_clip's own model, loss and parameter groups; peak memory."""
     import open_clip
     import torch
 
     torch.set_num_threads(options.threads)
-    model = open_clip.create_model("ViT-B-32-quickgelu", pretrained=None)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = open_clip.create_model(OPEN_CLIP_NAMES[options.model], pretrained=None, device=device)
+    model.set_grad_checkpointing(options.remat != "none")
     model.train()
     criterion = open_clip.ClipLoss()
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -95,37 +115,52 @@ def open_clip_step(batch_size, options):
         eps=EPSILON,
         fused=options.fused or None,
     )
-    images, texts = random_batch(batch_size)
+    autocast = torch.autocast(device, torch.bfloat16, enabled=options.dtype == "bfloat16")
+    images, texts = random_batch(options.batch_size)
     mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN)
     std = torch.tensor(open_clip.OPENAI_DATASET_STD)
     images = (torch.from_numpy(images) / 255 - mean) / std
-    images = images.permute(0, 3, 1, 2).contiguous()
-    texts = torch.from_numpy(texts).long()
+    images = images.permute(0, 3, 1, 2).contiguous().to(device)
+    texts = torch.from_numpy(texts).long().to(device)
+    last = {}
 
     def run():
         optimizer.zero_grad()
-        image_features, text_features, logit_scale = model(images, texts)
-        loss = criterion(image_features, text_features, logit_scale)
-        loss.backward()
+        with autocast:
+            image_features, text_features, logit_scale = model(images, texts)
+            last["loss"] = criterion(image_features, text_features, logit_scale)
+        last["loss"].backward()
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, 4.6051702)
-        return loss.item()
 
-    return run
+    def loss():
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return last["loss"].item()
+
+    def figures(seconds):
+        del seconds
+        peak = torch.cuda.max_memory_allocated() if device == "cuda" else 0
+        return {"peak_gib": peak / 2**30}
+
+    return run, loss, figures
 
 
 def worker(options):
-    """Run a step and print its wall and CPU seconds and its loss for every line on stdin."""
+    """For every line on stdin, run steps and print the seconds of one, the loss and the rest."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
-    run = {"clipjax": clipjax_step, "open_clip": open_clip_step}[options.worker](
-        options.batch_size, options
-    )
+    sides = {"clipjax": clipjax_step, "open_clip": open_clip_step}
+    run, loss, figures = sides[options.worker](options)
     for _ in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
-        loss = run()
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        print(f"RESULT {wall} {cpu} {loss}", flush=True)
+        for _ in range(options.steps):
+            run()
+        last = loss()
+        wall = (time.perf_counter() - wall) / options.steps
+        cpu = (time.process_time() - cpu) / options.steps
+        result = {"seconds": wall, "cpu_seconds": cpu, "loss": last, **figures(wall)}
+        print(f"RESULT {json.dumps(result)}", flush=True)
 
 
 class Worker:
@@ -133,18 +168,19 @@ class Worker:
 
     def __init__(self, name):
         command = [sys.executable, __file__, *sys.argv[1:], "--worker", name]
+        env = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # a GPU is shared
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
         )
 
     def step(self):
-        """(wall seconds, CPU seconds, loss) of one step."""
+        """The figures of one turn."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
         for line in self.process.stdout:
             if line.startswith("RESULT "):
-                return tuple(float(word) for word in line.split()[1:])
+                return json.loads(line.removeprefix("RESULT "))
         raise SystemExit("a side ended early; its error is above")
 
     def close(self):
@@ -154,10 +190,14 @@ class Worker:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=1, help="in a turn")
+    parser.add_argument("--model", choices=sorted(OPEN_CLIP_NAMES), default="ViT-B/32")
     parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--remat", default="none", help="model.{vision,text}.remat; not none: both")
+    parser.add_argument("--kernels", default="auto", help="clipjax: config.kernels")
     parser.add_argument("--no_scan", action="store_true", help="clipjax: loop over the layers")
-    parser.add_argument("--remat", default="none", help="clipjax: model.{vision,text}.remat")
     parser.add_argument("--fused", action="store_true", help="torch: AdamW(fused=True)")
     parser.add_argument("--worker", choices=("clipjax", "open_clip"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -171,27 +211,40 @@ def main():
     pairs = []
     for _ in range(options.pairs):
         pairs.append((ours.step(), theirs.step()))
-        (wall, cpu, loss), (their_wall, their_cpu, their_loss) = pairs[-1]
         print(
-            f"clipjax {wall:.3f} s ({cpu:.2f} CPU-s, loss {loss:.3f})   "
-            f"open_clip {their_wall:.3f} s ({their_cpu:.2f} CPU-s, loss {their_loss:.3f})"
+            "   ".join(
+                _line(*side) for side in zip(("clipjax", "open_clip"), pairs[-1], strict=True)
+            )
         )
     ours.close()
     theirs.close()
+
+    def median(value):
+        return statistics.median(value(*pair) for pair in pairs)
+
     result = {
-        "model": "ViT-B/32",
-        "batch_size": options.batch_size,
-        "threads": options.threads,
-        "pairs": options.pairs,
-        "clipjax_seconds": statistics.median(a[0] for a, _ in pairs),
-        "open_clip_seconds": statistics.median(b[0] for _, b in pairs),
-        "clipjax_cpu_seconds": statistics.median(a[1] for a, _ in pairs),
-        "open_clip_cpu_seconds": statistics.median(b[1] for _, b in pairs),
-        "ratio": statistics.median(a[0] / b[0] for a, b in pairs),
-        "cpu_ratio": statistics.median(a[1] / b[1] for a, b in pairs),
+        **{name: getattr(options, name) for name in ("model", "batch_size", "dtype", "remat")},
+        **{name: getattr(options, name) for name in ("kernels", "threads", "pairs", "steps")},
+        "device": pairs[-1][0]["device"],
+        "clipjax_seconds": median(lambda a, _: a["seconds"]),
+        "open_clip_seconds": median(lambda _, b: b["seconds"]),
+        "clipjax_cpu_seconds": median(lambda a, _: a["cpu_seconds"]),
+        "open_clip_cpu_seconds": median(lambda _, b: b["cpu_seconds"]),
+        "ratio": median(lambda a, b: a["seconds"] / b["seconds"]),
+        "cpu_ratio": median(lambda a, b: a["cpu_seconds"] / b["cpu_seconds"]),
+        "clipjax_peak_gib": pairs[-1][0]["peak_gib"],
+        "open_clip_peak_gib": pairs[-1][1]["peak_gib"],
         "load_average": load_average,
     }
+    if pairs[-1][0]["mfu"]:
+        result["clipjax_mfu"] = median(lambda a, _: a["mfu"])
     print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in result.items()}))
+
+
+def _line(name, result):
+    """One side's turn, in words."""
+    cpu, loss = result["cpu_seconds"], result["loss"]
+    return f"{name} {result['seconds']:.4f} s ({cpu:.2f} CPU-s, loss {loss:.3f})"
 
 
 if __name__ == "__main__":
