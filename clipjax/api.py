@@ -95,7 +95,8 @@ class Model:
 
         Args:
           images: PIL images, paths of JPEG, PNG or WebP files, or uint8 arrays [H, W, 3] or
-            [H, W]; prepared as released (shorter side to the model's size, centre square).
+            [H, W]; prepared as released (shorter side to the model's size, centre square; both
+            sides where `config.model.image_resize` is "squash").
 
         Raises:
           ValueError: one is no image, or damaged; names it.
@@ -105,9 +106,10 @@ class Model:
             images = [images]
         if not len(images):
             return np.zeros((0, self.config.model.embed_dim), np.float32)
+        settings = {"size": self.image_size, "resize": self.module.config.image_resize}
         return self.embedder(len(images)).pixels(
             self.variables,
-            lambda index: {"image": prepare(images[index], size=self.image_size)},
+            lambda index: {"image": prepare(images[index], **settings)},
             length=len(images),
             poll=_never,
         )
@@ -159,8 +161,8 @@ class Model:
         return self._embedders[each]
 
 
-def prepare(image: AnyImage, *, size: int) -> np.ndarray:
-    """uint8 [size, size, 3] of any kind of image, as the release prepares it.
+def prepare(image: AnyImage, *, size: int, resize: str = "crop") -> np.ndarray:
+    """uint8 [size, size, 3] of any kind of image, as `images.decode_eval` prepares it.
 
     Raises:
       ValueError: it is no image, or damaged; names the file.
@@ -170,7 +172,7 @@ def prepare(image: AnyImage, *, size: int) -> np.ndarray:
         with open(os.path.expanduser(image), "rb") as file:
             data = file.read()
         try:
-            return image_files.decode_eval(data, size=size)
+            return image_files.decode_eval(data, size=size, resize=resize)
         except image_files.BadImage as error:
             raise ValueError(f"{os.fspath(image)}: {error}") from error
     if not isinstance(image, Image.Image):
@@ -180,7 +182,7 @@ def prepare(image: AnyImage, *, size: int) -> np.ndarray:
                 f"an image array is uint8 [H, W, 3] or [H, W], not {array.dtype}{list(array.shape)}"
             )
         image = Image.fromarray(array)
-    return image_files.prepare_eval(image, size=size)
+    return image_files.prepare_eval(image, size=size, resize=resize)
 
 
 def _never() -> bool:

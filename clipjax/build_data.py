@@ -121,6 +121,7 @@ def examples(config: Config, *, source: Any, tokenizer: Any) -> TrainExamples:
         source,
         tokenizer=tokenizer,
         image_size=config.model.vision.image_size,
+        image_resize=config.model.image_resize,
         seed=config.seed,
         order=_order(data, source=source, seed=config.seed, where="data"),
         text_weights=weights or tuple(data.text_weights),

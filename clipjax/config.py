@@ -71,6 +71,7 @@ def model(name: str, **changes: Any) -> Config:
     c.logit_bias = shape.get("logit_bias", False)  # of the logits; the sigmoid loss needs it
     c.image_mean = shape["image_mean"]  # of pixels in [0, 1], red green blue
     c.image_std = shape["image_std"]
+    c.image_resize = shape.get("image_resize", "crop")  # or "squash": both sides, as SigLIP
     c.vision = ConfigDict(shape["vision"])  # the fields of a tower of `models/shapes.py`
     c.vision.remat = "none"  # what the backward pass recomputes: "none", "block", "mlp", "dots"
     c.text = ConfigDict(shape["text"])
@@ -160,7 +161,8 @@ def defaults() -> Config:
     c.data.max_bad_fraction = 0.01  # unreadable records before the run stops with exit 65
 
     c.tokenizer = ConfigDict()
-    c.tokenizer.kind = "sentencepiece"  # own; "clip": the release's byte pairs; "siglip": T5's
+    c.tokenizer.kind = "sentencepiece"  # own; "clip": the release's byte pairs; "siglip": T5's as
+    # SigLIP uses it; "gemma": as SigLIP 2
     c.tokenizer.path = ""  # its file; "" trains one on the captions, "clip": an installed package's
     c.tokenizer.max_captions = 1_000_000  # captions read to train it
 

@@ -144,6 +144,7 @@ def make_subject(model: api.Model, *, path: str) -> subject.Subject:
         model=name if name in zoo.MODELS else os.path.basename(path.rstrip("/")),
         weights={"id": subject.weights_id(model.variables), "path": path, **known},
         dtype=str(model.config.model.dtype),
+        image_resize=model.module.config.image_resize,
         pixel_mean=tuple(model.module.config.image_mean),
         pixel_std=tuple(model.module.config.image_std),
         logit_scale=model.logit_scale,

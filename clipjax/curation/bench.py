@@ -37,7 +37,8 @@ def stages(examples: TrainExamples, *, count: int) -> dict[str, float]:
     def decode_all() -> None:
         rng = np.random.default_rng(0)
         for record in usable:
-            images.decode_train(record["image"], size=examples.image_size, rng=rng)
+            settings = {"size": examples.image_size, "resize": examples.image_resize}
+            images.decode_train(record["image"], rng=rng, **settings)
 
     def tokenize_all() -> None:
         for record in usable:

@@ -24,6 +24,7 @@ def eval_image_batches(
     *,
     size: int,
     batch_size: int,
+    resize: str = "crop",
     rows: np.ndarray | None = None,
     num_threads: int = 4,
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -33,6 +34,7 @@ def eval_image_batches(
       source: N records.
       size: side of the square images, in pixels.
       batch_size: global batch; global row r of batch k is record k * batch_size + r.
+      resize: how images become squares, see `images.decode_eval`.
       rows: which rows of the global batch this host makes, int [b], ascending; default all.
       num_threads: threads that read and decode.
 
@@ -44,7 +46,7 @@ def eval_image_batches(
       DataError: an image is damaged; evaluating without it would change the result.
     """
     return padded_batches(
-        functools.partial(load_eval_image, source=source, size=size),
+        functools.partial(load_eval_image, source=source, size=size, resize=resize),
         length=len(source),
         batch_size=batch_size,
         rows=rows,
@@ -95,10 +97,13 @@ def eval_captions(source: Source, index: int) -> list[str]:
     return texts
 
 
-def load_eval_image(index: int, *, source: Source, size: int) -> dict[str, np.ndarray]:
+def load_eval_image(
+    index: int, *, source: Source, size: int, resize: str = "crop"
+) -> dict[str, np.ndarray]:
     """{"image": uint8 [size, size, 3]} of one evaluation record; DataError if it is damaged."""
     try:
-        return {"image": images.decode_eval(read(source, index)["image"], size=size)}
+        data = read(source, index)["image"]
+        return {"image": images.decode_eval(data, size=size, resize=resize)}
     except (images.BadImage, BadRecord) as error:
         key = getattr(source, "key", None)
         raise DataError(

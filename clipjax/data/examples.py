@@ -53,6 +53,7 @@ class TrainExamples:
       source: the records.
       tokenizer: turns the chosen caption into ids.
       image_size: side of the square images, in pixels.
+      image_resize: how images become squares, see `images.decode_train`.
       seed: decides order, captions and crops, together with the position and nothing else.
       order: which record stands where; all of them shuffled if not given.
       text_weights: of the fields, where texts come by field, see `captions.choose`; of a mixture
@@ -70,6 +71,7 @@ class TrainExamples:
         tokenizer: Tokenizer,
         image_size: int,
         seed: int,
+        image_resize: str = "crop",
         order: Order | None = None,
         text_weights: Sequence[float] | Mapping[str, Sequence[float]] = (),
         content_ids: bool = False,
@@ -79,6 +81,7 @@ class TrainExamples:
         self.source = source
         self.tokenizer = tokenizer
         self.image_size = image_size
+        self.image_resize = image_resize
         self.seed = seed
         self.order = order or GlobalOrder(len(source), seed=seed)
         self.text_weights = text_weights
@@ -122,7 +125,9 @@ class TrainExamples:
                     rng=rng,
                     weights=weights[name] if isinstance(weights, Mapping) else weights,
                 )
-                image = images.decode_train(record["image"], size=self.image_size, rng=rng)
+                image = images.decode_train(
+                    record["image"], size=self.image_size, rng=rng, resize=self.image_resize
+                )
             except (captions.BadCaption, images.BadImage, BadRecord) as error:
                 if not bad:
                     bad, bad_key = str(error), key or place(self.source, index)

@@ -2,8 +2,9 @@
 
 Training (`decode_train`) resizes the shorter side and takes a random square, as the paper does
 (section 2.5), decoding large JPEGs at reduced scale. Evaluation (`decode_eval`) repeats the
-released preprocessing (openai/CLIP `clip.py`: Resize, CenterCrop, RGB) bit for bit. Both are
-called from `clipjax.data.examples` and `clipjax.data.loader`. EXIF rotation is ignored, as there.
+released preprocessing (openai/CLIP `clip.py`: Resize, CenterCrop, RGB) bit for bit. SigLIP cuts
+nothing off: "squash" resizes both sides. Both are called from `clipjax.data.examples` and
+`clipjax.data.eval_batches`. EXIF rotation is ignored, as there.
 """
 
 import io
@@ -24,7 +25,9 @@ class BadImage(ValueError):
     """An image cannot be used; the message is a short reason that counters can group by."""
 
 
-def decode_train(data: bytes, *, size: int, rng: np.random.Generator) -> np.ndarray:
+def decode_train(
+    data: bytes, *, size: int, rng: np.random.Generator, resize: str = "crop"
+) -> np.ndarray:
     """Pixels for training: shorter side to `size`, then a random square.
 
     Large JPEGs are decoded at reduced scale, never below twice the target; photographs stay within
@@ -34,6 +37,7 @@ def decode_train(data: bytes, *, size: int, rng: np.random.Generator) -> np.ndar
       data: a JPEG, PNG (first frame) or WebP (first frame) file.
       size: side of the square, in pixels.
       rng: draws the square's place.
+      resize: "squash" resizes both sides instead, and nothing is drawn.
 
     Returns:
       uint8 [size, size, 3].
@@ -44,6 +48,8 @@ def decode_train(data: bytes, *, size: int, rng: np.random.Generator) -> np.ndar
     image, width, height = _open_reduced(data, side=JPEG_MARGIN * size)
     if width == height == size:
         return np.asarray(image)
+    if resize == "squash":
+        return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
     new_width, new_height = _resized(width, height, size=size)
     left = int(rng.integers(new_width - size + 1))
     top = int(rng.integers(new_height - size + 1))
@@ -57,19 +63,22 @@ def decode_train(data: bytes, *, size: int, rng: np.random.Generator) -> np.ndar
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 
-def decode_eval(data: bytes, *, size: int) -> np.ndarray:
+def decode_eval(data: bytes, *, size: int, resize: str = "crop") -> np.ndarray:
     """Pixels for evaluation, bit-equal to the released preprocessing before its ToTensor.
 
-    Shorter side to `size` (Pillow bicubic, in the image's own mode), central square, RGB. Only
-    16-bit grey differs: it is scaled to 8 bits, where the release would clip it to white.
+    Shorter side to `size` (Pillow bicubic, in the image's own mode), central square, RGB; with
+    "squash" RGB, then both sides to `size`, as SigLIP's processor in transformers. Only 16-bit grey
+    differs: it is scaled to 8 bits, where the release would clip it to white.
 
     Args and errors as for `decode_train`; returns uint8 [size, size, 3].
     """
-    return prepare_eval(_open(data), size=size)
+    return prepare_eval(_open(data), size=size, resize=resize)
 
 
-def prepare_eval(image: Image.Image, *, size: int) -> np.ndarray:
+def prepare_eval(image: Image.Image, *, size: int, resize: str = "crop") -> np.ndarray:
     """As `decode_eval`, from an image already decoded: uint8 [size, size, 3]."""
+    if resize == "squash":
+        return np.asarray(_rgb(image).resize((size, size), Image.Resampling.BICUBIC))
     image = image if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK") else _rgb(image)
     if image.size != (size, size):
         image = image.resize(_resized(*image.size, size=size), Image.Resampling.BICUBIC)

@@ -12,13 +12,14 @@ from typing import Any
 from clipjax.common.exits import ConfigError
 from clipjax.data.clip_tokenizer import ClipTokenizer
 from clipjax.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from clipjax.data.siglip_tokenizer import SiglipTokenizer
+from clipjax.data.siglip_tokenizer import GemmaTokenizer, SiglipTokenizer
 
-Tokenizer = SentencePieceTokenizer | ClipTokenizer | SiglipTokenizer
+Tokenizer = SentencePieceTokenizer | ClipTokenizer | SiglipTokenizer | GemmaTokenizer
 KINDS: dict[str, type[Tokenizer]] = {
     "sentencepiece": SentencePieceTokenizer,
     "clip": ClipTokenizer,
     "siglip": SiglipTokenizer,
+    "gemma": GemmaTokenizer,
 }
 
 

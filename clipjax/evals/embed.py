@@ -58,6 +58,7 @@ class Embedder:
         self.mesh = mesh
         self.batch_size = batch_size
         self._width = model.config.embed_dim
+        self._resize = model.config.image_resize
 
         def encode(variables: Any, rows: jax.Array, mask: jax.Array, *, method: str) -> Any:
             return model.apply(variables, rows, method=method), mask
@@ -74,14 +75,19 @@ class Embedder:
           Preempted: `poll`, asked once a batch, said to give up.
           DataError: an image cannot be read.
         """
-        load = partial(eval_batches.load_eval_image, source=source, size=image_size)
+        load = self.loader(source, image_size=image_size)
         return self.pixels(variables, load, length=len(source), poll=poll)
 
     def features(self, variables: Any, source: Any, *, image_size: int, poll: Poll) -> np.ndarray:
         """As `images`, but before the projection and not normalised, float32 [N, D]."""
-        load = partial(eval_batches.load_eval_image, source=source, size=image_size)
+        load = self.loader(source, image_size=image_size)
         batches = self._pixel_batches(load, length=len(source))
         return self._embed(partial(self._features, variables), batches, key="image", poll=poll)
+
+    def loader(self, source: Any, *, image_size: int) -> Callable[[int], dict[str, np.ndarray]]:
+        """What gives one record's pixels as the model wants them, for `pixels`."""
+        settings = {"size": image_size, "resize": self._resize}
+        return partial(eval_batches.load_eval_image, source=source, **settings)
 
     def pixels(
         self,

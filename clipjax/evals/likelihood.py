@@ -59,6 +59,7 @@ class Scorer:
     def __init__(self, model: CaptionPredictor, *, mesh: Mesh, batch_size: int) -> None:
         self.mesh = mesh
         self.batch_size = batch_size
+        self.resize = model.config.image_resize
         self._scores = jax.jit(
             lambda variables, image, texts: model.apply(variables, image, texts, method="scores"),
             out_shardings=sharding.replicated(mesh),  # so that every process can read every row
@@ -78,6 +79,7 @@ class Scorer:
         for batch in eval_batches.eval_image_batches(
             source,
             size=image_size,
+            resize=self.resize,
             batch_size=self.batch_size,
             rows=sharding.local_rows(self.batch_size, mesh=self.mesh),
             num_threads=embed.THREADS,

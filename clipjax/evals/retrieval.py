@@ -32,8 +32,7 @@ def make_evaluator(
     """Retrieval over all images and captions of `source`; metrics as `recalls` names them."""
     texts, text_image = eval_batches.eval_caption_list(source)
     embedder = embed.Embedder(model, mesh=mesh, batch_size=batch_size)
-
-    load = partial(eval_batches.load_eval_image, source=source, size=image_size)
+    load = embedder.loader(source, image_size=image_size)
 
     def measure(variables: Any, *, poll: embed.Poll) -> tuple[dict[str, float], dict[str, Any]]:
         image_embed = embedder.images(variables, source, image_size=image_size, poll=poll)

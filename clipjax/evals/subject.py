@@ -29,6 +29,7 @@ class Subject:
       model: its name, "ViT-B/32" where it has a released shape.
       weights: {"id", "path", …}, for the records.
       dtype: of the towers' matrix products.
+      image_resize: how images become squares, see `images.decode_eval`.
       pixel_mean, pixel_std: of pixels in [0, 1], red green blue.
       logit_scale: multiplier of cosines, for probabilities.
     """
@@ -41,6 +42,7 @@ class Subject:
     model: str
     weights: dict[str, Any]
     dtype: str
+    image_resize: str
     pixel_mean: tuple[float, ...]
     pixel_std: tuple[float, ...]
     logit_scale: float = 100.0
@@ -48,9 +50,15 @@ class Subject:
     @property
     def preprocessing(self) -> dict[str, Any]:
         """How images become pixels."""
+        side = self.image_size
+        square = {
+            "resize": f"shorter side to {side}, Pillow's bicubic",
+            "crop": f"centre {side} × {side}",
+        }
+        if self.image_resize == "squash":
+            square = {"resize": f"both sides to {side}, Pillow's bicubic", "crop": "none"}
         return {
-            "resize": f"shorter side to {self.image_size}, Pillow's bicubic",
-            "crop": f"centre {self.image_size} × {self.image_size}",
+            **square,
             "mean": list(self.pixel_mean),
             "deviation": list(self.pixel_std),
         }

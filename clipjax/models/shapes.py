@@ -129,6 +129,7 @@ class ClipConfig:
       layer_norm_epsilon: PyTorch's default, which the released models use, is 1e-5, Flax's 1e-6.
       logit_bias: a learned bias of the logits, which the sigmoid loss needs.
       image_mean, image_std: of pixels in [0, 1], red green blue.
+      image_resize: how images become squares: "crop" the shorter side's, "squash" both sides.
       scan: one compiled block a tower.
       dtype: of matrix products and activations.
       param_dtype: of parameters.
@@ -142,6 +143,7 @@ class ClipConfig:
     logit_bias: bool = False
     image_mean: tuple[float, float, float] = IMAGE_MEAN
     image_std: tuple[float, float, float] = IMAGE_STD
+    image_resize: str = one_of(("crop", "squash"), "crop")
     scan: bool = True
     dtype: str = one_of(DTYPES, "float32")
     param_dtype: str = one_of(DTYPES, "float32")

@@ -53,6 +53,7 @@ def _siglip(
         "logit_bias": True,
         "image_mean": (0.5, 0.5, 0.5),
         "image_std": (0.5, 0.5, 0.5),
+        "image_resize": "squash",
         "vision": vision
         | {
             "layers": layers,

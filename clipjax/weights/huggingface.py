@@ -37,8 +37,8 @@ def open(folder: pathlib.Path) -> Foreign:
     Raises:
       DataError: a file is missing or damaged, or asks for what clipjax does not have.
     """
-    model = model_of(files.read_json(folder / CONFIG)) | pixels_of(folder)
-    check_preprocessing(folder, size=model["vision"]["image_size"])
+    model = model_of(files.read_json(folder / CONFIG))
+    model |= preprocessing_of(folder, size=model["vision"]["image_size"], resize="crop")
     return Foreign(
         origin=f"transformers' {folder.name}",
         model=model,
@@ -116,37 +116,38 @@ def shared_of(vision: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[str, 
     return ACTIVATIONS[activations[0]], epsilons[0]
 
 
-def pixels_of(folder: pathlib.Path) -> dict[str, Any]:
-    """Mean and deviation of pixels, where the folder says them."""
-    settings = _preprocessor(folder)
-    keys = ("image_mean", "image_std")
-    return {key: tuple(settings[key]) for key in keys if isinstance(settings.get(key), list)}
-
-
-def check_preprocessing(folder: pathlib.Path, *, size: int, crop: bool = True) -> None:
-    """Raise DataError unless images are resized bicubically to the model's size.
+def preprocessing_of(folder: pathlib.Path, *, size: int, resize: str) -> dict[str, Any]:
+    """Our model's settings of images, as far as a `preprocessor_config.json` says them.
 
     Args:
-      folder: whose `preprocessor_config.json` is looked at; there may be none.
-      size: pixels a side.
-      crop: whether the shorter side is resized and the centre cut out, or both sides are.
+      folder: may have none.
+      size: pixels a side, of the model.
+      resize: our `image_resize` where the file says nothing of it.
+
+    Raises:
+      DataError: images are not resized bicubically to the model's size.
     """
-    settings = _preprocessor(folder)
+    file = folder / PREPROCESSOR
+    settings = files.read_json(file) if file.is_file() else {}
     wanted = {"resample": BICUBIC, "do_resize": True, "do_normalize": True}
     for key, value in wanted.items():
         if settings.get(key, value) != value:
             raise DataError(f"{PREPROCESSOR}: {key}={settings[key]} is not supported")
-    if settings.get("do_center_crop") not in (None, crop):
-        raise DataError(f"{PREPROCESSOR}: do_center_crop={not crop} is not supported")
+    sides = settings.get("size")
+    if isinstance(sides, dict):
+        resize = "squash" if set(sides) == {"height", "width"} else "crop"
+    if settings.get("do_center_crop") not in (None, resize == "crop"):
+        raise DataError(
+            f"{PREPROCESSOR}: size={sides} with do_center_crop={settings['do_center_crop']} is not"
+            " supported"
+        )
     for key in ("size", "crop_size"):
         side = settings.get(key) or size
         if (set(side.values()) if isinstance(side, dict) else {side}) != {size}:
             raise DataError(f"{PREPROCESSOR}: {key}={side} is not the model's {size} pixels")
-
-
-def _preprocessor(folder: pathlib.Path) -> dict[str, Any]:
-    file = folder / PREPROCESSOR
-    return files.read_json(file) if file.is_file() else {}
+    keys = ("image_mean", "image_std")
+    pixels = {key: tuple(settings[key]) for key in keys if isinstance(settings.get(key), list)}
+    return {**pixels, "image_resize": resize}
 
 
 def layout() -> Layout:
@@ -234,14 +235,15 @@ def config_of(model: Mapping[str, Any], *, tokenizer: Tokenizer) -> dict[str, An
 
 
 def preprocessor_of(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The `preprocessor_config.json`, of the release's way to prepare images."""
+    """The `preprocessor_config.json` of our complete model."""
     size = model["vision"]["image_size"]
+    square, crop = {"height": size, "width": size}, model["image_resize"] == "crop"
     return {
         "image_processor_type": "CLIPImageProcessor",
         **pixel_fields(model),
-        "size": {"shortest_edge": size},
-        "do_center_crop": True,
-        "crop_size": {"height": size, "width": size},
+        "size": {"shortest_edge": size} if crop else square,
+        "do_center_crop": crop,
+        "crop_size": square,
     }
 
 

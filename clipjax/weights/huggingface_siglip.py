@@ -23,8 +23,9 @@ def open(folder: pathlib.Path) -> Foreign:
     Raises:
       DataError: a file is missing or damaged, or asks for what clipjax does not have.
     """
-    model = model_of(files.read_json(folder / CONFIG)) | huggingface.pixels_of(folder)
-    huggingface.check_preprocessing(folder, size=model["vision"]["image_size"], crop=False)
+    model = model_of(files.read_json(folder / CONFIG))
+    size = model["vision"]["image_size"]
+    model |= huggingface.preprocessing_of(folder, size=size, resize="squash")
     return Foreign(
         origin=f"transformers' {folder.name}",
         model=model,
@@ -110,6 +111,11 @@ def write(
     """
     siglip.check(model, where="transformers")
     model = shapes.complete(model)
+    if model["image_resize"] != "squash":
+        raise DataError(
+            "transformers' SigLIP resizes both sides of an image, this model crops"
+            " (model.image_resize); take --format=open_clip"
+        )
     files.write_json(folder / CONFIG, config_of(model, tokenizer=tokenizer))
     files.write_json(folder / PREPROCESSOR, preprocessor_of(model))
     files.write_safetensors(folder / WEIGHTS, arrays.write(params, layout=layout()))

@@ -30,6 +30,7 @@ TEXT_KEYS = (
 NO_MATTER = ("patch_dropout", "pad_id", "tokenizer_kwargs", "hf_tokenizer_name", "output_tokens")
 DEFAULTS = {"pool_type": ("tok",), "pos_embed_type": ("learnable",), "proj_type": ("linear",)}
 POOLING = {"argmax": "end_of_text", "last": "last"}
+RESIZE_MODES = {"shortest": "crop", "squash": "squash"}
 
 
 def open(folder: pathlib.Path) -> Foreign:
@@ -57,7 +58,6 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
         model, images = config["model_cfg"], config.get("preprocess_cfg", {})
         vision, text = model["vision_cfg"], model["text_cfg"]
         _check(vision, known=VISION_KEYS, where="vision_cfg")
-        check_preprocessing(images)
         exact = activation_of(model, vision)
         if exact != activation_of(model, text):
             raise DataError(f"{CONFIG}: the towers have different activations")
@@ -68,6 +68,7 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
             "logit_bias": model.get("init_logit_bias") is not None,
             "image_mean": tuple(images.get("mean", IMAGE_MEAN)),
             "image_std": tuple(images.get("std", IMAGE_STD)),
+            "image_resize": resize_of(images),
             "vision": _vision_of(vision),
             "text": text_of(text),
         }
@@ -135,11 +136,13 @@ def _check(settings: Mapping[str, Any], *, known: tuple[str, ...], where: str) -
             raise DataError(f"{CONFIG}: {where}.{key}={value!r} is not supported")
 
 
-def check_preprocessing(settings: Mapping[str, Any], *, resize: str = "shortest") -> None:
-    """Raise DataError unless images are resized bicubically and as `resize` says."""
-    for key, wanted in (("interpolation", "bicubic"), ("resize_mode", resize)):
-        if settings.get(key, wanted) != wanted:
-            raise DataError(f"{CONFIG}: preprocess_cfg.{key}={settings[key]!r} is not supported")
+def resize_of(images: Mapping[str, Any], *, default: str = "shortest") -> str:
+    """Our `image_resize` of a `preprocess_cfg`; DataError if we have no such preprocessing."""
+    mode = images.get("resize_mode", default)
+    for key, known in (("interpolation", ["bicubic"]), ("resize_mode", RESIZE_MODES)):
+        if images.get(key) and images[key] not in known:
+            raise DataError(f"{CONFIG}: preprocess_cfg.{key}={images[key]!r} is not supported")
+    return RESIZE_MODES[mode]
 
 
 def square(size: Any) -> int:
@@ -191,7 +194,7 @@ def config_of(model: Mapping[str, Any], *, own_tokenizer: bool) -> dict[str, Any
         "vision_cfg": _vision_cfg(model) | shared_of(model),
         **rest_of(model, text, own_tokenizer=own_tokenizer),
     }
-    return {"model_cfg": config, "preprocess_cfg": preprocessing_of(model, resize="shortest")}
+    return {"model_cfg": config, "preprocess_cfg": preprocessing_of(model)}
 
 
 def _vision_cfg(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,11 +241,12 @@ def shared_of(model: Mapping[str, Any]) -> dict[str, Any]:
     return tanh | ({"norm_kwargs": {"eps": epsilon}} if epsilon != 1e-5 else {})
 
 
-def preprocessing_of(model: Mapping[str, Any], *, resize: str) -> dict[str, Any]:
-    """The `preprocess_cfg`."""
+def preprocessing_of(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The `preprocess_cfg` of our complete model."""
+    modes = {ours: theirs for theirs, ours in RESIZE_MODES.items()}
     return {
         "mean": model["image_mean"],
         "std": model["image_std"],
         "interpolation": "bicubic",
-        "resize_mode": resize,
+        "resize_mode": modes[model["image_resize"]],
     }

@@ -49,7 +49,6 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
     try:
         model, images = config["model_cfg"], config.get("preprocess_cfg", {})
         vision, text = model["vision_cfg"], model["text_cfg"]
-        open_clip.check_preprocessing(images, resize="squash")
         found = NAME.fullmatch(vision["timm_model_name"])
         if not found or found[1] not in TOWERS:
             raise DataError(f"{CONFIG}: timm_model_name={vision['timm_model_name']!r} is not read")
@@ -76,7 +75,10 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
                 for key, value in open_clip.text_of(text).items()
                 if key not in siglip.SHARED["text"]
             },
-        ) | {f"image_{key}": tuple(images[key]) for key in ("mean", "std") if key in images}
+        ) | {
+            **{f"image_{key}": tuple(images[key]) for key in ("mean", "std") if key in images},
+            "image_resize": open_clip.resize_of(images, default="squash"),
+        }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{CONFIG}: {error} is missing or misplaced") from None
 
@@ -154,5 +156,5 @@ def config_of(model: Mapping[str, Any]) -> dict[str, Any]:
     config["text_cfg"]["tokenizer_kwargs"] = {"clean": "canonicalize"}
     return {
         "model_cfg": config,
-        "preprocess_cfg": open_clip.preprocessing_of(model, resize="squash"),
+        "preprocess_cfg": open_clip.preprocessing_of(model),
     }

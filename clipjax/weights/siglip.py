@@ -44,6 +44,7 @@ def model(
         "logit_bias": True,
         "image_mean": (0.5, 0.5, 0.5),
         "image_std": (0.5, 0.5, 0.5),
+        "image_resize": "squash",
         "vision": {"width": width, "head_width": width // heads, **vision, **SHARED["vision"]},
         "text": {**text, **SHARED["text"]},
     }

@@ -9,7 +9,7 @@ from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import tokenizers
 from clipjax.data.clip_tokenizer import ClipTokenizer, packaged_merges
 from clipjax.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from clipjax.data.siglip_tokenizer import SiglipTokenizer
+from clipjax.data.siglip_tokenizer import GemmaTokenizer, SiglipTokenizer
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.weights import files, tokenizer_json
 
@@ -22,7 +22,7 @@ def find(named: str, *, folder: pathlib.Path, kind: str, context_length: int) ->
     Args:
       named: "" for none.
       folder: where the weights lie.
-      kind: of `tokenizers.KINDS`, that models of this format have.
+      kind: "clip" or "siglip", whichever models of this format have.
       context_length: T.
 
     Raises:
@@ -30,14 +30,22 @@ def find(named: str, *, folder: pathlib.Path, kind: str, context_length: int) ->
       DataError: it is there and damaged, or gives other ids than the folder's vocabulary.
     """
     if named:
-        try:
-            return tokenizers.load(named, kind=kind, context_length=context_length)
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("config.tokenizer.path", "--tokenizer")) from None
+        return _named(named, kinds=OF_FORMAT[kind], context_length=context_length)
     for made in tokenizers.KINDS.values():
         if (folder / made.FILE).is_file():
             return made((folder / made.FILE).read_bytes(), context_length=context_length)
     return FINDERS[kind](folder, context_length=context_length)
+
+
+def _named(path: str, *, kinds: tuple[str, ...], context_length: int) -> Tokenizer:
+    """The tokenizer in a file, of the first kind that it fits."""
+    errors = []
+    for kind in kinds:
+        try:
+            return tokenizers.load(path, kind=kind, context_length=context_length)
+        except ConfigError as error:
+            errors.append(str(error).replace("config.tokenizer.path", "--tokenizer"))
+    raise ConfigError("; ".join(dict.fromkeys(errors)))
 
 
 def _clip(folder: pathlib.Path, *, context_length: int) -> ClipTokenizer:
@@ -66,10 +74,12 @@ def _clip(folder: pathlib.Path, *, context_length: int) -> ClipTokenizer:
 
 def _sentencepiece(folder: pathlib.Path, *, context_length: int) -> Tokenizer:
     raise ConfigError(
-        f"{folder}: holds no SentencePiece model (spiece.model); name it with --tokenizer"
+        f"{folder}: holds no SentencePiece model (SigLIP's spiece.model, SigLIP 2's"
+        " tokenizer.model); name it with --tokenizer"
     )
 
 
+OF_FORMAT = {"clip": ("clip",), "siglip": ("siglip", "gemma")}  # kinds of tokenizer
 FINDERS = {"clip": _clip, "siglip": _sentencepiece}
 
 
@@ -81,7 +91,7 @@ def for_transformers(tokenizer: Tokenizer) -> dict[str, bytes]:
         "clean_up_tokenization_spaces": False,
     }
     found = {"tokenizer_config.json": _json(settings)}
-    if isinstance(tokenizer, SiglipTokenizer):  # which transformers reads as it is
+    if type(tokenizer) is SiglipTokenizer:  # which transformers reads as it is
         return found | tokenizer.files()
     found["tokenizer.json"] = tokenizer_json.make(tokenizer).to_str(pretty=False).encode()
     if isinstance(tokenizer, ClipTokenizer):
@@ -112,6 +122,13 @@ SPECIAL: dict[type, dict[str, Any]] = {
         "eos_token": "</s>",
         "unk_token": "<unk>",
         "pad_token": "</s>",
+    },
+    GemmaTokenizer: {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<eos>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+        "padding_side": "right",
     },
 }
 

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer as Fast
 
 from clipjax.data.clip_tokenizer import END_OF_WORD, PIECES, ClipTokenizer
 from clipjax.data.sentencepiece_tokenizer import SentencePieceTokenizer
+from clipjax.data.siglip_tokenizer import GemmaTokenizer
 from clipjax.data.tokenizers import Tokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -70,6 +71,23 @@ def _(tokenizer: SentencePieceTokenizer) -> Fast:
     )
     made.add_special_tokens([AddedToken("<pad>", special=True), AddedToken("<unk>", special=True)])
     return _between_start_and_end(made, tokenizer)
+
+
+@make.register
+def _(tokenizer: GemmaTokenizer) -> Fast:
+    made = Fast(_byte_pairs(proto.ModelProto.FromString(tokenizer.model)))  # pyright: ignore
+    made.normalizer = normalizers.Sequence(  # pyright: ignore
+        [normalizers.Lowercase(), normalizers.Replace(" ", SPACE)]
+    )
+    made.decoder = decoders.Sequence(  # pyright: ignore
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    end = tokenizer.END_PIECE
+    made.add_special_tokens([AddedToken(name, special=True) for name in ("<pad>", end, "<unk>")])
+    made.post_processor = processors.TemplateProcessing(  # pyright: ignore
+        single=f"$A {end}", special_tokens=[(end, tokenizer.end_id)]
+    )
+    return made
 
 
 def _byte_pairs(model: Any) -> models.BPE:

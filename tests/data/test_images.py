@@ -40,6 +40,20 @@ def test_eval_is_bit_equal_to_the_release(size, file_format):
 
 
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")  # from the release's code
+@pytest.mark.parametrize("size", SIZES)
+def test_squash_resizes_both_sides_and_cuts_nothing_off(size):
+    data = fakes.encode(fakes.photo(3, width=size[0], height=size[1]), "PNG")
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    expected = np.asarray(image.resize((48, 48), Image.Resampling.BICUBIC))
+    rng = np.random.default_rng(0)
+    for pixels in (
+        images.decode_eval(data, size=48, resize="squash"),
+        images.decode_train(data, size=48, rng=rng, resize="squash"),
+    ):
+        np.testing.assert_array_equal(pixels, expected)
+    assert rng.random() == np.random.default_rng(0).random()  # nothing was drawn
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
 def test_eval_is_bit_equal_in_every_mode(mode):
     image = fakes.photo(3, width=90, height=70)

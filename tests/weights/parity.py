@@ -49,9 +49,9 @@ def compare(name: str, direction: str, a: dict, b: dict) -> Row:
 
 def pixels_of(model: "clipjax.Model", pictures: list) -> np.ndarray:
     """The peers' input: normalised in float64 from the uint8 that we prepare."""
-    size = model.config.model.vision.image_size
-    raw = np.stack([image_files.prepare_eval(image, size=size) for image in pictures])
     settings = model.config.model
+    shape = {"size": settings.vision.image_size, "resize": settings.image_resize}
+    raw = np.stack([image_files.prepare_eval(image, **shape) for image in pictures])
     return normalised(raw, mean=settings.image_mean, std=settings.image_std)
 
 

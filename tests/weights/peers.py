@@ -54,6 +54,12 @@ def squares(size: int, count: int = 3) -> list[Image.Image]:
     return [Image.fromarray(x).resize((size, size), 3) for x in small]
 
 
+def merges_of(byte_pairs) -> list[tuple[str, str]]:
+    """The merges of a model of `tokenizers`, which only its state tells."""
+    state = json.loads(byte_pairs.__getstate__())
+    return [tuple(m.split(" ") if isinstance(m, str) else m) for m in state["merges"]]
+
+
 def open_clip_config(name: str, **towers: dict) -> dict:
     """open_clip's own settings of a model, some of them changed."""
     config = json.loads(json.dumps(open_clip.get_model_config(name)))

@@ -5,6 +5,7 @@ import numpy as np
 
 from clipjax.common import trees
 from clipjax.data.clip_tokenizer import ClipTokenizer
+from clipjax.weights import siglip as formats_siglip
 from clipjax.weights.foreign import shapes_of
 
 MERGES = b"#version: 0.2\nt h\nth e</w>\na t</w>\nc at</w>\nd o\ndo g</w>\n"
@@ -27,6 +28,19 @@ def model(**changes):
         key: {**value, **changes.get(key, {})} if isinstance(value, dict) else value
         for key, value in shape.items()
     } | {key: value for key, value in changes.items() if key not in ("vision", "text")}
+
+
+def siglip(*, vocab_size=320):
+    """A SigLIP as released, of a few blocks."""
+    return formats_siglip.model(
+        width=64,
+        heads=2,
+        vision={"image_size": 32, "patch_size": 8, "layers": 2, "mlp_ratio": 3.0},
+        text={
+            **{"context_length": 8, "vocab_size": vocab_size, "width": 48, "heads": 3},
+            **{"layers": 3, "mlp_ratio": 2.0},
+        },
+    )
 
 
 def params(model, *, seed=0):

@@ -15,7 +15,7 @@ from clipjax import convert, pretrained
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import tokenizers
 from clipjax.data.sentencepiece_tokenizer import train_sentencepiece
-from clipjax.data.siglip_tokenizer import SiglipTokenizer
+from clipjax.data.siglip_tokenizer import GemmaTokenizer, SiglipTokenizer
 from clipjax.models import shapes, zoo
 from clipjax.weights import (
     arrays,
@@ -25,7 +25,7 @@ from clipjax.weights import (
     huggingface,
     open_clip,
     openai,
-    siglip,
+    tokenizer_json,
 )
 from clipjax.weights.foreign import shapes_of
 
@@ -35,6 +35,7 @@ MODELS = {
     "released": small.model(),
     "exact gelu": small.model(activation="gelu", vision={"mlp_ratio": 3.0}),
     "other pixels": small.model(image_mean=(0.5, 0.5, 0.5), image_std=(0.4, 0.5, 0.6)),
+    "both sides resized": small.model(image_resize="squash"),
     "tanh": small.model(activation="gelu_tanh", layer_norm_epsilon=1e-6, text={"mlp_ratio": 2.0}),
 }
 ONLY_OPEN_CLIP = {
@@ -332,22 +333,8 @@ def test_a_run_trained_with_other_rules_is_refused(tmp_path):
         clipjax.load(tmp_path / "b")
 
 
-def siglip_model():
-    return {
-        **siglip.model(
-            width=64,
-            heads=2,
-            vision={"image_size": 32, "patch_size": 8, "layers": 2, "mlp_ratio": 3.0},
-            text={
-                **{"context_length": 8, "vocab_size": 320, "width": 48, "heads": 3},
-                **{"layers": 3, "mlp_ratio": 2.0},
-            },
-        )
-    }
-
-
 def test_a_siglip_through_transformers_files(tmp_path):
-    model = siglip_model()
+    model = small.siglip()
     params = small.params(model)
     spiece = vocabulary.t5_like(tmp_path, vocab_size=320)
     tokenizer = SiglipTokenizer(spiece.read_bytes(), context_length=8)
@@ -363,6 +350,15 @@ def test_a_siglip_through_transformers_files(tmp_path):
     assert pretrained.tokenizer_of(run).hash == tokenizer.hash
     read = run["config"]["model"]
     assert (read["activation"], read["layer_norm_epsilon"]) == ("gelu_tanh", 1e-6)
+    assert read["image_resize"] == "squash"
+    with pytest.raises(DataError, match="resizes both sides of an image, this model crops"):
+        formats.write(
+            tmp_path / "c",
+            to="huggingface",
+            model={**model, "image_resize": "crop"},
+            variables={"params": params},
+            tokenizer=tokenizer,
+        )
     with pytest.raises(DataError, match="no SigLIP of these sizes"):
         convert.convert(str(tmp_path / "a"), to="open_clip", output=str(tmp_path / "b"))
     assert not (tmp_path / "b").exists()
@@ -371,7 +367,7 @@ def test_a_siglip_through_transformers_files(tmp_path):
 @pytest.mark.parametrize("stacked", [False, True])
 @pytest.mark.parametrize("prefix", ["", "params/"])
 def test_a_siglip_from_big_vision(stacked, prefix, tmp_path):
-    model = siglip_model()
+    model = small.siglip()
     params = small.params(model)
     kinds = ("img/Transformer", "txt/Encoder_0")
     names = [f"{prefix}{kind}/encoderblock/x" for kind in kinds] if stacked else []
@@ -397,3 +393,41 @@ def test_siglips_tokenizer(tmp_path):
     with pytest.raises(ConfigError, match="whose piece 1 is </s>"):
         model = train_sentencepiece(["the cat"] * 20, vocab_size=270)
         SiglipTokenizer(model, context_length=8)
+
+
+def test_siglip_2_s_tokenizer(tmp_path):
+    """Gemma's vocabulary: lower case, spaces and punctuation kept, one end, padding."""
+    model = vocabulary.gemma_like(tmp_path).read_bytes()
+    tokenizer = GemmaTokenizer(model, context_length=24)
+    ids, truncated = tokenizer.encode(["A  Photo, of the DOG!", "the cat " * 30, ""])
+    assert tokenizer.decode(ids[0]) == "a  photo, of the dog!"
+    assert truncated.tolist() == [False, True, False]
+    assert ids[1, -1] == 1 and (ids[1, :-1] > 1).all() and ids[2].tolist() == [1] + [0] * 23
+    assert tokenizers.rules(tokenizer)["padding"] == 0
+    fast = tokenizer_json.make(tokenizer)
+    for text in ("A  Photo, of the DOG!", "naïve 犬 🦊 17", ""):
+        row = tokenizer.encode([text])[0][0].tolist()
+        assert fast.encode(text).ids == row[: row.index(1) + 1]
+    with pytest.raises(ConfigError, match="Gemma's, whose piece 1 is <eos>"):
+        GemmaTokenizer(train_sentencepiece(["the cat"] * 20, vocab_size=270), context_length=8)
+
+
+def test_a_siglip_2_through_transformers_files(tmp_path):
+    model = small.siglip(vocab_size=400)
+    params = small.params(model)
+    file = vocabulary.gemma_like(tmp_path)
+    tokenizer = GemmaTokenizer(file.read_bytes(), context_length=8)
+    given = {"model": model, "variables": {"params": params}, "tokenizer": tokenizer}
+    formats.write(tmp_path / "a", to="huggingface", **given)
+    found, run = pretrained.read(tmp_path / "a")
+    small.assert_equal(found["params"], params)
+    again = pretrained.tokenizer_of(run)
+    assert (type(again), again.hash) == (GemmaTokenizer, tokenizer.hash)
+
+    (tmp_path / "a" / "tokenizer.model").unlink()
+    with pytest.raises(ConfigError, match=r"SigLIP 2's tokenizer\.model.*--tokenizer"):
+        pretrained.read(tmp_path / "a")
+    convert.convert(
+        str(tmp_path / "a"), to="clipjax", output=str(tmp_path / "b"), tokenizer=str(file)
+    )
+    assert type(pretrained.tokenizer_of(pretrained.read(tmp_path / "b")[1])) is GemmaTokenizer

@@ -33,3 +33,46 @@ def test_every_case_is_tested():
     import parity
 
     assert set(parity.CASES) == set(test_the_same_features.pytestmark[-1].args[1])
+
+
+def test_a_siglip_2_is_prepared_as_transformers_prepares_it(tmp_path):
+    """Pixels of pictures that are not square, and ids of captions, from an exported folder."""
+    import numpy as np
+    import parity
+    import peers
+    import small
+    import transformers
+    import vocabulary
+
+    import clipjax
+    from clipjax.data.siglip_tokenizer import GemmaTokenizer
+    from clipjax.weights import formats
+
+    model = small.siglip(vocab_size=400)
+    file = vocabulary.gemma_like(tmp_path)
+    tokenizer = GemmaTokenizer(file.read_bytes(), context_length=8)
+    variables = {"params": small.params(model)}
+    formats.write(
+        tmp_path / "out", to="huggingface", model=model, variables=variables, tokenizer=tokenizer
+    )
+    ours = clipjax.load(tmp_path / "out")
+    pictures = peers.images(32)
+    assert pictures[0].width != pictures[0].height
+
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "out", backend="pil")
+    pixels = processor(images=pictures, return_tensors="np")["pixel_values"]
+    np.testing.assert_allclose(parity.pixels_of(ours, pictures), pixels, atol=1e-6)
+
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    captions = ["A photo,  of the DOG", "naïve 犬 🦊 17", "", "the cat " * 9]
+    settings = {"padding": "max_length", "truncation": True, "max_length": 8}
+    expected = theirs(captions, return_tensors="np", **settings)["input_ids"]
+    np.testing.assert_array_equal(ours.tokenizer.encode(captions)[0], expected)
+
+    made = theirs.backend_tokenizer.model  # transformers' own class for such folders
+    own = transformers.Siglip2Tokenizer(
+        vocab=theirs.get_vocab(), merges=peers.merges_of(made), add_eos_token=True
+    )
+    np.testing.assert_array_equal(
+        own(captions, padding_side="right", return_tensors="np", **settings)["input_ids"], expected
+    )

@@ -1,4 +1,4 @@
-"""A SentencePiece vocabulary made as T5's are: padding 0, end 1, unknown 2."""
+"""SentencePiece vocabularies made as T5's (padding 0, end 1, unknown 2) and Gemma's are."""
 
 import io
 import pathlib
@@ -37,4 +37,34 @@ def t5_like(folder: pathlib.Path, *, vocab_size: int = 32_000) -> pathlib.Path:
         piece.piece, piece.score, piece.type = f"more{len(made.pieces)}x", -100.0, piece.UNUSED
     file = folder / "spiece.model"
     file.write_bytes(made.SerializeToString())
+    return file
+
+
+def gemma_like(folder: pathlib.Path, *, vocab_size: int = 400) -> pathlib.Path:
+    """The file: padding 0, end 1, start 2, unknown 3; nothing normalised, spaces kept."""
+    sentences = [f"{a} {b}  {c}, {ord(a[0])}!" for a in WORDS for b in WORDS for c in WORDS[:9]]
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter(sentences),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=vocab_size,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        split_digits=True,
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+        pad_piece="<pad>",
+        eos_piece="<eos>",
+        bos_piece="<bos>",
+        num_threads=1,
+        minloglevel=2,
+    )
+    file = folder / "tokenizer.model"
+    file.write_bytes(model.getvalue())
     return file
