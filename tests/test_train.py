@@ -149,6 +149,18 @@ def test_initial_weights_from_another_run_with_larger_images_and_longer_text(str
     )
 
 
+def test_a_run_that_diverged_is_not_saved(tmp_path, capsys):
+    """Between two log lines, too: a checkpoint of it would never train again."""
+    c = tiny.tiny(total="60 steps", log_every="50 steps")
+    c.checkpoint.every = "8 steps"
+    c.optimizer.learning_rate = 1e30
+    c.optimizer.weight_decay = 0.0
+    assert tiny.run(c, tmp_path / "run") == exits.DIVERGED
+    assert "10 in a row" in capsys.readouterr().out
+    saved = sorted(int(folder.name) for folder in (tmp_path / "run" / "checkpoints").iterdir())
+    assert saved == [8], saved  # two steps sound, fewer than ten not
+
+
 def test_best_checkpoint_survives_restart_and_later_saves(tmp_path):
     def make(total):
         c = tiny.tiny(total=total)

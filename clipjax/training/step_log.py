@@ -116,9 +116,8 @@ class StepLog:
         jax.block_until_ready(metrics["train/loss"])
         self.window_steps += 1
         if step % self.log_every == 0 or step == self.total:
-            metrics = jax.device_get(metrics)
-            self._write_line(step, metrics, counts)
-            _check_finite(step, metrics)
+            self._write_line(step, jax.device_get(metrics), counts)
+        _check_finite(step, metrics)  # of every step: a save that follows must not keep a dead run
         self.bar.update(1)
 
     def _write_line(self, step: int, metrics: dict[str, Any], counts: dict[str, int]) -> None:
