@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -125,12 +126,11 @@ class Checkpoints:
         Raises:
           CheckpointError: it is unreadable, or not what was saved.
         """
-        args = ocp.args.Composite(run=ocp.args.JsonRestore())
         try:
-            run = dict(self.manager.restore(step, args=args)["run"])
+            run = dict(checkpoint_manager.read(self.manager, step, run=ocp.args.JsonRestore()))
         except Exception as error:  # of damaged files orbax raises any
             raise CheckpointError(failed("reading", step, self.directory, error)) from error
-        if run.pop(HASH, None) != _hash(run):
+        if distributed.gather_sum(np.int64(run.pop(HASH, None) != _hash(run))):
             raise CheckpointError(
                 f"step {step} in {self.directory}: damaged, its JSON is not what was saved"
             )
@@ -155,9 +155,8 @@ class Checkpoints:
         state_args = ocp.args.PyTreeRestore(
             item=abstract, restore_args=restore, partial_restore=True
         )
-        args = ocp.args.Composite(state=state_args)
         try:
-            state = self.manager.restore(step, args=args)["state"]
+            state = checkpoint_manager.read(self.manager, step, state=state_args)
         except Exception as error:  # as above
             raise CheckpointError(failed("reading", step, self.directory, error)) from error
         for name, leaf in trees.named_leaves(state):

@@ -1,9 +1,9 @@
-"""orbax's manager as clipjax uses it: which steps stay, and a save that fails on one process alone.
+"""orbax's manager as clipjax uses it: which steps stay, and what fails on one process alone.
 
-A process whose part of a save has failed comes to orbax's next barrier with the error in hand, and
-the others wait at an earlier one until a timeout of 20 minutes. Here it leaves a notice instead;
-`waited` reads it. Afterwards all of them open a new manager: the old one's threads may still wait.
-Used by `training.checkpoint`.
+A read that fails on one is told to all. A process whose part of a save has failed comes to orbax's
+next barrier with the error in hand, and the others wait at an earlier one until a timeout of 20
+minutes. Here it leaves a notice instead; `waited` reads it. Afterwards all of them open a new
+manager: the old one's threads may still wait. Used by `training.checkpoint`.
 """
 
 import logging as standard_logging
@@ -13,12 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as managers
 
-from clipjax.parallel import notices
+from clipjax.parallel import distributed, notices
 
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is being saved
 COMMITTED = "commit_success.txt"  # in a finished step's folder where folders cannot be renamed
@@ -66,7 +67,10 @@ def open_manager(
         best = {"best_fn": lambda metrics: metrics[best_metric], "best_mode": best_mode}
     manager = ocp.CheckpointManager(
         directory,
-        item_handlers={"state": ocp.PyTreeCheckpointHandler(), "run": ocp.JsonCheckpointHandler()},
+        item_handlers={
+            "state": _answering(ocp.PyTreeCheckpointHandler()),
+            "run": _answering(ocp.JsonCheckpointHandler()),
+        },
         options=ocp.CheckpointManagerOptions(
             save_decision_policy=managers.FixedIntervalPolicy(1),  # the loop decides
             preservation_policy=keep,
@@ -85,6 +89,46 @@ def open_manager(
     # count. A notice between two counts gets a meeting point that nobody reaches.
     manager.reached_preemption = lambda step: False
     return manager
+
+
+class Unreadable:
+    """In place of an item that could not be read: why."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def _answering(handler: Any) -> Any:
+    """The handler, which gives Unreadable instead of raising: orbax lets the processes meet after
+    each restore, and one that raised would not come."""
+    restore = handler.restore
+
+    def restore_or_say_why(*args: Any, **settings: Any) -> Any:
+        try:
+            return restore(*args, **settings)
+        except Exception as error:  # of damaged files orbax raises any
+            return Unreadable(error)
+
+    handler.restore = restore_or_say_why
+    return handler
+
+
+def read(manager: ocp.CheckpointManager, step: int, **item: Any) -> Any:
+    """The one item of a step that is named, by its orbax arguments; a collective.
+
+    Raises:
+      Exception: of any kind, on every process, if any process cannot read it.
+    """
+    ((name, args),) = item.items()
+    try:
+        found = manager.restore(step, args=ocp.args.Composite(**{name: args}))[name]
+    except Exception as error:
+        found = Unreadable(error)
+    if distributed.gather_sum(np.int64(isinstance(found, Unreadable))):
+        if isinstance(found, Unreadable):
+            raise found.error
+        raise RuntimeError("another process cannot read it")
+    return found
 
 
 def waited(manager: ocp.CheckpointManager, *, opened: int) -> None:

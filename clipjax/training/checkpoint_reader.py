@@ -11,6 +11,7 @@ from absl import logging
 from etils import epath
 
 from clipjax.common.exits import CheckpointError, ConfigError
+from clipjax.training import checkpoint_manager
 from clipjax.training.checkpoint import DIGESTS, FOLDER, Checkpoints, check_digests, failed
 
 
@@ -95,8 +96,8 @@ def _restore(
             for key, tree in saved.items()
         }
         to_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-        args = ocp.args.Composite(state=ocp.args.PyTreeRestore(item=item, restore_args=to_numpy))
-        state = reader.manager.restore(step, args=args)["state"]
+        args = ocp.args.PyTreeRestore(item=item, restore_args=to_numpy)
+        state = checkpoint_manager.read(reader.manager, step, state=args)
     except Exception as error:  # of damaged files orbax raises any
         raise CheckpointError(failed("reading", step, reader.directory, error)) from error
     state = {key: tree for key, tree in state.items() if not only or key in only}

@@ -84,3 +84,14 @@ OTHER_PROGRAM = """
     if HOST == "1":
         jax.config.update("jax_default_matmul_precision", "highest")
 """
+# What is damaged, or cannot be fetched, may be a part that only one host reads.
+UNREADABLE_ON_ONE = """
+    import orbax.checkpoint as ocp
+    reads, left = ocp.{handler}.restore, ["once"]
+    def damaged(self, directory, *arguments, **settings):
+        if HOST == {host!r} and directory.name == {item!r} and left:
+            left.pop()
+            raise ValueError("DATA_LOSS: checksum does not match")
+        return reads(self, directory, *arguments, **settings)
+    ocp.{handler}.restore = damaged
+"""

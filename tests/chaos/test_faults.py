@@ -76,6 +76,32 @@ def test_a_disk_that_stays_full_on_one_host_ends_all_with_74(tmp_path):
     assert "Event loop is closed" not in told, "each writer's complaint hides what matters"
 
 
+@pytest.mark.parametrize(
+    ("handler", "item", "host"),
+    [("PyTreeCheckpointHandler", "state", "1"), ("JsonCheckpointHandler", "run", "0")],
+)
+def test_a_checkpoint_that_one_host_cannot_read_is_put_aside_by_all(tmp_path, handler, item, host):
+    arguments = (f"--workdir={tmp_path / 'run'}", "--config.checkpoint.every=20 steps")
+
+    def run(config, steps):
+        total = f"--config.total={steps} steps"
+        group = processes.start_joined(
+            config, *arguments, total, "--allow_config_change", count=2, devices=1
+        )
+        codes, told = ended(group, timeout=120.0)
+        assert codes == [exits.DONE] * 2, told
+        return told
+
+    steady = {"settings": 'c.schedule.name = "constant"'}  # whatever the length
+    run(faults.config(tmp_path, **steady), 40)
+    names = {"handler": handler, "item": item, "host": host}
+    told = run(faults.config(tmp_path, fault=faults.UNREADABLE_ON_ONE, **steady, **names), 60)
+    assert "DATA_LOSS: checksum does not match" in told
+    assert "another process cannot read it" in told
+    assert (tmp_path / "run" / "damaged" / "40").is_dir()
+    assert sorted(tiny.values(tmp_path / "run")) == list(range(1, 61))
+
+
 def test_a_second_program_in_the_same_folder_is_refused(tmp_path):
     arguments = ("--config=tests/tiny.py", f"--workdir={tmp_path / 'run'}")
     first = processes.start(*arguments, "--config.total=5000 steps")
