@@ -2,7 +2,7 @@
 
 orbax does not checksum values: one flipped bit in a file is loaded without a word. `checkpoint.py`
 stores these at each save and compares them after each restore. Computed where the arrays are; only
-eight bytes a leaf leave the device.
+eight bytes a leaf leave the device, and a host's arrays are looked through piece by piece.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,8 @@ import numpy as np
 from clipjax.common import trees
 
 UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
+SALTS = (np.uint32(0x9E3779B9), np.uint32(0xC2B2AE35))
+PIECE = 1 << 16  # elements of a host's array at a time, which stay in a core's cache
 
 
 def digest(tree: Any) -> dict[str, str]:
@@ -24,7 +26,10 @@ def digest(tree: Any) -> dict[str, str]:
     spare. Arrays of 8-byte elements are not known here.
     """
     named = trees.named_leaves(tree)
-    sums = np.asarray(_sums(tree))
+    if all(isinstance(leaf, np.ndarray) for _, leaf in named):
+        sums = [_host_leaf(leaf) for _, leaf in named]
+    else:
+        sums = np.asarray(_sums(tree))
     return {
         name: f"{kind(leaf)} {a:08x}{b:08x}"
         for (name, leaf), (a, b) in zip(named, sums, strict=True)
@@ -54,14 +59,23 @@ def _leaf(x: jax.Array) -> jax.Array:
     for axis, length in enumerate(x.shape):
         place = place * np.uint32(length) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
     return jnp.stack(
-        [
-            jnp.sum(_mix(x.astype(jnp.uint32), place * np.uint32(salt)), dtype=jnp.uint32)
-            for salt in (0x9E3779B9, 0xC2B2AE35)
-        ]
+        [jnp.sum(_mix(x.astype(jnp.uint32), place * salt), dtype=jnp.uint32) for salt in SALTS]
     )
 
 
-def _mix(value: jax.Array, salt: jax.Array) -> jax.Array:
+def _host_leaf(x: np.ndarray) -> list[int]:
+    """The same sums as `_leaf`, whose places are those in memory, modulo 2³²."""
+    flat = np.ravel(x).view(np.dtype(UNSIGNED[x.dtype.itemsize]))
+    sums = [0, 0]
+    for start in range(0, flat.size, PIECE):
+        value = flat[start : start + PIECE].astype(np.uint32)
+        place = np.arange(start, start + value.size).astype(np.uint32)
+        for i, salt in enumerate(SALTS):
+            sums[i] += int(_mix(value, place * salt).sum(dtype=np.uint32))
+    return [total & 0xFFFFFFFF for total in sums]
+
+
+def _mix(value: Any, salt: Any) -> Any:
     """A bijection of the value for each salt (the finaliser of MurmurHash3)."""
     value = value ^ salt
     value = (value ^ (value >> 16)) * np.uint32(0x85EBCA6B)

@@ -173,6 +173,18 @@ def test_every_single_change_changes_the_digest(dtype):
     assert digest.digest({"x": jax.numpy.asarray(values)}) == wanted
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8", "bool"])
+def test_a_hosts_array_has_the_digest_of_a_devices(dtype, monkeypatch):
+    monkeypatch.setattr(digest, "PIECE", 7)  # which divides no size here but [7, 12]'s
+    rng = np.random.default_rng(0)
+    shapes = ((), (7, 12), (3, 5, 4), (0, 2))
+    tree = {
+        str(s): np.asarray(rng.integers(-9, 9, s)).astype(jax.numpy.dtype(dtype)) for s in shapes
+    }
+    tree["turned"] = tree["(7, 12)"].T
+    assert digest.digest(tree) == digest.digest(jax.tree.map(jax.numpy.asarray, tree))
+
+
 def test_no_flipped_bit_of_ten_thousand_is_missed():
     rng = np.random.default_rng(0)
     values = rng.integers(0, 2**32, 96, dtype=np.uint32)
