@@ -65,7 +65,7 @@ def convert(
             output,
             to=to,
             model=run["config"]["model"],
-            variables=pretrained.stacked(variables),
+            variables=variables,
             tokenizer=pretrained.tokenizer_of(run),
         )
     size = sum(file.stat().st_size for file in pathlib.Path(output).rglob("*") if file.is_file())

@@ -1,6 +1,6 @@
 """Which array of another program's file is which parameter of ours, and how it lies in memory.
 
-A format gives a `Layout`; `read` and `write` follow it, each other's inverse bit by bit. Ours are
+A format gives a `Layout`; `read` and `Written` follow it, each other's inverse bit by bit. Ours are
 the parameters of a model with scan=True: "vision/blocks/mlp/up/kernel" [L, D, F].
 """
 
@@ -145,33 +145,45 @@ def _compare(
     return places
 
 
-def write(params: Any, *, layout: Layout) -> dict[str, np.ndarray]:
-    """Another program's arrays, contiguous, of our parameters in the layout of scan=True.
+class Written:
+    """`Tensors` of another program, float32, each made of our parameters when it is read.
+
+    Args:
+      params: ours, numpy float32, in the layout of scan=True or of scan=False.
+      layout: of the format, for this model.
 
     Raises:
       DataError: the format has no name for a parameter.
     """
-    parts: dict[str, dict[int, np.ndarray]] = {}
-    for ours, value in trees.named_leaves(params):
-        if ours not in layout:
-            raise DataError(f"this format has no place for {ours}")
-        array = layout[ours]
-        for place, name, _ in _places(array, np.shape(value)):
-            one = np.asarray(value if place is None else value[place])
-            parts.setdefault(name, {})[array.part] = _to_theirs(one, array.form)
-    return {name: _joined(given) for name, given in parts.items()}
+
+    def __init__(self, params: Any, *, layout: Layout) -> None:
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._parts: dict[str, dict[int, tuple[np.ndarray, str]]] = {}
+        for ours, value in trees.named_leaves(params):
+            single = re.fullmatch(r"(.*/)block_(\d+)(/.*)", ours)
+            array = layout.get(f"{single[1]}blocks{single[3]}" if single else ours)
+            if array is None:
+                raise DataError(f"this format has no place for {ours}")
+            block = int(single[2]) if single else None
+            for place, name, shape in _places(array, value.shape, block=block):
+                one = value if place is None else value[place]
+                self.shapes[name] = _theirs(shape, array)
+                self._parts.setdefault(name, {})[array.part] = (one, array.form)
+        self.size = sum(4 * math.prod(shape) for shape in self.shapes.values())
+
+    def read(self, name: str, /) -> np.ndarray:
+        """The array, contiguous or not; of one part it is a view of ours."""
+        parts = [_to_theirs(*part) for _, part in sorted(self._parts[name].items())]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _joined(parts: Mapping[int, np.ndarray]) -> np.ndarray:
-    """The parts in order, contiguous; the shape of a scalar too stays what it is."""
-    whole = parts[0] if len(parts) == 1 else np.concatenate([parts[i] for i in range(len(parts))])
-    return np.require(whole, requirements="C")
-
-
-def _places(array: Array, shape: tuple[int, ...]) -> Iterator[tuple[int | None, str, tuple]]:
-    """(index in our stack or None, their name, our shape there) of every block."""
-    if "{i}" not in array.name:
-        yield None, array.name, shape
+def _places(
+    array: Array, shape: tuple[int, ...], *, block: int | None = None
+) -> Iterator[tuple[int | None, str, tuple[int, ...]]]:
+    """(index in our stack or None, their name, our shape there) of every block of a stack, or of
+    the one `block`."""
+    if "{i}" not in array.name or block is not None:
+        yield None, array.name.format(i=block), shape
         return
     for i in range(shape[0]):
         yield i, array.name.format(i=i), shape[1:]

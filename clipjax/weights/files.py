@@ -1,9 +1,11 @@
 """Files of weights that cannot run code: safetensors, NumPy archives without objects, small JSON.
 
-Headers are bounded before they are read, values are read one by one.
+Headers are bounded before they are read, values are read and written one by one: a conversion holds
+a model once, whatever its file's size.
 """
 
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -11,19 +13,23 @@ import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import safetensors
-from safetensors import numpy as safetensors_numpy
 
 from clipjax.common.exits import ConfigError, DataError
+from clipjax.weights.arrays import Tensors
 
 MAX_HEADER = 100 << 20  # bytes, safetensors' own limit
 MAX_JSON = 64 << 20  # bytes; tokenizer.json of a large vocabulary has 34 MB
 MAX_NPY_HEADER = 10_000  # bytes
+FLOATS = {"F16": np.float16, "BF16": jnp.bfloat16, "F32": np.float32, "F64": np.float64}
 
 
 class SafeTensors:
     """`arrays.Tensors` of one file, or of several that hold one model.
+
+    Values are read, not mapped: a mapped file's pages would stay in memory beside the values.
 
     Raises:
       DataError: one is missing or damaged; names it.
@@ -32,7 +38,7 @@ class SafeTensors:
     def __init__(self, *files: pathlib.Path) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.size = 0
-        self._of: dict[str, Any] = {}
+        self._places: dict[str, tuple[pathlib.Path, int, str]] = {}  # file, first byte, dtype
         for file in files:
             try:
                 self._add(file)
@@ -41,21 +47,30 @@ class SafeTensors:
 
     def _add(self, file: pathlib.Path) -> None:
         with file.open("rb") as opened:
-            header = int.from_bytes(opened.read(8), "little")
-        if header > MAX_HEADER:
-            raise ValueError(f"a header of {header:,} bytes; {MAX_HEADER:,} are read")
-        opened = safetensors.safe_open(file, framework="numpy")
-        for name in opened.keys():  # noqa: SIM118 (no mapping)
+            length = int.from_bytes(opened.read(8), "little")
+            if length > MAX_HEADER:
+                raise ValueError(f"a header of {length:,} bytes; {MAX_HEADER:,} are read")
+            header = opened.read(length)
+        with safetensors.safe_open(file, framework="numpy"):
+            pass  # every array lies in the file, none in another, and nothing else does
+        for name, found in json.loads(header).items():
+            if name == "__metadata__":
+                continue
             if name in self.shapes:
                 raise ValueError(f"{name} is in two files")
-            self.shapes[name] = tuple(opened.get_slice(name).get_shape())
-            self._of[name] = opened
+            self.shapes[name] = tuple(found["shape"])
+            self._places[name] = file, 8 + length + found["data_offsets"][0], found["dtype"]
         self.size += file.stat().st_size
 
     def read(self, name: str) -> np.ndarray:
+        file, start, dtype = self._places[name]
+        if dtype not in FLOATS:
+            raise DataError(f"{name} holds {dtype}, not floating-point numbers")
+        shape = self.shapes[name]
         try:
-            return self._of[name].get_tensor(name)
-        except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
+            found = np.fromfile(file, FLOATS[dtype], count=math.prod(shape), offset=start)
+            return found.reshape(shape)
+        except (OSError, ValueError) as error:
             raise DataError(f"{name}: {_line(error)}") from None
 
 
@@ -149,10 +164,21 @@ def write_folder(folder: str | os.PathLike[str], fill: Callable[[pathlib.Path], 
         raise
 
 
-def write_safetensors(file: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
-    """Write contiguous arrays, with the mark that PyTorch's readers look for."""
-    assert all(value.flags.c_contiguous for value in tensors.values())  # it looks no closer
-    safetensors_numpy.save_file(tensors, file, metadata={"format": "pt"})
+def write_safetensors(file: pathlib.Path, tensors: Tensors) -> None:
+    """Write float32 arrays, each as it is read, with the mark that PyTorch's readers look for."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in tensors.shapes.items():
+        start, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # which aligns the values
+    with file.open("wb") as opened:
+        opened.write(len(text).to_bytes(8, "little") + text)
+        for name, shape in tensors.shapes.items():
+            value = tensors.read(name)
+            assert value.shape == shape and value.dtype == np.float32, name
+            np.ascontiguousarray(value).tofile(opened)
 
 
 def write_json(file: pathlib.Path, content: Mapping[str, Any]) -> None:

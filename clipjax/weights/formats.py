@@ -83,7 +83,8 @@ def write(
       folder: new, or empty.
       to: one of `WRITERS`.
       model: nested dict as of `zoo.MODELS`.
-      variables: `params` and perhaps `batch_stats`, numpy, in the layout of scan=True.
+      variables: `params` and perhaps `batch_stats`, numpy float32, in the layout of scan=True or
+        of scan=False.
       tokenizer: the model's.
 
     Raises:

@@ -195,7 +195,7 @@ def write(
     model = shapes.complete(model)
     files.write_json(folder / CONFIG, config_of(model, tokenizer=tokenizer))
     files.write_json(folder / PREPROCESSOR, preprocessor_of(model))
-    files.write_safetensors(folder / WEIGHTS, arrays.write(params, layout=layout()))
+    files.write_safetensors(folder / WEIGHTS, arrays.Written(params, layout=layout()))
     for name, content in tokenizer_files.for_transformers(tokenizer).items():
         (folder / name).write_bytes(content)
 

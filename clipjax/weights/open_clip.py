@@ -164,7 +164,7 @@ def write(
     """
     uses_own_files = not _is_released(tokenizer)
     files.write_json(folder / CONFIG, config_of(model, own_tokenizer=uses_own_files))
-    tensors = arrays.write(params, layout=openai.layout(model))
+    tensors = arrays.Written(params, layout=openai.layout(model))
     files.write_safetensors(folder / WEIGHTS[0], tensors)
     for name, content in tokenizer_files.for_transformers(tokenizer).items():
         (folder / name).write_bytes(content)

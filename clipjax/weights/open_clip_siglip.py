@@ -120,7 +120,7 @@ def write(
       DataError: open_clip has no such model.
     """
     files.write_json(folder / CONFIG, config_of(shapes.complete(model)))
-    tensors = arrays.write(params, layout=layout(model))
+    tensors = arrays.Written(params, layout=layout(model))
     files.write_safetensors(folder / WEIGHTS[0], tensors)
     for name, content in tokenizer_files.for_transformers(tokenizer).items():
         (folder / name).write_bytes(content)

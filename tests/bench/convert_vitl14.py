@@ -2,7 +2,8 @@
 
     PYTHONPATH=.:tests/weights JAX_PLATFORMS=cpu python tests/bench/convert_vitl14.py
 
-Memory is the resident set's peak of the program that converts, the file's mapped pages included.
+Memory is the largest resident set of the program that converts (VmHWM): Python, its libraries and
+mapped pages included.
 """
 
 import pathlib
@@ -17,10 +18,10 @@ from clipjax.models import zoo
 from clipjax.weights import arrays, files, openai
 
 MEASURED = """
-import resource, sys
+import sys
 from clipjax import convert
-print(convert.convert(sys.argv[1], to=sys.argv[2], output=sys.argv[3], tokenizer=sys.argv[4]))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+convert.convert(sys.argv[1], to=sys.argv[2], output=sys.argv[3], tokenizer=sys.argv[4])
+print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 """
 
 
@@ -29,7 +30,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         source = root / "model.safetensors"
-        tensors = arrays.write(small.params(model), layout=openai.layout(model))
+        tensors = arrays.Written(small.params(model), layout=openai.layout(model))
         files.write_safetensors(source, tensors)
         del tensors
         size = source.stat().st_size
@@ -38,20 +39,23 @@ def main() -> None:
         pairs = [*symbols, *(f"{s.replace(' ', '')} {t}" for s in symbols for t in "abcdefghij")]
         pairs += [f"{s.replace(' ', '')} {t.replace(' ', '')}" for s in symbols for t in symbols]
         merges.write_text("\n".join(["header", *pairs[:48_894]]))
-        for to in ("huggingface", "open_clip", "clipjax"):
-            began = time.time()
-            done = subprocess.run(
-                [sys.executable, "-c", MEASURED, source, to, root / to, merges],
-                check=True,
-                capture_output=True,
-                text=True,
-            )
-            peak = int(done.stdout.split()[-1]) * 1024
-            print(
-                f"{to}: {time.time() - began:.0f} s, peak {peak / 2**30:.2f} GiB for a file of"
-                f" {size / 2**30:.2f} GiB, {peak / size:.2f} ×",
-                flush=True,
-            )
+        for place in (source.name, f"clipjax of {source.name}"):
+            for to in ("huggingface", "open_clip", "clipjax"):
+                output = root / f"{to} of {place}"
+                began = time.time()
+                peak = peak_of(root / place, to, output, merges)
+                print(
+                    f"{output.name}: {time.time() - began:.0f} s, peak {peak / 2**30:.2f} GiB for a"
+                    f" file of {size / 2**30:.2f} GiB, {peak / size:.2f} ×",
+                    flush=True,
+                )
+
+
+def peak_of(*arguments: object) -> int:
+    """Bytes that a conversion took."""
+    program = [sys.executable, "-c", MEASURED, *map(str, arguments)]
+    done = subprocess.run(program, check=True, capture_output=True, text=True)
+    return int(done.stdout.split()[-1]) * 1024
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import numpy as np
 
 from clipjax.common import trees
 from clipjax.data.clip_tokenizer import ClipTokenizer
+from clipjax.weights import arrays
 from clipjax.weights import siglip as formats_siglip
 from clipjax.weights.foreign import shapes_of
 
@@ -59,6 +60,12 @@ def variables(model, *, seed=0):
     found = params(model, seed=seed)
     stats = found.pop("batch_stats", {})
     return {"params": found, "batch_stats": stats}
+
+
+def theirs(params, *, layout):
+    """Another program's arrays, contiguous, of our parameters."""
+    tensors = arrays.Written(params, layout=layout)
+    return {name: np.require(tensors.read(name), requirements="C") for name in tensors.shapes}
 
 
 def assert_equal(a, b):

@@ -16,11 +16,10 @@ from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import tokenizers
 from clipjax.data.sentencepiece_tokenizer import train_sentencepiece
 from clipjax.data.siglip_tokenizer import GemmaTokenizer, SiglipTokenizer
-from clipjax.models import shapes, zoo
+from clipjax.models import shapes, transformer, zoo
 from clipjax.weights import (
     arrays,
     big_vision,
-    files,
     formats,
     huggingface,
     open_clip,
@@ -216,16 +215,23 @@ def test_from_anywhere_to_anywhere(tmp_path, capsys):
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
 def test_numbers_of_any_precision(dtype, tmp_path):
     model = small.model()
-    tensors = arrays.write(small.params(model), layout=openai.layout(model))
+    tensors = small.theirs(small.params(model), layout=openai.layout(model))
     mixed = {
         name: value.astype(dtype) if value.ndim > 1 else value for name, value in tensors.items()
     }
-    files.write_safetensors(tmp_path / "model.safetensors", mixed)
+    safetensors_numpy.save_file(mixed, tmp_path / "model.safetensors")
     (tmp_path / "clip_merges.txt").write_bytes(small.MERGES)
     found = pretrained.read_variables(tmp_path / "model.safetensors")["params"]
-    wanted = arrays.write(found, layout=openai.layout(model))
+    wanted = small.theirs(found, layout=openai.layout(model))
     for name, value in wanted.items():
         np.testing.assert_array_equal(value, mixed[name].astype(np.float32), err_msg=name)
+
+
+def test_blocks_one_after_another_are_written_like_stacked_ones():
+    params = small.params(small.model())
+    for layout in (openai.layout(small.model()), huggingface.layout()):
+        found = small.theirs(transformer.unstack_blocks(params), layout=layout)
+        small.assert_equal(found, small.theirs(params, layout=layout))
 
 
 def test_one_model_in_several_files(tmp_path):
@@ -244,7 +250,7 @@ def test_one_model_in_several_files(tmp_path):
     places = {name: f"part-{i % 2}.safetensors" for i, name in enumerate(sorted(tensors))}
     for part in set(places.values()):
         mine = {name: tensors[name] for name in tensors if places[name] == part}
-        files.write_safetensors(tmp_path / "whole" / part, mine)
+        safetensors_numpy.save_file(mine, tmp_path / "whole" / part)
     index = tmp_path / "whole" / huggingface.INDEX
     index.write_text(json.dumps({"weight_map": places}))
     small.assert_equal(pretrained.read_variables(tmp_path / "whole")["params"], params)
@@ -371,7 +377,7 @@ def test_a_siglip_from_big_vision(stacked, prefix, tmp_path):
     params = small.params(model)
     kinds = ("img/Transformer", "txt/Encoder_0")
     names = [f"{prefix}{kind}/encoderblock/x" for kind in kinds] if stacked else []
-    tensors = arrays.write(params, layout=big_vision.layout(names, prefix=prefix))
+    tensors = small.theirs(params, layout=big_vision.layout(names, prefix=prefix))
     assert len(tensors) == 28 + 16 * (2 if stacked else 2 + 3)
     extra = {"opt/step": np.int32(3)} if prefix else {}
     np.savez(tmp_path / "model.npz", **tensors, **extra)

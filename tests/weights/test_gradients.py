@@ -14,13 +14,14 @@ def test_the_gradients_of_one_step(tmp_path):
     import open_clip
     import parity
     import peers
+    import small
     import torch
 
     from clipjax import losses, pretrained
     from clipjax.models import clip
     from clipjax.parallel import mesh as meshes
     from clipjax.parallel.mesh import BATCH_AXES
-    from clipjax.weights import arrays, openai
+    from clipjax.weights import openai
 
     theirs = peers.save_open_clip(tmp_path / "model", peers.open_clip_config("ViT-B-32-quickgelu"))
     variables, run = pretrained.read(tmp_path / "model")
@@ -46,7 +47,7 @@ def test_the_gradients_of_one_step(tmp_path):
     value.backward()
 
     assert abs(float(ours) - float(value)) <= 1e-5 * abs(float(value))
-    found = arrays.write(jax.tree.map(np.asarray, grads), layout=openai.layout(model))
+    found = small.theirs(jax.tree.map(np.asarray, grads), layout=openai.layout(model))
     wanted = {name: p.grad.numpy() for name, p in theirs.named_parameters()}
     assert found.keys() == wanted.keys()
     largest = max(float(np.abs(g).max()) for g in wanted.values())
