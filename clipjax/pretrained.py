@@ -14,11 +14,22 @@ import clipjax
 from clipjax import config
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import tokenizers
-from clipjax.models import text_shapes, transformer
+from clipjax.models import text_shapes
 from clipjax.training import checkpoint_reader
 from clipjax.training.checkpoint import Checkpoints
 from clipjax.weights import formats, hub
 from clipjax.weights.foreign import Foreign
+
+# Of a checkpoint's data file, and of a piece of an array in it. A few are in memory at a time; what
+# is smaller than 32 MiB, Linux' allocator would keep when it has been read.
+FILE_BYTES = 48 << 20
+
+
+class _Unchanging(np.ndarray):
+    """An array that nobody writes to while it is saved; orbax, which cannot know, copies others."""
+
+    def __deepcopy__(self, memo: Any) -> "_Unchanging":
+        return self
 
 
 def read(
@@ -125,13 +136,15 @@ def tokenizer_of(run: dict[str, Any]) -> tokenizers.Tokenizer:
 
 
 def write_checkpoint(folder: Any, variables: Any, *, run: dict[str, Any]) -> None:
-    """Fill a folder with a checkpoint of the variables alone, and the tokenizer beside it."""
+    """Fill a folder with a checkpoint of the variables alone, and the tokenizer beside it.
+
+    Args:
+      folder: new or empty.
+      variables: numpy; held once, besides what files are put together of.
+      run: JSON as `read` gives it.
+    """
     checkpoints = Checkpoints(os.fspath(folder))
-    checkpoints.save(int(run["step"]), variables, run=run)
+    unchanging = jax.tree.map(lambda x: x.view(_Unchanging), variables)
+    checkpoints.save(int(run["step"]), unchanging, run=run, file_bytes=FILE_BYTES)
     checkpoints.close()
     tokenizers.publish(tokenizer_of(run).files(), folder=os.path.join(folder, "tokenizer"))
-
-
-def stacked(params: Any) -> Any:
-    """The same parameters, numpy, in the layout of scan=True, which the formats are told in."""
-    return transformer.stack_blocks(jax.tree.map(np.asarray, params))

@@ -89,6 +89,7 @@ class Checkpoints:
         *,
         run: Mapping[str, Any],
         metrics: Mapping[str, float] | None = None,
+        file_bytes: int | None = None,
     ) -> bool:
         """Start saving; returns once the arrays are copied. A step that exists is left as it is.
 
@@ -97,6 +98,7 @@ class Checkpoints:
           state: sharded TrainState.
           run: JSON, see the module's docstring.
           metrics: of this step's evaluations, if there were any.
+          file_bytes: of data files, which are put together in memory; default orbax's 2 GB.
 
         Raises:
           CheckpointError: this save could not start, or an earlier one failed in the background.
@@ -110,7 +112,8 @@ class Checkpoints:
                 return False
             run = {**run, DIGESTS: digest.digest(state)}
             items = ocp.args.Composite(
-                state=ocp.args.PyTreeSave(state), run=ocp.args.JsonSave({**run, HASH: _hash(run)})
+                state=ocp.args.PyTreeSave(state, ocdbt_target_data_file_size=file_bytes),
+                run=ocp.args.JsonSave({**run, HASH: _hash(run)}),
             )
             return self.manager.save(step, args=items, metrics=ranked, force=True)
         except (OSError, ValueError, RuntimeError) as error:

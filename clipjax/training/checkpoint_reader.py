@@ -39,11 +39,17 @@ def restore_variables(
         variables = state["average"]
     else:
         variables, run = _restore(reader, step, only=("params", "batch_stats"))
-    return {"batch_stats": {}, **jax.tree.map(_as_float32, variables)}, run
+    _widen(variables)
+    return {"batch_stats": {}, **variables}, run
 
 
-def _as_float32(x: np.ndarray) -> np.ndarray:
-    return x.astype(np.float32) if x.dtype == jax.numpy.bfloat16 else x
+def _widen(tree: dict[str, Any]) -> None:
+    """Make bfloat16 float32 in place, so that each array goes when its successor is there."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            _widen(value)
+        elif value.dtype == jax.numpy.bfloat16:
+            tree[key] = value.astype(np.float32)
 
 
 def read_run(path: str) -> dict[str, Any]:
