@@ -54,7 +54,8 @@ def _main(source: str, target: str) -> None:
         found = torch.load(source, map_location="cpu", weights_only=True)
     found = found.get("state_dict", found)
     tensors = {}
-    for name, value in found.items():
+    for name in list(found):
+        value = found.pop(name)  # each goes when its copy is there
         while name.startswith(PREFIXES):
             name = name.split(".", 1)[1]
         if isinstance(value, torch.Tensor):
