@@ -11,28 +11,14 @@ other classes than the set has are errors and never a score.
 
 import dataclasses
 import functools
-import os
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 
-from clipjax.common.exits import ConfigError, DataError
-from clipjax.data import sources
-from clipjax.data.sources import tfds
-from clipjax.data.sources.folder import Folder
-from clipjax.data.sources.labelled_table import LabelledTable
-from clipjax.data.sources.tfds_labelled import TfdsLabelled
-from clipjax.data.sources.webdataset_folder import WebDatasetFolder
+from clipjax.common.exits import DataError
+from clipjax.evals import set_places
+from clipjax.evals.set_places import Missing
 from clipjax.evals.suites import Entry
-
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
-CAPTIONS_EACH = 5  # of an image, the first ones count (COCO has six or seven for some)
-
-
-class Missing(Exception):
-    """The data are not there; says where they were looked for and how to get them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,102 +112,23 @@ def open_set(entry: Entry, *, data: str, image_size: int) -> SetData:
       Missing: nothing is there.
       ConfigError, DataError: what is there cannot be used; the message says why.
     """
-    if _is_own(entry):
-        found = _own(entry, entry.path, split=entry.split, image_size=image_size)
-    else:
-        found = _find(entry, data, "test")
+    found = set_places.find(entry, data=data, split="test", image_size=image_size)
     if not found:
-        raise Missing(how_to_get(entry, data=data))
+        raise Missing(set_places.how_to_get(entry, data=data))
     source, where, split = found
-    kind = _kind(source)
-    _check_size(entry, n=len(source), where=where)
-    agrees = tuple(name for name, n in entry.sizes.items() if n == len(source))
-    return SetData(entry, source, where, kind, split, agrees)
+    made = SetData(entry, source, where, _kind(source), split, ())
+    _check_size(entry, n=made.n, where=where)
+    agrees = tuple(name for name, n in entry.sizes.items() if n == made.n)
+    return dataclasses.replace(made, agrees=agrees)
 
 
 def open_train(entry: Entry, *, data: str, image_size: int) -> SetData:
     """What a linear probe is fitted on; as `open_set`, but sizes are not checked."""
-    if _is_own(entry):
-        if not entry.train_path and not entry.source:
-            raise Missing(f"{entry.id}: has no train_path to fit a probe on")
-        path = entry.train_path or entry.path
-        found = _own(entry, path, split="train", image_size=image_size)
-    else:
-        found = _find(entry, data, "train")
+    found = set_places.find(entry, data=data, split="train", image_size=image_size)
     if not found:
-        raise Missing(f"{how_to_get(entry, data=data)} (its training split)")
+        raise Missing(set_places.how_to_get(entry, data=data, split="train"))
     source, where, split = found
     return SetData(entry, source, where, _kind(source), split, ())
-
-
-Found = tuple[Any, str, str] | None  # source, where, split
-
-
-def _find(entry: Entry, data: str, split: str) -> Found:
-    for look in (_webdataset, _tfds, _plain) if data else ():
-        if found := look(entry, data, split):
-            return found
-    return None
-
-
-def _webdataset(entry: Entry, data: str, split: str) -> Found:
-    for name in (*entry.folders, entry.id):
-        folder = epath.Path(data) / name
-        if (folder / split / "nshards.txt").exists():
-            return WebDatasetFolder(str(folder), split=split), f"{folder} (WebDataset)", split
-        if (folder / "classnames.txt").exists() and split == "test":
-            WebDatasetFolder(str(folder), split=split)  # raises: tells which splits there are
-    return None
-
-
-def _tfds(entry: Entry, data: str, split: str) -> Found:
-    if not entry.tfds or not (epath.Path(data) / entry.tfds["name"].split("/")[0]).exists():
-        return None
-    name, part = entry.tfds["name"], entry.tfds.get(split, "")
-    if not part:
-        raise ConfigError(f"{entry.id}: TFDS's {name} has no {split} split that can be used")
-    where = f"{data}/{name} (TFDS)"
-    if text := entry.tfds.get("text"):
-        made = tfds.TfdsSource(name, split=part, data_dir=data, text_key=text)
-        return _FirstCaptions(made), where, part
-    options = {k: v for k, v in entry.tfds.items() if k in ("label", "also", "recipe")}
-    return TfdsLabelled(name, split=part, data_dir=data, **options), where, part
-
-
-def _plain(entry: Entry, data: str, split: str) -> Found:
-    folder = epath.Path(data) / entry.id
-    if (folder / split).is_dir():
-        return Folder(str(folder / split)), f"{folder / split} (images by class)", split
-    for ending in TABLES:
-        file = folder / f"{split}{ending}"
-        if file.exists():
-            return LabelledTable(str(file)), f"{file} (table)", split
-    return None
-
-
-def _is_own(entry: Entry) -> bool:
-    return bool(entry.path or entry.source)
-
-
-def _own(entry: Entry, path: str, *, split: str, image_size: int) -> Found:
-    if entry.source:
-        make: Callable[..., Any] = sources.get(entry.source)
-        split_too = {"split": split} if entry.source in sources.SPLIT else {}
-        drawn = {"image_size": image_size} if entry.source in sources.DRAWN else {}
-        made = make(path) if path else make(**split_too, **drawn)
-        return made, path or entry.source, split
-    place = epath.Path(path).expanduser()
-    if (place / split / "nshards.txt").exists():
-        return WebDatasetFolder(str(place), split=split), f"{place} (WebDataset)", split
-    if (place / "classnames.txt").exists() or (place / "dataset_type.txt").exists():
-        WebDatasetFolder(str(place), split=split)  # raises: tells which splits there are
-    if place.is_dir():
-        inner = place / split
-        place = inner if inner.is_dir() else place
-        return Folder(str(place)), f"{place} (images by class)", split
-    if place.exists():
-        return LabelledTable(str(place)), f"{place} (table)", split
-    return None
 
 
 def _kind(source: Any) -> str:
@@ -233,29 +140,6 @@ def _kind(source: Any) -> str:
     return "classification" if hasattr(source, "labels") else "retrieval"
 
 
-class _FirstCaptions:
-    """A source whose images keep their first five captions, as retrieval is reported."""
-
-    kind = "retrieval"
-
-    def __init__(self, source: Any) -> None:
-        self.source = source
-        self.name, self.fingerprint = source.name, f"{source.fingerprint}[:{CAPTIONS_EACH}]"
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self.source[index], "text": self.caption(index)}
-
-    def key(self, index: int) -> str:
-        return self.source.key(index)
-
-    def caption(self, index: int) -> Sequence[str]:
-        found = self.source.caption(index)
-        return [found] if isinstance(found, str) else found[:CAPTIONS_EACH]
-
-
 def _check_size(entry: Entry, *, n: int, where: str) -> None:
     if entry.sizes and n not in entry.sizes.values():
         told = ", ".join(f"{size:,} ({name})" for name, size in entry.sizes.items())
@@ -263,22 +147,3 @@ def _check_size(entry: Entry, *, n: int, where: str) -> None:
             f"{where}: holds {n:,} images where {entry.name} has {told}; a wrong split, or an"
             " incomplete copy"
         )
-
-
-def how_to_get(entry: Entry, *, data: str) -> str:
-    """Where a missing set was looked for, and ways to get it."""
-    if _is_own(entry):
-        return f"{entry.path or entry.source}: nothing is there (looked from {os.getcwd()})"
-    folder = data or "DIR"
-    ways = []
-    if entry.get:
-        ways.append(f"copy {entry.get} to {folder}/{os.path.basename(entry.get)}")
-    if entry.tfds:
-        ways.append(tfds.prepare_command(entry.tfds["name"], data_dir=folder))
-    captions = any(each.metric.startswith("mean_recall") for each in entry.protocols.values())
-    if captions:
-        table = f"write a table of images and captions, {folder}/{entry.id}/test.csv"
-    else:
-        table = f"put images in {folder}/{entry.id}/test/CLASS, or name them in test.csv there"
-    ways.append(f"{table} (from {entry.home})")
-    return "; or ".join(ways)

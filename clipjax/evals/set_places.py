@@ -1,0 +1,157 @@
+"""Where the data of a set lie below the data's folder, and how to get them where they do not.
+
+`set_data` opens what is found here and checks it.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from etils import epath
+
+from clipjax.common.exits import ConfigError
+from clipjax.data import sources
+from clipjax.data.sources import tfds
+from clipjax.data.sources.folder import Folder
+from clipjax.data.sources.labelled_table import LabelledTable
+from clipjax.data.sources.tfds_labelled import TfdsLabelled
+from clipjax.data.sources.webdataset_folder import WebDatasetFolder
+from clipjax.evals.suites import Entry
+
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
+CAPTIONS_EACH = 5  # of an image, the first ones count (COCO has six or seven for some)
+
+
+class Missing(Exception):
+    """The data are not there; says where they were looked for and how to get them."""
+
+
+Found = tuple[Any, str, str] | None  # source, where, split
+
+
+def find(entry: Entry, *, data: str, split: str, image_size: int) -> Found:
+    """The source of a split with its place for people and its name there; None without data.
+
+    Args:
+      entry: which set.
+      data: the folder that sets lie in, local or remote; "" for sets with a path of their own.
+      split: "test" or "train".
+      image_size: pixels, of demo data.
+
+    Raises:
+      ConfigError, DataError: what is there cannot be used; the message says why.
+    """
+    if _is_own(entry):
+        path = entry.path if split == "test" else entry.train_path
+        if not path and not entry.source:
+            return None
+        wanted = entry.split if split == "test" else split
+        return _own(entry, path or entry.path, split=wanted, image_size=image_size)
+    for look in (_webdataset, _tfds, _plain) if data else ():
+        if found := look(entry, data, split):
+            return found
+    return None
+
+
+def _webdataset(entry: Entry, data: str, split: str) -> Found:
+    for name in (*entry.folders, entry.id):
+        folder = epath.Path(data) / name
+        if (folder / split / "nshards.txt").exists():
+            return WebDatasetFolder(str(folder), split=split), f"{folder} (WebDataset)", split
+        if (folder / "classnames.txt").exists() and split == "test":
+            WebDatasetFolder(str(folder), split=split)  # raises: tells which splits there are
+    return None
+
+
+def _tfds(entry: Entry, data: str, split: str) -> Found:
+    if not entry.tfds or not (epath.Path(data) / entry.tfds["name"].split("/")[0]).exists():
+        return None
+    name, part = entry.tfds["name"], entry.tfds.get(split, "")
+    if not part:
+        raise ConfigError(f"{entry.id}: TFDS's {name} has no {split} split that can be used")
+    where = f"{data}/{name} (TFDS)"
+    if text := entry.tfds.get("text"):
+        made = tfds.TfdsSource(name, split=part, data_dir=data, text_key=text)
+        return _FirstCaptions(made), where, part
+    options = {k: v for k, v in entry.tfds.items() if k in ("label", "also", "recipe")}
+    return TfdsLabelled(name, split=part, data_dir=data, **options), where, part
+
+
+def _plain(entry: Entry, data: str, split: str) -> Found:
+    folder = epath.Path(data) / entry.id
+    if (folder / split).is_dir():
+        return Folder(str(folder / split)), f"{folder / split} (images by class)", split
+    for ending in TABLES:
+        file = folder / f"{split}{ending}"
+        if file.exists():
+            return LabelledTable(str(file)), f"{file} (table)", split
+    return None
+
+
+def _is_own(entry: Entry) -> bool:
+    return bool(entry.path or entry.source)
+
+
+def _own(entry: Entry, path: str, *, split: str, image_size: int) -> Found:
+    if entry.source:
+        make: Callable[..., Any] = sources.get(entry.source)
+        split_too = {"split": split} if entry.source in sources.SPLIT else {}
+        drawn = {"image_size": image_size} if entry.source in sources.DRAWN else {}
+        made = make(path) if path else make(**split_too, **drawn)
+        return made, path or entry.source, split
+    place = epath.Path(path).expanduser()
+    if (place / split / "nshards.txt").exists():
+        return WebDatasetFolder(str(place), split=split), f"{place} (WebDataset)", split
+    if (place / "classnames.txt").exists() or (place / "dataset_type.txt").exists():
+        WebDatasetFolder(str(place), split=split)  # raises: tells which splits there are
+    if place.is_dir():
+        inner = place / split
+        place = inner if inner.is_dir() else place
+        return Folder(str(place)), f"{place} (images by class)", split
+    if place.exists():
+        return LabelledTable(str(place)), f"{place} (table)", split
+    return None
+
+
+class _FirstCaptions:
+    """A source whose images keep their first five captions, as retrieval is reported."""
+
+    kind = "retrieval"
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+        self.name, self.fingerprint = source.name, f"{source.fingerprint}[:{CAPTIONS_EACH}]"
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self.source[index], "text": self.caption(index)}
+
+    def key(self, index: int) -> str:
+        return self.source.key(index)
+
+    def caption(self, index: int) -> Sequence[str]:
+        found = self.source.caption(index)
+        return [found] if isinstance(found, str) else found[:CAPTIONS_EACH]
+
+
+def how_to_get(entry: Entry, *, data: str, split: str = "test") -> str:
+    """Where a missing set, or its training split, was looked for, and ways to get it."""
+    if split != "test" and _is_own(entry) and not entry.train_path:
+        return f"{entry.id}: has no train_path to fit a probe on"
+    if _is_own(entry):
+        return f"{entry.path or entry.source}: nothing is there (looked from {os.getcwd()})"
+    folder = data or "DIR"
+    ways = []
+    if entry.get:
+        ways.append(f"copy {entry.get} to {folder}/{os.path.basename(entry.get)}")
+    if entry.tfds:
+        ways.append(tfds.prepare_command(entry.tfds["name"], data_dir=folder))
+    captions = any(each.metric.startswith("mean_recall") for each in entry.protocols.values())
+    if captions:
+        table = f"write a table of images and captions, {folder}/{entry.id}/test.csv"
+    else:
+        table = f"put images in {folder}/{entry.id}/test/CLASS, or name them in test.csv there"
+    ways.append(f"{table} (from {entry.home})")
+    return "; or ".join(ways) + (" (its training split)" if split != "test" else "")
