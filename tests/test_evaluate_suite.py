@@ -1,5 +1,6 @@
 """Suites through the program: results, resuming, what cannot be measured, following a run."""
 
+import csv
 import json
 import shutil
 import subprocess
@@ -88,6 +89,42 @@ def test_each_kind_of_set_is_measured_and_reported(trained, sets, tmp_path, caps
     page = (out / "mine" / "report.html").read_text()
     assert page.count("data:image/png;base64") >= 4 and "<script" not in page
     assert not [p for p in out.rglob("*") if p.name.endswith(".tmp")]
+
+
+def test_a_set_of_cues_stands_in_datacomps_column(trained, tmp_path, capsys):
+    names = [f"thing {i}" for i in range(12)]
+    (tmp_path / "winogavil" / "winogavil_images").mkdir(parents=True)
+    for i, name in enumerate(names):
+        file = tmp_path / "winogavil" / "winogavil_images" / f"{name}.jpg"
+        file.write_bytes(tars.picture(i))
+    with (tmp_path / "winogavil" / "winogavil_dataset.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["cue", "candidates", "associations"])
+        for cue, count in (("orange", 10), ("meal", 5), ("light", 12)):
+            rows.writerow([cue, json.dumps(names[:count]), json.dumps(names[1:3])])
+    suite = (
+        "import dataclasses\n"
+        "from clipjax.evals import suites\n"
+        "def get_suite():\n"
+        "    known = suites.find('datacomp38')\n"
+        "    size = {'open_clip': suites.Expected(3, 'jaccard_10_12')}\n"
+        "    sets = tuple(dataclasses.replace(e, protocols=size) if e.id == 'winogavil' else e\n"
+        "                 for e in known.entries)\n"
+        "    return suites.Suite('mine', sets, known.run)\n"
+    )
+    (tmp_path / "s.py").write_text(suite)
+    options = {"data": str(tmp_path), "output": str(tmp_path / "out"), "compare": "ViT-B/32"}
+    suite = str(tmp_path / "s.py")
+    assert evaluate.run("", weights=str(trained), suite=suite, **options) == exits.DONE
+    assert "38 sets: 1 to measure, 0 measured before, 37 missing" in capsys.readouterr().out
+    made = record(tmp_path / "out", "winogavil")["measurements"]["associations"]
+    assert made["figures"]["jaccard_10_12"]["n"] == 2 and made["details"]["cues"] == 3
+    lines = csv.DictReader((tmp_path / "out" / "mine" / "summary.csv").open())
+    ours, theirs = lines
+    assert float(ours["WinoGAViL"]) == pytest.approx(
+        made["figures"]["jaccard_10_12"]["value"], abs=1e-4
+    )
+    assert theirs["WinoGAViL"] == "0.4125" and theirs["pretrained"] == "open_clip"
 
 
 def test_what_is_measured_is_not_measured_again(trained, sets, tmp_path, monkeypatch, capsys):

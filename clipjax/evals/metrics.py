@@ -59,9 +59,9 @@ def mean_per_class(right: np.ndarray, number: np.ndarray) -> Estimate:
     right, number = _occurring(right, number)
     if not len(number):
         return share(0, 0)
-    draws = _generator().binomial(number, right / number, (RESAMPLES, len(number))) / number
+    draws = generator().binomial(number, right / number, (RESAMPLES, len(number))) / number
     value = float(np.mean(right / number))
-    return _estimate(value, draws.mean(axis=1), n=int(number.sum()))
+    return estimate(value, draws.mean(axis=1), n=int(number.sum()))
 
 
 def worst_group(right: np.ndarray, number: np.ndarray) -> tuple[Estimate, int]:
@@ -87,8 +87,8 @@ def mean_top1_top5(top1: int, top5: int, n: int) -> Estimate:
     if not n:
         return share(0, 0)
     kinds = np.array([top1, top5 - top1, n - top5])
-    draws = _generator().multinomial(n, kinds / n, RESAMPLES) @ np.array([1, 0.5, 0]) / n
-    return _estimate((top1 + top5) / (2 * n), draws, n=n)
+    draws = generator().multinomial(n, kinds / n, RESAMPLES) @ np.array([1, 0.5, 0]) / n
+    return estimate((top1 + top5) / (2 * n), draws, n=n)
 
 
 def macro_f1(confusion: np.ndarray) -> Estimate:
@@ -105,9 +105,9 @@ def macro_f1(confusion: np.ndarray) -> Estimate:
         return share(0, 0)
     shape, chances = confusion.shape, confusion.ravel() / n
     draws = [
-        _macro_f1(_generator(k).multinomial(n, chances).reshape(shape)) for k in range(RESAMPLES)
+        _macro_f1(generator(k).multinomial(n, chances).reshape(shape)) for k in range(RESAMPLES)
     ]
-    return _estimate(_macro_f1(confusion), np.array(draws), n=n)
+    return estimate(_macro_f1(confusion), np.array(draws), n=n)
 
 
 def _macro_f1(confusion: np.ndarray) -> float:
@@ -137,7 +137,15 @@ def mean_of_ratios(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Estimate:
         return float(np.mean([right[i].sum() / number[i].sum() for right, number in parts]))
 
     draws = bootstrap(lambda i: measure(occur[i]), len(occur))
-    return _estimate(measure(occur), draws, n=len(occur))
+    return estimate(measure(occur), draws, n=len(occur))
+
+
+def mean(values: np.ndarray) -> Estimate:
+    """The mean of float [N], one value in 0 … 1 for each of N independent trials."""
+    if not len(values):
+        return share(0, 0)
+    draws = bootstrap(lambda i: float(values[i].mean()), len(values))
+    return estimate(float(values.mean()), draws, n=len(values))
 
 
 def roc_auc(scores: np.ndarray, positive: np.ndarray) -> Estimate:
@@ -148,10 +156,10 @@ def roc_auc(scores: np.ndarray, positive: np.ndarray) -> Estimate:
       positive: bool [N].
     """
     positive = np.asarray(positive, bool)
-    scores = _worst_case(scores, positive)
+    scores = worst_case(scores, positive)
     value = _auc(scores, positive)
     draws = bootstrap(lambda i: _auc(scores[i], positive[i]), len(scores))
-    return _estimate(value, draws, n=len(scores))
+    return estimate(value, draws, n=len(scores))
 
 
 def _auc(scores: np.ndarray, positive: np.ndarray) -> float:
@@ -189,7 +197,7 @@ def mean_average_precision(
         return float(np.mean(found)) if found else float("nan")
 
     n = len(scores)
-    return _estimate(measure(np.arange(n)), bootstrap(measure, n), n=n)
+    return estimate(measure(np.arange(n)), bootstrap(measure, n), n=n)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +211,7 @@ class _Ranked:
     @classmethod
     def of(cls, scores: np.ndarray, positive: np.ndarray, kept: np.ndarray) -> "_Ranked":
         places = np.flatnonzero(kept)
-        found = _worst_case(scores[places], positive[places])
+        found = worst_case(scores[places], positive[places])
         order = np.argsort(-found, kind="stable")
         ordered = found[order]
         last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], [True] * bool(len(order))))
@@ -224,15 +232,16 @@ class _Ranked:
 
 def bootstrap(measure: Callable[[np.ndarray], float], n: int) -> np.ndarray:
     """float64 [RESAMPLES]: `measure` of n indices drawn with replacement, the same at each call."""
-    return np.array([measure(_generator(k).integers(0, n, n)) for k in range(RESAMPLES)])
+    return np.array([measure(generator(k).integers(0, n, n)) for k in range(RESAMPLES)])
 
 
-def _generator(k: int = 0) -> np.random.Generator:
+def generator(k: int = 0) -> np.random.Generator:
+    """The k-th of the fixed generators of bootstraps."""
     return np.random.default_rng((SEED, k))
 
 
-def _estimate(value: float, draws: np.ndarray, *, n: int) -> Estimate:
-    """With the draws' middle 95 %; where a bootstrap sees no spread, at 0 and 1, the exact
+def estimate(value: float, draws: np.ndarray, *, n: int) -> Estimate:
+    """A value with its draws' middle 95 %; where a bootstrap sees no spread, at 0 and 1, the exact
     interval of n trials."""
     draws = draws[np.isfinite(draws)]
     if not len(draws):
@@ -248,7 +257,7 @@ def _occurring(right: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.nd
     return right[number > 0], number[number > 0]
 
 
-def _worst_case(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
+def worst_case(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """float64, with what is no number put where it does most harm."""
     scores = np.asarray(scores, np.float64)
     return np.where(np.isnan(scores), np.where(positive, -np.inf, np.inf), scores)

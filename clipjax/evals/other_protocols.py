@@ -1,4 +1,4 @@
-"""Protocols with data of a shape of their own: robustness, videos, places, words out of a list.
+"""Protocols with data of a shape of their own: robustness, videos, places, words, associations.
 
 `protocols` lists them, `runner` calls them. What they need besides images lies in the set's folder,
 DIR/SET: `imagenet_classes.json`, `anchors.txt`, `places.csv`, `words.csv`; without it they are
@@ -16,6 +16,7 @@ from etils import epath
 
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.evals import (
+    associations,
     class_scores,
     frames,
     geolocation,
@@ -183,6 +184,26 @@ def measure_lexicon(on: OnSet) -> tuple[Measurement, Arrays]:
         on.image_embed, word_embed, words=words, truths=truths, lexicons=lexicons
     )
     return Measurement("lexicon_accuracy", {"lexicon_accuracy": found}, {"words": len(words)}), {}
+
+
+def associations_settings(on: OnSet) -> dict[str, Any]:
+    """The prompt, and the metric."""
+    return {"prompt": associations.prompt("cue"), "metric": on.data.metric}
+
+
+def measure_associations(on: OnSet) -> tuple[Measurement, Arrays]:
+    """The candidates that each cue calls to mind (WinoGAViL)."""
+    cues, subject = on.data.source.cues, on.subject
+    cue_embed = subject.embedder.texts(
+        subject.variables,
+        [associations.prompt(cue.text) for cue in cues],
+        tokenizer=subject.tokenizer,
+        poll=on.poll,
+    )
+    found = associations.jaccards(on.image_embed, cue_embed, cues=cues)
+    chance = associations.means(associations.chances(cues), cues=cues)[on.data.metric].value
+    details = {"cues": len(cues), "chance": chance}
+    return Measurement(on.data.metric, associations.means(found, cues=cues), details), {}
 
 
 def _keys(on: OnSet) -> list[str]:

@@ -212,5 +212,10 @@ PROTOCOLS: dict[str, Protocol] = {
         other_protocols.words_settings,
         other_protocols.measure_lexicon,
     ),
+    "associations": Protocol(
+        ("associations",),
+        other_protocols.associations_settings,
+        other_protocols.measure_associations,
+    ),
     "retrieval": Protocol(("retrieval",), retrieval_settings, measure_retrieval),
 }

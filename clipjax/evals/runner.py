@@ -169,6 +169,7 @@ def _kept(file: Any) -> Record | None:
 
 def _new_record(on: OnSet) -> Record:
     data, subject = on.data, on.subject
+    classes = data.kind in ("classification", "multilabel")
     return Record(
         data.entry.id,
         data.entry.name,
@@ -180,8 +181,8 @@ def _new_record(on: OnSet) -> Record:
             "expected_n": data.entry.sizes,
             "agrees_with": list(data.agrees),
             "fingerprint": data.source.fingerprint,
-            "classes": 0 if data.kind == "retrieval" else len(data.keys),
-            "classes_hash": "" if data.kind == "retrieval" else results.key_of({"": data.keys}),
+            "classes": len(data.keys) if classes else 0,
+            "classes_hash": results.key_of({"": data.keys}) if classes else "",
             "note": data.entry.note,
         },
         weights=subject.weights,

@@ -4,6 +4,7 @@
     DIR/oxford_iiit_pet/4.0.0/        prepared by TensorFlow Datasets
     DIR/pets/test/CLASS/*.jpg         images in folders by class
     DIR/pets/test.csv                 or .tsv, .jsonl: paths of images with classes or captions
+    DIR/winogavil/                    a set's own files (`Entry.table`)
 
 The first that is there is taken. Data of a size that nobody reports, without the split, or with
 other classes than the set has are errors and never a score.
@@ -28,9 +29,9 @@ class SetData:
     Attributes:
       entry: which set.
       source: of images, see `data.sources`; with `labels` and `label(index)`, or `targets(index)`
-        where an image has several classes, or `caption(index)`.
+        where an image has several classes, or `caption(index)`; or with `cues` (`associations`).
       where: back end and path, for people.
-      kind: "classification", "multilabel" or "retrieval".
+      kind: "classification", "multilabel", "retrieval" or "associations".
       split: read.
       agrees: protocols whose size the data have, () where nothing is expected.
     """
@@ -48,11 +49,20 @@ class SetData:
         return len(self.source)
 
     @property
+    def size(self) -> int:
+        """What protocols count: cues where images are candidates for them, else images."""
+        return len(getattr(self.source, "cues", self.source))
+
+    @property
     def metric(self) -> str:
         """The main metric of the protocol that the data agree with."""
         if self.agrees and (known := self.entry.protocols[self.agrees[0]].metric):
             return known
-        usual = {"classification": "top1_accuracy", "multilabel": "mean_average_precision"}
+        usual = {
+            "classification": "top1_accuracy",
+            "multilabel": "mean_average_precision",
+            "associations": "jaccard",
+        }
         return self.entry.metric or usual.get(self.kind, "mean_recall_at_1")
 
     @functools.cached_property
@@ -117,8 +127,8 @@ def open_set(entry: Entry, *, data: str, image_size: int) -> SetData:
         raise Missing(set_places.how_to_get(entry, data=data))
     source, where, split = found
     made = SetData(entry, source, where, _kind(source), split, ())
-    _check_size(entry, n=made.n, where=where)
-    agrees = tuple(name for name, n in entry.sizes.items() if n == made.n)
+    _check_size(made)
+    agrees = tuple(name for name, n in entry.sizes.items() if n == made.size)
     return dataclasses.replace(made, agrees=agrees)
 
 
@@ -140,10 +150,12 @@ def _kind(source: Any) -> str:
     return "classification" if hasattr(source, "labels") else "retrieval"
 
 
-def _check_size(entry: Entry, *, n: int, where: str) -> None:
-    if entry.sizes and n not in entry.sizes.values():
+def _check_size(data: SetData) -> None:
+    entry = data.entry
+    if entry.sizes and data.size not in entry.sizes.values():
+        counted = "cues" if data.kind == "associations" else "images"
         told = ", ".join(f"{size:,} ({name})" for name, size in entry.sizes.items())
         raise DataError(
-            f"{where}: holds {n:,} images where {entry.name} has {told}; a wrong split, or an"
-            " incomplete copy"
+            f"{data.where}: holds {data.size:,} {counted} where {entry.name} has {told}; a wrong"
+            " split, or an incomplete copy"
         )

@@ -12,6 +12,7 @@ from etils import epath
 from clipjax.common.exits import ConfigError
 from clipjax.data import sources
 from clipjax.data.sources import tfds
+from clipjax.data.sources.associations import Associations
 from clipjax.data.sources.folder import Folder
 from clipjax.data.sources.labelled_table import LabelledTable
 from clipjax.data.sources.tfds_labelled import TfdsLabelled
@@ -79,6 +80,10 @@ def _tfds(entry: Entry, data: str, split: str) -> Found:
 
 def _plain(entry: Entry, data: str, split: str) -> Found:
     folder = epath.Path(data) / entry.id
+    if entry.table:
+        file = folder / entry.table
+        there = split == "test" and file.exists()
+        return (Associations(str(file)), f"{file} (table)", split) if there else None
     if (folder / split).is_dir():
         return Folder(str(folder / split)), f"{folder / split} (images by class)", split
     for ending in TABLES:
@@ -149,7 +154,9 @@ def how_to_get(entry: Entry, *, data: str, split: str = "test") -> str:
     if entry.tfds:
         ways.append(tfds.prepare_command(entry.tfds["name"], data_dir=folder))
     captions = any(each.metric.startswith("mean_recall") for each in entry.protocols.values())
-    if captions:
+    if entry.table:
+        table = f"put {entry.table} and the unpacked images in {folder}/{entry.id}"
+    elif captions:
         table = f"write a table of images and captions, {folder}/{entry.id}/test.csv"
     else:
         table = f"put images in {folder}/{entry.id}/test/CLASS, or name them in test.csv there"

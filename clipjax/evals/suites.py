@@ -23,7 +23,7 @@ from clipjax.common.registry import check_name, closest
 
 PROTOCOLS = (
     *("zero_shot", "retrieval", "linear_probe", "few_shot", "robustness", "action", "pm_k"),
-    *("geolocation", "lexicon"),
+    *("geolocation", "lexicon", "associations"),
 )
 
 
@@ -46,6 +46,8 @@ class Entry:
       protocols: "paper", "open_clip", "vtab", … → Expected. Data of any other size are refused.
       tfds: name, test, train, and label, recipe, also or text (`tfds_labelled`); {} is none.
       folders: where the WebDataset layout of it is looked for, below the data's folder.
+      table: of cues, candidates and associations, a file in the set's folder, in place of folders
+        by split (`data.sources.associations`).
       prompts: templates, names, join, aliases (`prompt_files.from_wheel`).
       keys_are_words: whether label keys can stand in a prompt: wnids and numbers cannot.
       paper_prompts: "other" where the published prompts that are to be had are not the paper's.
@@ -69,6 +71,7 @@ class Entry:
     protocols: Mapping[str, Expected] = dataclasses.field(default_factory=dict)
     tfds: Mapping[str, str] = dataclasses.field(default_factory=dict)
     folders: tuple[str, ...] = ()
+    table: str = ""
     prompts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     keys_are_words: bool = True
     paper_prompts: str = ""
@@ -205,7 +208,7 @@ SUITES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # sets, protocol
     "paper_zero_shot": (PAPER_ZERO_SHOT, ("zero_shot", "retrieval")),
     "robustness": (("imagenet", *SHIFTS), ("zero_shot", "robustness", "pm_k")),
     "retrieval": (RETRIEVAL, ("retrieval",)),
-    "datacomp38": (DATACOMP_38, ("zero_shot", "retrieval")),
+    "datacomp38": (DATACOMP_38, ("zero_shot", "retrieval", "associations")),
 }
 
 

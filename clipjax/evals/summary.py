@@ -14,6 +14,7 @@ from clipjax.evals import suites
 from clipjax.evals.results import Measurement, Record
 from clipjax.evals.subject import Subject
 
+WITHOUT_TRAINING = ("zero_shot", "retrieval", "associations")  # published as one family
 AVERAGE = "Average perf. on 38 datasets"
 
 
@@ -61,7 +62,7 @@ def _row(
     entry: suites.Entry, record: Record, protocol: str, made: Measurement, *, compare: str
 ) -> dict[str, Any]:
     main = made.main
-    family = "zero_shot" if protocol == "retrieval" else protocol
+    family = "zero_shot" if protocol in WITHOUT_TRAINING else protocol
     reported = suites.reported(entry, protocol=family, model=compare) if compare else {}
     agrees = record.data["agrees_with"]
     published = {
@@ -125,7 +126,7 @@ def _csv_rows(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
     weights = content["weights"]["id"]
     families: dict[str, dict[str, dict[str, Any]]] = {}
     for row in content["rows"]:
-        family = "" if row["protocol"] in ("zero_shot", "retrieval") else row["protocol"]
+        family = "" if row["protocol"] in WITHOUT_TRAINING else row["protocol"]
         families.setdefault(family, {})[row["name"]] = row
     for family, rows in families.items():
         suffix = f" ({family})" if family else ""
