@@ -14,13 +14,15 @@ from clipjax.common.exits import DataError
 from clipjax.evals.metrics import LEVEL, Estimate
 
 STL10_FOLDS, STL10_ROWS, STL10_TRAIN = 10, 1000, 5000
+UCF101_SPLITS = (1, 2, 3)
+Rows = np.ndarray  # int64, ascending
 
 
 def mean_over(estimates: Sequence[Estimate]) -> Estimate:
     """The mean of one metric over several training sets.
 
     The interval covers both what differs between training sets (Student's t over them) and the
-    draw of the test images, which they have in common.
+    draw of the test images, as if they had them in common.
     """
     from scipy.special import stdtrit
 
@@ -34,6 +36,28 @@ def mean_over(estimates: Sequence[Estimate]) -> Estimate:
     above = np.mean([estimate.high - estimate.value for estimate in estimates])
     low, high = (math.hypot(between, side) for side in (below, above))
     return Estimate(value, max(value - low, 0.0), min(value + high, 1.0), n)
+
+
+def read(file: Any, *, train: Sequence[str], test: Sequence[str]) -> list[tuple[Rows, Rows]]:
+    """The official folds: the rows that each trains and is tested on, out of train + test.
+
+    Args:
+      file: STL-10's `fold_indices.txt`, whose folds are tested on the whole test split; or the
+        folder of UCF101's lists, which part all videos anew.
+      train: keys of the training split; of videos "CLASS/NAME", see `ucf101_split`.
+      test: keys of the evaluation split.
+
+    Raises:
+      DataError: it cannot be read, or does not fit the data.
+    """
+    from etils import epath
+
+    if epath.Path(file).is_dir():
+        names = [key.split("/")[-1] for key in (*train, *test)]
+        videos = {name.removesuffix(".avi"): index for index, name in enumerate(names)}
+        return [ucf101_split(file, number, videos=videos) for number in UCF101_SPLITS]
+    tested = np.arange(len(train), len(train) + len(test))
+    return [(fold, tested) for fold in stl10_folds(file, rows=len(train))]
 
 
 def stl10_folds(file: Any, *, rows: int = STL10_TRAIN) -> list[np.ndarray]:
@@ -66,7 +90,8 @@ def stl10_folds(file: Any, *, rows: int = STL10_TRAIN) -> list[np.ndarray]:
 def ucf101_split(
     folder: Any, number: int, *, videos: Mapping[str, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One of UCF101's three official splits: int64 indices of the training and test videos.
+    """One of UCF101's three official splits: int64 indices of the training and test videos, both
+    ascending.
 
     Args:
       folder: `ucfTrainTestlist`, with `trainlist01.txt`, `testlist01.txt`, ….
@@ -92,7 +117,7 @@ def ucf101_split(
                 f"{file}: {len(missing)} of its {len(names)} videos are not in the data, such as"
                 f" {missing[:3]}"
             )
-        parts.append(np.array([videos[name] for name in names], np.int64))
+        parts.append(np.sort(np.array([videos[name] for name in names], np.int64)))
     both = np.intersect1d(*parts)
     if len(both):
         raise DataError(f"{folder}: split {number} trains on {len(both)} of its test videos")

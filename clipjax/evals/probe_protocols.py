@@ -1,9 +1,12 @@
 """Linear and few-shot probes as protocols of suites: `protocols` lists them, `runner` calls them.
 
-Both are fitted on the set's training split, which lies beside the evaluation split; without one
-they are left out, and the runner says so.
+Both are fitted on the set's training split, which lies beside the evaluation split, and on its
+official validation split, where there is one; without the first they are left out, and the runner
+says so.
 """
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,30 +28,28 @@ def linear_probe_settings(on: OnSet) -> dict[str, Any]:
         "metric": on.data.metric,
         "classes": len(on.data.keys),
         "features": FEATURES,
-        "train": _fingerprint(on),
+        **_fingerprints(on),
         "folds": bool(on.folds_file),
         "search": [linear_probe.DECADES, linear_probe.STEPS, linear_probe.VALIDATION],
     }
 
 
 def measure_linear_probe(on: OnSet) -> tuple[Measurement, Arrays]:
-    """The paper's probe (`linear_probe`); on STL-10 the mean over its ten folds."""
-    data, train = on.data, _train(on)
-    targets, test_targets = _targets(train, keys=data.keys), _targets(data, keys=data.keys)
-    features, test_features = on.features(train), on.features(data)
-    parts = [np.arange(len(features))]
-    if on.folds_file:
-        parts = folds.stl10_folds(on.folds_file, rows=len(features))
+    """The paper's probe (`linear_probe`); of STL-10 and UCF101 the mean over their folds."""
+    data, training = on.data, _training(on)
+    official = len(training) > 1 and not on.folds_file
+    tasks = _tasks(on, training)
     probes = [
         linear_probe.probe(
-            features[part],
-            targets[part],
+            task.features,
+            task.targets,
             classes=len(data.keys),
-            test_features=test_features,
+            test_features=task.test_features,
             metric=data.metric,
             mesh=on.subject.mesh,
+            validation=np.arange(len(task.features)) >= training[0].n if official else None,
         )
-        for part in parts
+        for task in tasks
     ]
     names = [data.metric]
     if data.kind == "classification":
@@ -56,7 +57,10 @@ def measure_linear_probe(on: OnSet) -> tuple[Measurement, Arrays]:
         names += ["top5_accuracy"] if len(data.keys) > 5 else []
     figures = {
         name: folds.mean_over(
-            [class_scores.measure(name, made.scores, test_targets) for made in probes]
+            [
+                class_scores.measure(name, made.scores, task.test_targets)
+                for made, task in zip(probes, tasks, strict=True)
+            ]
         )
         for name in names
     }
@@ -66,9 +70,10 @@ def measure_linear_probe(on: OnSet) -> tuple[Measurement, Arrays]:
         figures,
         {
             "features": FEATURES,
-            "train": train.where,
+            "train": "; ".join(part.where for part in training),
             "trained": first.trained,
             "validated": first.validated,
+            "validation": "official split" if official else "part of the training split",
             "penalty": [probe.fit.penalty for probe in probes],
             "searched": {f"{p:.6g}": [e.value, e.low, e.high] for p, e in first.searched.items()},
             "fits": sum(probe.fits for probe in probes),
@@ -78,12 +83,17 @@ def measure_linear_probe(on: OnSet) -> tuple[Measurement, Arrays]:
             "folds": len(probes),
         },
     )
-    _warn(made, first, test_features)
+    _warn(made, first, tasks[0].test_features)
+    if data.entry.validation and not official:
+        made.warnings.append(
+            f"its official validation split ({data.entry.validation:,} images) is not there; the"
+            " penalty was searched on a part of the training split"
+        )
     if not all(probe.fit.converged for probe in probes):
         made.warnings.append("the last fit ended at 1,000 iterations, before its minimum")
     if data.kind != "classification":
         return made, {}
-    ranks = class_scores.rank(first.scores, test_targets)
+    ranks = class_scores.rank(first.scores, tasks[0].test_targets)
     return made, {"label": data.labels, "rank": ranks.astype(np.int32)}
 
 
@@ -93,7 +103,7 @@ def few_shot_settings(on: OnSet) -> dict[str, Any]:
         "metric": on.data.metric,
         "classes": len(on.data.keys),
         "features": FEATURES,
-        "train": _fingerprint(on),
+        **_fingerprints(on),
         "shots": [few_shot.SHOTS, few_shot.DRAWS, few_shot.FURTHER],
         "prompts": on.prompts.hash,
     }
@@ -101,10 +111,10 @@ def few_shot_settings(on: OnSet) -> dict[str, Any]:
 
 def measure_few_shot(on: OnSet) -> tuple[Measurement, Arrays]:
     """Probes of 1 to 16 images of each class, against the classes' names."""
-    data, train = on.data, _train(on)
-    labels = _targets(train, keys=data.keys)
+    data, training = on.data, _training(on)
+    features, labels = _rows(on, training)
     curve = few_shot.curve(
-        on.features(train),
+        features,
         labels,
         classes=len(data.keys),
         test_features=on.features(data),
@@ -113,7 +123,7 @@ def measure_few_shot(on: OnSet) -> tuple[Measurement, Arrays]:
         mesh=on.subject.mesh,
     )
     if not curve.points:
-        raise set_data.Missing(f"{train.where}: {next(iter(curve.left_out.values()))}")
+        raise set_data.Missing(f"{training[0].where}: {next(iter(curve.left_out.values()))}")
     zero_shot = class_scores.measure(
         data.metric, on.image_embed @ on.classifier.ensemble.T, data.labels
     )
@@ -145,22 +155,61 @@ def _few_shot_details(curve: Curve, zero_shot: metrics.Estimate, *, classes: int
     }
 
 
-def _train(on: OnSet) -> SetData:
-    """The training split; Missing where what is there is the evaluation split itself."""
-    train = on.open_train()
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """What one probe is fitted to and measured on, as `linear_probe.probe` takes them."""
+
+    features: np.ndarray
+    targets: np.ndarray
+    test_features: np.ndarray
+    test_targets: np.ndarray
+
+
+def _tasks(on: OnSet, training: Sequence[SetData]) -> list[_Task]:
+    """The splits as they lie there, or those of the file of folds."""
+    whole = _Task(*_rows(on, training), *_rows(on, [on.data]))
+    if not on.folds_file:
+        return [whole]
+    features = np.concatenate([whole.features, whole.test_features])
+    targets = np.concatenate([whole.targets, whole.test_targets])
+    train, test = (
+        [part.source.key(index) for part in parts for index in range(part.n)]
+        for parts in (training, [on.data])
+    )
+    return [
+        _Task(features[rows], targets[rows], features[tested], targets[tested])
+        for rows, tested in folds.read(on.folds_file, train=train, test=test)
+    ]
+
+
+def _rows(on: OnSet, parts: Sequence[SetData]) -> tuple[np.ndarray, np.ndarray]:
+    """Features and targets of the splits, one after another."""
+    targets = [targets_of(part, keys=on.data.keys) for part in parts]
+    features = [on.features(part) for part in parts]
+    if len(parts) == 1:  # no second copy of ImageNet's
+        return features[0], targets[0]
+    return np.concatenate(features), np.concatenate(targets)
+
+
+def _training(on: OnSet) -> list[SetData]:
+    """The training split, and the official validation split where there is one; Missing where the
+    first is the evaluation split itself."""
+    train, validation = on.open_train(), on.open_validation()
     if train.source.fingerprint == on.data.source.fingerprint:
         raise set_data.Missing(f"{on.data.where}: has no training split of its own")
-    return train
+    return [train] if validation is None else [train, validation]
 
 
-def _fingerprint(on: OnSet) -> str:
+def _fingerprints(on: OnSet) -> dict[str, str]:
+    """Of the training split, "" without, and of the validation split where there is one."""
     try:
-        return _train(on).source.fingerprint
+        found = [part.source.fingerprint for part in _training(on)]
     except set_data.Missing:
-        return ""
+        found = [""]
+    return dict(zip(("train", "validation"), found, strict=False))
 
 
-def _targets(data: SetData, *, keys: tuple[str, ...]) -> np.ndarray:
+def targets_of(data: SetData, *, keys: tuple[str, ...]) -> np.ndarray:
     """Classes as places in `keys`, joined by label key; of several classes 1, 0 and -1."""
     if data.kind == "multilabel":
         positive, ignored = data.targets

@@ -117,11 +117,13 @@ def _prepare(
 ) -> Task | Record:
     """What there is to do on a set, or a record that says why there is nothing."""
     try:
-        opened = set_data.open_set(entry, data=data, image_size=subject.image_size)
+        place = {"data": data, "image_size": subject.image_size}
+        opened = set_data.open_set(entry, **place)
         on = OnSet(
             subject,
             opened,
-            functools.partial(set_data.open_train, entry, data=data, image_size=subject.image_size),
+            functools.partial(set_data.open_train, entry, **place),
+            functools.partial(set_data.open_validation, entry, **place),
             prompts_given=_given(prompts, entry.id),
             classifiers=str(folder / "classifiers"),
             folder=data,

@@ -141,6 +141,31 @@ def open_train(entry: Entry, *, data: str, image_size: int) -> SetData:
     return SetData(entry, source, where, _kind(source), split, ())
 
 
+def open_validation(entry: Entry, *, data: str, image_size: int) -> SetData | None:
+    """The official validation split, which lies beside the training split.
+
+    None where the set has none, or it is not there.
+
+    Raises:
+      Missing: nothing is at the set's `validation_path`.
+      ConfigError, DataError: as `open_set`.
+    """
+    if not (entry.validation or entry.validation_path):
+        return None
+    found = set_places.find(entry, data=data, split="validation", image_size=image_size)
+    if not found and entry.validation_path:
+        raise Missing(set_places.how_to_get(entry, data=data, split="validation"))
+    if not found:
+        return None
+    source, where, split = found
+    if entry.validation and len(source) != entry.validation:
+        raise DataError(
+            f"{where}: holds {len(source):,} images where {entry.name}'s validation split has"
+            f" {entry.validation:,}; copy it again, or take it away to search on training images"
+        )
+    return SetData(entry, source, where, _kind(source), split, ())
+
+
 def _kind(source: Any) -> str:
     if getattr(source, "has_targets", False):
         return "multilabel"

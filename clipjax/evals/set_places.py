@@ -20,6 +20,7 @@ from clipjax.data.sources.webdataset_folder import WebDatasetFolder
 from clipjax.evals.suites import Entry
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
+VALIDATION = ("validation", "val", "valid")  # what its folder may be called
 CAPTIONS_EACH = 5  # of an image, the first ones count (COCO has six or seven for some)
 
 
@@ -36,20 +37,22 @@ def find(entry: Entry, *, data: str, split: str, image_size: int) -> Found:
     Args:
       entry: which set.
       data: the folder that sets lie in, local or remote; "" for sets with a path of their own.
-      split: "test" or "train".
+      split: "test", "train" or "validation", which is looked for only where "train" is.
       image_size: pixels, of demo data.
 
     Raises:
       ConfigError, DataError: what is there cannot be used; the message says why.
     """
     if _is_own(entry):
-        path = entry.path if split == "test" else entry.train_path
-        if not path and not entry.source:
+        path = _own_path(entry, split)
+        if not path and (not entry.source or split == "validation"):
             return None
         wanted = entry.split if split == "test" else split
         return _own(entry, path or entry.path, split=wanted, image_size=image_size)
     for look in (_webdataset, _tfds, _plain) if data else ():
-        if found := look(entry, data, split):
+        if split == "validation" and look(entry, data, "train"):
+            return next(filter(None, (look(entry, data, name) for name in VALIDATION)), None)
+        if split != "validation" and (found := look(entry, data, split)):
             return found
     return None
 
@@ -97,6 +100,11 @@ def _is_own(entry: Entry) -> bool:
     return bool(entry.path or entry.source)
 
 
+def _own_path(entry: Entry, split: str) -> str:
+    paths = {"train": entry.train_path, "validation": entry.validation_path}
+    return paths.get(split, entry.path)
+
+
 def _own(entry: Entry, path: str, *, split: str, image_size: int) -> Found:
     if entry.source:
         make: Callable[..., Any] = sources.get(entry.source)
@@ -142,11 +150,12 @@ class _FirstCaptions:
 
 
 def how_to_get(entry: Entry, *, data: str, split: str = "test") -> str:
-    """Where a missing set, or its training split, was looked for, and ways to get it."""
-    if split != "test" and _is_own(entry) and not entry.train_path:
-        return f"{entry.id}: has no train_path to fit a probe on"
+    """Where a missing split was looked for, and ways to get it."""
     if _is_own(entry):
-        return f"{entry.path or entry.source}: nothing is there (looked from {os.getcwd()})"
+        path = _own_path(entry, split)
+        if not path and split != "test":
+            return f"{entry.id}: has no {split}_path for a probe"
+        return f"{path or entry.source}: nothing is there (looked from {os.getcwd()})"
     folder = data or "DIR"
     ways = []
     if entry.get:
@@ -161,4 +170,5 @@ def how_to_get(entry: Entry, *, data: str, split: str = "test") -> str:
     else:
         table = f"put images in {folder}/{entry.id}/test/CLASS, or name them in test.csv there"
     ways.append(f"{table} (from {entry.home})")
-    return "; or ".join(ways) + (" (its training split)" if split != "test" else "")
+    told = {"train": " (its training split)", "validation": " (its validation split)"}
+    return "; or ".join(ways) + told.get(split, "")

@@ -86,16 +86,18 @@ class OnSet:
       subject: the model.
       data: the set's evaluation split.
       open_train: opens its training split.
+      open_validation: opens its official validation split; gives None where there is none.
       prompts_given: the user's prompts for this set, a file or folder; "" is none.
       classifiers: folder in which zero-shot classifiers are kept.
       folder: that the suite's sets lie in.
-      folds_file: official folds of the training split (STL-10); "" is none.
+      folds_file: official folds or splits (`folds.read`); "" is none.
       poll: called once a batch of images.
     """
 
     subject: Subject
     data: SetData
     open_train: Callable[[], SetData]
+    open_validation: Callable[[], SetData | None] = lambda: None
     prompts_given: str = ""
     classifiers: str = ""
     folds_file: str = ""

@@ -44,7 +44,10 @@ class Entry:
       name: for people; open_clip's column where it has one.
       classes: how many there must be; 0 is unknown, or not a matter of classes.
       protocols: "paper", "open_clip", "vtab", … → Expected. Data of any other size are refused.
-      tfds: name, test, train, and label, recipe, also or text (`tfds_labelled`); {} is none.
+      validation: images of the official validation split, which a probe's penalty is searched on;
+        0 is none, and a part of the training split stands for it.
+      tfds: name, test, train, validation, and label, recipe, also or text (`tfds_labelled`); {} is
+        none.
       folders: where the WebDataset layout of it is looked for, below the data's folder.
       table: of cues, candidates and associations, a file in the set's folder, in place of folders
         by split (`data.sources.associations`).
@@ -60,6 +63,7 @@ class Entry:
         CSV, TSV or JSON-lines file; or `source`, a name of `data.sources`.
       prompts_file: of a set of the user's own, see `prompt_files.read`.
       train_path: what a linear probe is fitted on.
+      validation_path: what its penalty is searched on; "" is a part of the training split.
       folds: file of official folds of the training split, in the set's folder (`evals.folds`).
       metric: of a set of the user's own.
       run: protocols for this set; () takes the suite's.
@@ -69,6 +73,7 @@ class Entry:
     name: str
     classes: int = 0
     protocols: Mapping[str, Expected] = dataclasses.field(default_factory=dict)
+    validation: int = 0
     tfds: Mapping[str, str] = dataclasses.field(default_factory=dict)
     folders: tuple[str, ...] = ()
     table: str = ""
@@ -85,6 +90,7 @@ class Entry:
     split: str = "test"
     prompts_file: str = ""
     train_path: str = ""
+    validation_path: str = ""
     folds: str = ""
     metric: str = ""
     run: tuple[str, ...] = ()
@@ -147,6 +153,7 @@ def own(
     metric: str = "",
     prompts: str = "",
     train_path: str = "",
+    validation_path: str = "",
     run: Sequence[str] = (),
 ) -> Entry:
     """A set of the user's own.
@@ -159,7 +166,8 @@ def own(
       n: how many images there must be.
       metric: the main one; "" is top1_accuracy, or mean_recall_at_1 for captions.
       prompts: a file or folder, see `prompt_files.read`; "" is the data's own.
-      train_path: as `path`, for a linear probe.
+      train_path, validation_path: as `path`, for a linear probe; without the second a part of the
+        first is its validation split.
       run: protocols; () takes the suite's.
     """
     if not path and not source:
@@ -173,6 +181,7 @@ def own(
         split=split,
         prompts_file=prompts,
         train_path=train_path,
+        validation_path=validation_path,
         metric=metric,
         run=tuple(run),
     )

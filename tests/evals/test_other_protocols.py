@@ -177,7 +177,7 @@ def test_folds_and_splits_are_read_and_checked(tmp_path):
     (tmp_path / "testlist02.txt").write_text("Run/v_Run_g03_c01.avi\n")
     videos = {"v_Run_g01_c01": 4, "v_Hop_g02_c01": 0, "v_Run_g03_c01": 2}
     train, test = folds.ucf101_split(tmp_path, 2, videos=videos)
-    assert train.tolist() == [4, 0] and test.tolist() == [2]
+    assert train.tolist() == [0, 4] and test.tolist() == [2]
     with pytest.raises(DataError, match="1 of its 2 videos are not in the data"):
         folds.ucf101_split(tmp_path, 2, videos={"v_Run_g01_c01": 4, "v_Run_g03_c01": 2})
     (tmp_path / "testlist02.txt").write_text("Run/v_Run_g01_c01.avi\n")

@@ -132,6 +132,28 @@ def test_a_train_split_beside(tmp_path):
     assert set_data.open_train(digits, data="", image_size=32).n == 1433
 
 
+def test_an_official_validation_split_beside_the_training_split(tmp_path):
+    entry = dataclasses.replace(PETS, validation=3)
+    place = {"data": str(tmp_path), "image_size": 32}
+    folder_of(tmp_path / "pets" / "val", count=3)
+    assert set_data.open_validation(entry, **place) is None  # there is no training split
+    folder_of(tmp_path / "pets" / "train", count=12)
+    found = set_data.open_validation(entry, **place)
+    assert (found.n, found.split) == (3, "val") and str(tmp_path / "pets" / "val") in found.where
+    assert set_data.open_validation(PETS, **place) is None  # this set has none
+    folder_of(tmp_path / "pets" / "validation", count=4)
+    with pytest.raises(DataError, match=r"holds 4 images where .* validation split has 3; copy"):
+        set_data.open_validation(entry, **place)
+    folder = webdataset(tmp_path / "wds_vtab-pets_test")
+    (folder / "test").rename(folder / "train")
+    assert set_data.open_validation(entry, **place) is None  # not out of another copy
+    path = str(tmp_path / "pets")
+    own = suites.own("mine", path=path, train_path=path, validation_path=f"{path}/val")
+    assert set_data.open_validation(own, **place).n == 3
+    with pytest.raises(set_data.Missing, match="nowhere: nothing is there"):
+        set_data.open_validation(dataclasses.replace(own, validation_path="nowhere"), **place)
+
+
 def prompts_of(entry, source, keys, **options):
     made, origin = prompt_files.of_set(entry, source=source, keys=keys, **options)
     return dict(zip(made.keys, made.names, strict=True)), made.templates, origin

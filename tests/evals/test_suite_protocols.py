@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 
 from clipjax.common.exits import DataError
-from clipjax.evals import other_protocols, probe_protocols, protocols, set_data, suites
+from clipjax.evals import few_shot, other_protocols, probe_protocols, protocols, set_data, suites
 from clipjax.parallel import mesh as meshes
 
 
@@ -45,7 +46,9 @@ def split(keys, *, classes, fingerprint="f", metric="top1_accuracy", path=""):
     )
 
 
-def subject_on(data, *, embed, weights=None, train=None, features=None, folds_file=""):
+def subject_on(
+    data, *, embed, weights=None, train=None, features=None, validation=None, folds_file=""
+):
     mesh = meshes.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, devices=jax.devices()[:1])
     missing = set_data.Missing("no training split")
 
@@ -57,6 +60,7 @@ def subject_on(data, *, embed, weights=None, train=None, features=None, folds_fi
     return types.SimpleNamespace(
         data=data,
         open_train=open_train,
+        open_validation=lambda: validation,
         image_embed=embed,
         classifier=types.SimpleNamespace(ensemble=weights),
         prompts=types.SimpleNamespace(hash="h"),
@@ -95,6 +99,70 @@ def test_a_linear_probe_joins_its_splits_by_label(digits):
     searched = made.details["searched"]
     assert 10 <= len(searched) <= 15 and json.dumps(made.details)
     assert any(float(p) == pytest.approx(made.details["penalty"][0], rel=1e-5) for p in searched)
+
+
+def test_the_penalty_is_searched_on_the_official_validation_split(digits):
+    x, y = load_digits(return_X_y=True)
+    classes = [str(k) for k in range(10)]
+    rows = {"train": np.arange(0, 200), "val": np.arange(1000, 1400), "test": np.arange(1400, 1797)}
+    noise = {"train": 3.0, "val": 12.0, "test": 12.0}  # as no part of the training split shows
+    rng = np.random.default_rng(0)
+    features = {k: x[r, 16:48] + noise[k] * rng.normal(size=(len(r), 32)) for k, r in rows.items()}
+    parts = {
+        k: split([f"{y[i]}/{i}.png" for i in r], classes=classes, fingerprint=k)
+        for k, r in rows.items()
+    }
+    given = {"embed": None, "train": parts["train"], "features": features}
+    on = subject_on(parts["test"], validation=parts["val"], **given)
+    made, _ = probe_protocols.measure_linear_probe(on)
+    assert (made.details["trained"], made.details["validated"]) == (200, 400)
+    assert made.details["validation"] == "official split" and not made.warnings
+    assert made.details["train"] == "there, train; there, val"
+    settings = probe_protocols.linear_probe_settings(on)
+    assert (settings["train"], settings["validation"]) == ("train", "val")
+
+    def reference(penalty, parts, tested):
+        fitted = LogisticRegression(C=1 / penalty, max_iter=5000, tol=1e-6)
+        fitted.fit(
+            np.concatenate([features[k] for k in parts]), y[np.r_[*(rows[k] for k in parts)]]
+        )
+        return fitted.score(features[tested], y[rows[tested]])
+
+    searched = {float(p): value[0] for p, value in made.details["searched"].items()}
+    seen = {p: v for p, v in searched.items() if p >= 1}
+    for penalty, value in seen.items():
+        assert value == pytest.approx(reference(penalty, ["train"], "val"), abs=2 / 400)
+    (penalty,) = made.details["penalty"]
+    assert max(searched, key=lambda p: (searched[p], p)) == pytest.approx(penalty, rel=1e-5)
+    final = reference(penalty, ["train", "val"], "test")
+    assert made.main.value == pytest.approx(final, abs=2 / 397)
+    parts["test"].entry = suites.get("dtd")
+    drawn, _ = probe_protocols.measure_linear_probe(subject_on(parts["test"], **given))
+    assert (drawn.details["trained"], drawn.details["validated"]) == (160, 40)
+    assert drawn.details["validation"] == "part of the training split"
+    assert drawn.details["penalty"][0] < penalty  # noise asks for a larger one
+    assert "validation split (1,880 images) is not there" in drawn.warnings[0]
+
+
+def test_few_shots_draw_from_training_and_validation_images(digits, monkeypatch):
+    train, y = digits.open_train(), load_digits().target
+    more = split([f"{y[i]}/{i}.png" for i in range(40)], classes=train.keys, fingerprint="val")
+    seen = []
+
+    def curve(features, labels, **_):
+        seen.extend([features.shape, labels[600:].tolist()])
+        return few_shot.Curve({}, {}, {}, {1: "seen"})
+
+    monkeypatch.setattr(few_shot, "curve", curve)
+    features = {
+        "train": digits.features(train),
+        "test": digits.features(digits.data),
+        "val": np.ones((40, 64)),
+    }
+    on = subject_on(digits.data, embed=None, train=train, validation=more, features=features)
+    with pytest.raises(set_data.Missing, match="there, train: seen"):
+        probe_protocols.measure_few_shot(on)
+    assert seen == [(640, 64), y[:40].tolist()]
 
 
 def test_few_shots_stand_beside_zero_shot(digits):

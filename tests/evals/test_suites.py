@@ -125,7 +125,8 @@ def test_tfds_entries_open_offline_and_their_prompts_join(entry, monkeypatch):
     if entry.id in NEEDS_TENSORFLOW:
         pytest.skip("needs TensorFlow to be built; see tests/data/test_tfds.py")
     builder = tfds.builder(entry.tfds["name"])
-    for split in {entry.tfds["test"], entry.tfds.get("train", entry.tfds["test"])}:
+    assert bool(entry.validation) == ("validation" in entry.tfds)
+    for split in {entry.tfds[k] for k in ("test", "train", "validation") if k in entry.tfds}:
         for part in split.split("+"):
             assert has_split(builder, part.split("[")[0]), (entry.id, part)
     asked = {}
