@@ -127,6 +127,55 @@ def test_a_set_of_cues_stands_in_datacomps_column(trained, tmp_path, capsys):
     assert theirs["WinoGAViL"] == "0.4125" and theirs["pretrained"] == "open_clip"
 
 
+def test_videos_of_registered_sets_are_measured(trained, tmp_path, capsys):
+    lists = {}
+    for i in range(32):
+        name, group, part = f"Class{i % 2}", i // 4 + 1, "test" if i < 8 else "train"
+        video = f"{name}/v_{name}_g{group:02}_c{i:02}"
+        for number in (1, 2, 3):
+            kind = "test" if i // 8 + 1 == number else "train"
+            lists[f"{kind}list0{number}.txt"] = lists.get(f"{kind}list0{number}.txt", "")
+            lists[f"{kind}list0{number}.txt"] += f"{video}.avi\n"
+        for place in (f"ucf101/{part}/{video}/1.jpg", f"rareact/test/{i}.jpg"):
+            (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / place).write_bytes(tars.picture(i))
+    (tmp_path / "ucf101" / "ucfTrainTestlist").mkdir()
+    for name, content in lists.items():
+        (tmp_path / "ucf101" / "ucfTrainTestlist" / name).write_text(content)
+    rows = [f"{i},v{i // 3},{i % 2},cut,{('egg', 'phone')[i % 2]},{i % 5}" for i in range(32)]
+    head = "id,video_id,class_id,verb,noun,annotation"
+    (tmp_path / "rareact" / "rareact.csv").write_text("\n".join([head, *rows]))
+    (tmp_path / "s.py").write_text(
+        "import dataclasses\n"
+        "from clipjax.evals import suites\n"
+        "def sized(entry, n, metric, **facts):\n"
+        "    size = {'paper': suites.Expected(n, metric)}\n"
+        "    return dataclasses.replace(entry, protocols=size, **facts)\n"
+        "def get_suite():\n"
+        "    ucf101 = suites.get('ucf101', run=('action', 'linear_probe'))\n"
+        "    return suites.Suite('mine', (\n"
+        "        sized(ucf101, 8, 'top1_accuracy', classes=2),\n"
+        "        sized(suites.get('rareact'), 32, 'frame_averaged_mwap')),\n"
+        "        suites.find('paper_zero_shot').run)\n"
+    )
+    names = '{"names": {"cut egg": "egg", "cut phone": "phone"}, "templates": ["cut {}"]}'
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "rareact.json").write_text(names)
+    options = {"data": str(tmp_path), "output": str(tmp_path / "out"), "compare": "ViT-L/14@336px"}
+    options["prompts"], suite = str(tmp_path / "prompts"), str(tmp_path / "s.py")
+    assert evaluate.run("", weights=str(trained), suite=suite, **options) == exits.DONE
+    made = record(tmp_path / "out", "ucf101")["measurements"]
+    assert made["action"]["details"] == {"videos": 32, "frames": 32, "splits": 3}
+    assert made["linear_probe"]["details"]["folds"] == 3
+    found = record(tmp_path / "out", "rareact")["measurements"]["rare_actions"]["figures"]
+    assert set(found) == {f"{p}{m}" for p in ("", "frame_averaged_") for m in ("mwap", "mwsap")}
+    assert found["mwap"]["value"] == found["frame_averaged_mwap"]["value"]  # one frame each
+    table = (tmp_path / "out" / "mine" / "summary.md").read_text()
+    assert "| RareAct" in table and "| 40.70 |" in table
+    assert evaluate.run("", weights=str(trained), suite=suite, **options) == exits.DONE
+    assert "0 to measure, 2 measured before" in capsys.readouterr().out
+
+
 def test_what_is_measured_is_not_measured_again(trained, sets, tmp_path, monkeypatch, capsys):
     file, out = suite_file(tmp_path / "s.py", sets), tmp_path / "out"
     calls = []

@@ -6,8 +6,10 @@ inside a class's folder, in the order of their names; one image for a video is i
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,17 +29,17 @@ class Videos:
     middle: np.ndarray
 
 
-def videos(keys: Sequence[str]) -> Videos:
+def videos(keys: Sequence[str], *, parts: int = 2) -> Videos:
     """The videos of some frames.
 
     Args:
       keys: F paths, "CLASS/VIDEO/FRAME.jpg" or "CLASS/VIDEO.jpg".
+      parts: how many parts of a path name the video; 1 is "VIDEO/FRAME.jpg" or "VIDEO.jpg".
     """
     found: dict[str, list[tuple[str, int]]] = {}
     for frame, key in enumerate(keys):
-        parts = key.split(os.sep)
-        video = os.sep.join(parts[:2]) if len(parts) > 2 else os.path.splitext(key)[0]
-        found.setdefault(video, []).append((key, frame))
+        named = os.path.splitext(key)[0].split(os.sep)[:parts]
+        found.setdefault(os.sep.join(named), []).append((key, frame))
     owner = np.zeros(len(keys), np.int32)
     middle = np.zeros(len(found), np.int64)
     for number, frames in enumerate(found.values()):
@@ -45,6 +47,60 @@ def videos(keys: Sequence[str]) -> Videos:
         owner[ordered] = number
         middle[number] = ordered[len(ordered) // 2]
     return Videos(tuple(found), owner, middle)
+
+
+@dataclasses.dataclass(frozen=True)
+class MiddleFrames:
+    """Source of one image for each video, its middle frame; a key is the video's name.
+
+    Attributes:
+      every: source of all frames.
+      parts: of its keys, see `videos`.
+    """
+
+    every: Any
+    parts: int
+
+    @functools.cached_property
+    def videos(self) -> Videos:
+        keys = [self.every.key(index) for index in range(len(self.every))]
+        return videos(keys, parts=self.parts)
+
+    def __len__(self) -> int:
+        return len(self.videos.names)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self.every[self._frame(index)], "key": self.key(index)}
+
+    def key(self, index: int) -> str:
+        return self.videos.names[index]
+
+    def label(self, index: int) -> str:
+        return self.every.label(self._frame(index))
+
+    @property
+    def labels(self) -> Any:
+        return self.every.labels
+
+    @property
+    def class_names(self) -> Any:
+        return self.every.class_names
+
+    @property
+    def templates(self) -> Any:
+        return self.every.templates
+
+    @property
+    def name(self) -> str:
+        return self.every.name
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all frames."""
+        return f"{self.every.fingerprint}[middle]"
+
+    def _frame(self, index: int) -> int:
+        return int(self.videos.middle[index])
 
 
 def mean_predictions(

@@ -1,4 +1,4 @@
-"""Protocols with data of a shape of their own: robustness, videos, places, words, associations.
+"""Protocols with data of a shape of their own: robustness, places, words, associations.
 
 `protocols` lists them, `runner` calls them. What they need besides images lies in the set's folder,
 DIR/SET: `imagenet_classes.json`, `anchors.txt`, `places.csv`, `words.csv`; without it they are
@@ -18,7 +18,6 @@ from clipjax.common.exits import ConfigError, DataError
 from clipjax.evals import (
     associations,
     class_scores,
-    frames,
     geolocation,
     ocr,
     robustness,
@@ -72,56 +71,6 @@ def _maps(on: OnSet) -> dict[str, dict[str, Any]]:
     return found
 
 
-def frames_settings(on: OnSet) -> dict[str, Any]:
-    """Prompts and metric."""
-    return {"prompts": on.prompts.hash, "metric": on.data.metric}
-
-
-def measure_action(on: OnSet) -> tuple[Measurement, Arrays]:
-    """Videos by their middle frame, and by the mean prediction over all frames."""
-    found = _videos(on)
-    cosines = zero_shot.cosines(on.image_embed, on.classifier.ensemble, mesh=on.subject.mesh)
-    labels = on.data.labels[found.middle]
-    averaged = frames.mean_predictions(
-        cosines, owner=found.owner, count=len(found.names), logit_scale=on.subject.logit_scale
-    )
-    figures = {}
-    for name in dict.fromkeys((on.data.metric, "top1_accuracy", "mean_top1_top5")):
-        figures[name] = class_scores.measure(name, cosines[found.middle], labels)
-        figures[f"frame_averaged_{name}"] = class_scores.measure(name, averaged, labels)
-    details = {"videos": len(found.names), "frames": len(found.owner)}
-    return Measurement(on.data.metric, figures, details), {}
-
-
-def measure_pm_k(on: OnSet) -> tuple[Measurement, Arrays]:
-    """Anchor frames that are right, alone and with all frames within ten (ImageNet-Vid, YTBB)."""
-    keys = _keys(on)
-    file = _beside(on, "anchors.txt")
-    listed = {line.strip() for line in file.read_text().splitlines() if line.strip()}
-    missing = sorted(listed - set(keys))
-    if missing or not listed:
-        raise DataError(
-            f"{file}: {len(missing)} of {len(listed)} frames are not there {missing[:1]}"
-        )
-    cosines = zero_shot.cosines(on.image_embed, on.classifier.ensemble, mesh=on.subject.mesh)
-    right = class_scores.rank(cosines, on.data.labels) == 0
-    owner, order = _videos(on).owner, np.zeros(len(keys), np.int64)
-    for video in np.unique(owner):
-        own = np.flatnonzero(owner == video)
-        order[own[np.argsort([keys[i] for i in own])]] = np.arange(len(own))
-    anchor = np.array([key in listed for key in keys])
-    both = [
-        robustness.pm_k(right, video=owner, frame=order, anchor=anchor, k=k)
-        for k in (0, robustness.NEIGHBOURS)
-    ]
-    figures = {
-        "pm0": both[0],
-        f"pm{robustness.NEIGHBOURS}": both[1],
-        "mean_pm": robustness.mean_of(both),
-    }
-    return Measurement("mean_pm", figures, {"anchors": len(listed)}), {}
-
-
 def places_settings(on: OnSet) -> dict[str, Any]:
     """The references."""
     try:
@@ -132,8 +81,8 @@ def places_settings(on: OnSet) -> dict[str, Any]:
 
 def measure_geolocation(on: OnSet) -> tuple[Measurement, Arrays]:
     """The place of the nearest reference, the training split; places of both in `places.csv`."""
-    file, train = _beside(on, "places.csv"), on.open_train()
-    truth = geolocation.read_degrees(file, keys=_keys(on))
+    file, train = beside(on, "places.csv"), on.open_train()
+    truth = geolocation.read_degrees(file, keys=keys_of(on))
     references = geolocation.read_degrees(
         file, keys=[train.source.key(index) for index in range(train.n)]
     )
@@ -161,10 +110,10 @@ def words_settings(on: OnSet) -> dict[str, Any]:
 
 def measure_lexicon(on: OnSet) -> tuple[Measurement, Arrays]:
     """Words out of each image's own list (IIIT5K): `words.csv` with image, word, lexicon."""
-    file = _beside(on, "words.csv")
+    file = beside(on, "words.csv")
     lines = {line.get("image"): line for line in csv.DictReader(io.StringIO(file.read_text()))}
     try:
-        own = [lines[key] for key in _keys(on)]
+        own = [lines[key] for key in keys_of(on)]
         truths = [line["word"] for line in own]
         lexicons = [line["lexicon"].split() for line in own]
     except (KeyError, AttributeError) as error:
@@ -206,15 +155,12 @@ def measure_associations(on: OnSet) -> tuple[Measurement, Arrays]:
     return Measurement(on.data.metric, associations.means(found, cues=cues), details), {}
 
 
-def _keys(on: OnSet) -> list[str]:
+def keys_of(on: OnSet) -> list[str]:
+    """The keys of all images."""
     return [on.data.source.key(index) for index in range(on.data.n)]
 
 
-def _videos(on: OnSet) -> frames.Videos:
-    return frames.videos(_keys(on))
-
-
-def _beside(on: OnSet, name: str) -> Any:
+def beside(on: OnSet, name: str) -> Any:
     """A file in the set's folder, or beside the images of a set with a path of its own."""
     entry = on.data.entry
     folder = os.path.dirname(entry.path.rstrip("/")) if entry.path else f"{on.folder}/{entry.id}"

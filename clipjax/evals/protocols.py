@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 
 from clipjax.data import eval_batches
-from clipjax.evals import metrics, other_protocols, probe_protocols, retrieval, suspicion, zero_shot
+from clipjax.evals import (
+    metrics,
+    other_protocols,
+    probe_protocols,
+    retrieval,
+    suspicion,
+    video_protocols,
+    zero_shot,
+)
 from clipjax.evals.results import Measurement
 from clipjax.evals.subject import OnSet
 
@@ -197,10 +205,13 @@ PROTOCOLS: dict[str, Protocol] = {
         other_protocols.measure_robustness,
     ),
     "action": Protocol(
-        ("classification",), other_protocols.frames_settings, other_protocols.measure_action
+        ("classification",), video_protocols.frames_settings, video_protocols.measure_action
+    ),
+    "rare_actions": Protocol(
+        ("segments",), video_protocols.rare_actions_settings, video_protocols.measure_rare_actions
     ),
     "pm_k": Protocol(
-        ("classification",), other_protocols.frames_settings, other_protocols.measure_pm_k
+        ("classification",), video_protocols.frames_settings, video_protocols.measure_pm_k
     ),
     "geolocation": Protocol(
         ("retrieval", "classification"),

@@ -18,6 +18,7 @@ import numpy as np
 
 from clipjax.common.exits import DataError
 from clipjax.evals import set_places
+from clipjax.evals.frames import MiddleFrames
 from clipjax.evals.set_places import Missing
 from clipjax.evals.suites import Entry
 
@@ -30,8 +31,9 @@ class SetData:
       entry: which set.
       source: of images, see `data.sources`; with `labels` and `label(index)`, or `targets(index)`
         where an image has several classes, or `caption(index)`; or with `cues` (`associations`).
+        Of videos one image each, and `every` with all frames (`frames.MiddleFrames`).
       where: back end and path, for people.
-      kind: "classification", "multilabel", "retrieval" or "associations".
+      kind: "classification", "multilabel", "retrieval", "associations" or "segments" (of videos).
       split: read.
       agrees: protocols whose size the data have, () where nothing is expected.
     """
@@ -50,7 +52,7 @@ class SetData:
 
     @property
     def size(self) -> int:
-        """What protocols count: cues where images are candidates for them, else images."""
+        """What protocols count: cues where images are candidates for them, videos, or images."""
         return len(getattr(self.source, "cues", self.source))
 
     @property
@@ -62,6 +64,7 @@ class SetData:
             "classification": "top1_accuracy",
             "multilabel": "mean_average_precision",
             "associations": "jaccard",
+            "segments": "frame_averaged_mwap",
         }
         return self.entry.metric or usual.get(self.kind, "mean_recall_at_1")
 
@@ -125,8 +128,7 @@ def open_set(entry: Entry, *, data: str, image_size: int) -> SetData:
     found = set_places.find(entry, data=data, split="test", image_size=image_size)
     if not found:
         raise Missing(set_places.how_to_get(entry, data=data))
-    source, where, split = found
-    made = SetData(entry, source, where, _kind(source), split, ())
+    made = _opened(entry, *found)
     _check_size(made)
     agrees = tuple(name for name, n in entry.sizes.items() if n == made.size)
     return dataclasses.replace(made, agrees=agrees)
@@ -137,8 +139,7 @@ def open_train(entry: Entry, *, data: str, image_size: int) -> SetData:
     found = set_places.find(entry, data=data, split="train", image_size=image_size)
     if not found:
         raise Missing(set_places.how_to_get(entry, data=data, split="train"))
-    source, where, split = found
-    return SetData(entry, source, where, _kind(source), split, ())
+    return _opened(entry, *found)
 
 
 def open_validation(entry: Entry, *, data: str, image_size: int) -> SetData | None:
@@ -157,13 +158,20 @@ def open_validation(entry: Entry, *, data: str, image_size: int) -> SetData | No
         raise Missing(set_places.how_to_get(entry, data=data, split="validation"))
     if not found:
         return None
-    source, where, split = found
-    if entry.validation and len(source) != entry.validation:
+    made = _opened(entry, *found)
+    if entry.validation and made.size != entry.validation:
         raise DataError(
-            f"{where}: holds {len(source):,} images where {entry.name}'s validation split has"
+            f"{made.where}: holds {made.size:,} images where {entry.name}'s validation split has"
             f" {entry.validation:,}; copy it again, or take it away to search on training images"
         )
-    return SetData(entry, source, where, _kind(source), split, ())
+    return made
+
+
+def _opened(entry: Entry, source: Any, where: str, split: str) -> SetData:
+    if entry.video_parts:
+        source = MiddleFrames(source, parts=entry.video_parts)
+    kind = "segments" if entry.video_parts == 1 else _kind(source)
+    return SetData(entry, source, where, kind, split, ())
 
 
 def _kind(source: Any) -> str:
@@ -178,7 +186,8 @@ def _kind(source: Any) -> str:
 def _check_size(data: SetData) -> None:
     entry = data.entry
     if entry.sizes and data.size not in entry.sizes.values():
-        counted = "cues" if data.kind == "associations" else "images"
+        counted = "videos" if entry.video_parts else "images"
+        counted = "cues" if data.kind == "associations" else counted
         told = ", ".join(f"{size:,} ({name})" for name, size in entry.sizes.items())
         raise DataError(
             f"{data.where}: holds {data.size:,} {counted} where {entry.name} has {told}; a wrong"

@@ -165,6 +165,9 @@ def how_to_get(entry: Entry, *, data: str, split: str = "test") -> str:
     captions = any(each.metric.startswith("mean_recall") for each in entry.protocols.values())
     if entry.table:
         table = f"put {entry.table} and the unpacked images in {folder}/{entry.id}"
+    elif entry.video_parts:
+        frames = "CLASS/VIDEO" if entry.video_parts == 2 else "ID"
+        table = f"put frames in {folder}/{entry.id}/test/{frames}"
     elif captions:
         table = f"write a table of images and captions, {folder}/{entry.id}/test.csv"
     else:

@@ -23,7 +23,7 @@ from clipjax.common.registry import check_name, closest
 
 PROTOCOLS = (
     *("zero_shot", "retrieval", "linear_probe", "few_shot", "robustness", "action", "pm_k"),
-    *("geolocation", "lexicon", "associations"),
+    *("rare_actions", "geolocation", "lexicon", "associations"),
 )
 
 
@@ -64,7 +64,9 @@ class Entry:
       prompts_file: of a set of the user's own, see `prompt_files.read`.
       train_path: what a linear probe is fitted on.
       validation_path: what its penalty is searched on; "" is a part of the training split.
-      folds: file of official folds of the training split, in the set's folder (`evals.folds`).
+      folds: file or folder of official folds or splits, in the set's folder (`evals.folds`).
+      video_parts: how many parts of an image's path name the video that it is a frame of: 2 is
+        CLASS/VIDEO/FRAME.jpg, 1 VIDEO/FRAME.jpg; 0 where images are no frames.
       metric: of a set of the user's own.
       run: protocols for this set; () takes the suite's.
     """
@@ -92,6 +94,7 @@ class Entry:
     train_path: str = ""
     validation_path: str = ""
     folds: str = ""
+    video_parts: int = 0
     metric: str = ""
     run: tuple[str, ...] = ()
 
@@ -117,8 +120,8 @@ def entries() -> dict[str, Entry]:
     for key, facts in _json("sets.json")["sets"].items():
         facts = dict(facts)
         protocols = {name: Expected(**each) for name, each in facts.pop("protocols").items()}
-        folders = tuple(facts.pop("folders", ()))
-        found[key] = Entry(id=key, protocols=protocols, folders=folders, **facts)
+        lists = {name: tuple(facts.pop(name, ())) for name in ("folders", "run")}
+        found[key] = Entry(id=key, protocols=protocols, **lists, **facts)
     return found
 
 
@@ -214,7 +217,7 @@ PAPER_ZERO_SHOT = (
 SUITES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # sets, protocols
     "paper27": (PAPER_27, ("zero_shot",)),
     "paper27_probes": (PAPER_27, ("zero_shot", "linear_probe", "few_shot")),
-    "paper_zero_shot": (PAPER_ZERO_SHOT, ("zero_shot", "retrieval")),
+    "paper_zero_shot": (PAPER_ZERO_SHOT, ("zero_shot", "retrieval", "rare_actions")),
     "robustness": (("imagenet", *SHIFTS), ("zero_shot", "robustness", "pm_k")),
     "retrieval": (RETRIEVAL, ("retrieval",)),
     "datacomp38": (DATACOMP_38, ("zero_shot", "retrieval", "associations")),

@@ -14,7 +14,12 @@ from clipjax.evals import suites
 from clipjax.evals.results import Measurement, Record
 from clipjax.evals.subject import Subject
 
-WITHOUT_TRAINING = ("zero_shot", "retrieval", "associations")  # published as one family
+WITHOUT_TRAINING = (
+    "zero_shot",
+    "retrieval",
+    "associations",
+    "rare_actions",
+)  # published as one family
 AVERAGE = "Average perf. on 38 datasets"
 
 

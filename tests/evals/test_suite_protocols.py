@@ -10,7 +10,15 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from clipjax.common.exits import DataError
-from clipjax.evals import few_shot, other_protocols, probe_protocols, protocols, set_data, suites
+from clipjax.evals import (
+    few_shot,
+    other_protocols,
+    probe_protocols,
+    protocols,
+    set_data,
+    suites,
+    video_protocols,
+)
 from clipjax.parallel import mesh as meshes
 
 
@@ -194,7 +202,7 @@ def test_videos_by_their_middle_frame_and_by_all():
     on = subject_on(
         split(keys, classes=["run", "hop"]), embed=embed, weights=np.eye(2, dtype=np.float32)
     )
-    made, _ = other_protocols.measure_action(on)
+    made, _ = video_protocols.measure_action(on)
     assert made.figures["top1_accuracy"].value == 0.5 and made.main.n == 2
     assert made.figures["frame_averaged_top1_accuracy"].value == 1.0
     assert made.details == {"videos": 2, "frames": 4}
@@ -209,13 +217,13 @@ def test_anchor_frames_with_their_neighbours(tmp_path):
         split(keys, classes=["run", "hop"], path=tmp_path), embed=embed, weights=weights
     )
     with pytest.raises(set_data.Missing, match=r"anchors\.txt is not there"):
-        other_protocols.measure_pm_k(on)
+        video_protocols.measure_pm_k(on)
     (tmp_path / "anchors.txt").write_text("run/v/002.jpg\nrun/v/010.jpg\n")
-    made, _ = other_protocols.measure_pm_k(on)
+    made, _ = video_protocols.measure_pm_k(on)
     assert {k: e.value for k, e in made.figures.items()} == {"pm0": 1, "pm10": 0.5, "mean_pm": 0.75}
     (tmp_path / "anchors.txt").write_text("run/v/999.jpg\n")
     with pytest.raises(DataError, match="1 of 1 frames are not there"):
-        other_protocols.measure_pm_k(on)
+        video_protocols.measure_pm_k(on)
 
 
 def test_places_come_from_the_nearest_reference(tmp_path):
