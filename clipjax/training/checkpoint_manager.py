@@ -6,6 +6,7 @@ minutes. Here it leaves a notice instead; `waited` reads it. Afterwards all of t
 manager: the old one's threads may still wait. Used by `training.checkpoint`.
 """
 
+import json
 import logging as standard_logging
 import sys
 import time
@@ -65,6 +66,9 @@ def open_manager(
     if best_metric:
         # Without best_fn orbax stores no metrics, and the best step is forgotten on reopening.
         best = {"best_fn": lambda metrics: metrics[best_metric], "best_mode": best_mode}
+        if distributed.is_lead() and not read_only:
+            _forget_damaged_metrics(directory)
+        distributed.from_lead(b"looked through")
     manager = ocp.CheckpointManager(
         directory,
         item_handlers={
@@ -89,6 +93,18 @@ def open_manager(
     # count. A notice between two counts gets a meeting point that nobody reaches.
     manager.reached_preemption = lambda step: False
     return manager
+
+
+def _forget_damaged_metrics(directory: epath.Path) -> None:
+    """Remove the evaluations of steps where they are no JSON, which would keep orbax from opening
+    any step; theirs then cannot be the best one."""
+    for file in directory.glob("*/metrics/metrics"):
+        try:
+            json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            logging.error("%s: unreadable, removed (%s); the step can be no best one", file, reason)
+            file.parent.rmtree()
 
 
 class Unreadable:

@@ -121,6 +121,23 @@ def test_policy_decides_what_stays(tmp_path):
     checkpoints.close()
 
 
+def test_damaged_evaluations_cost_their_step_its_rank_only(tmp_path):
+    settings = {"keep_last": 2, "best_metric": "eval/a/r"}
+    first = Checkpoints(str(tmp_path), **settings)
+    for step, score in ((1, 0.9), (2, 0.5), (3, 0.1)):
+        first.save(step, state_of(step), run={"step": step}, metrics={"eval/a/r": score})
+    first.close()
+    (tmp_path / "checkpoints" / "1" / "metrics" / "metrics").write_text('{"eval/a')
+
+    again = Checkpoints(str(tmp_path), **settings)
+    assert again.steps() == [1, 2, 3]
+    assert again.read_run(1)["step"] == 1
+    again.save(4, state_of(4), run={"step": 4})
+    again.wait()
+    assert {1, 2} & set(again.steps()) == {2}  # the best of those whose evaluations are known
+    again.close()
+
+
 def test_from_eight_devices_to_four_to_one_and_back(tmp_path):
     rng = np.random.default_rng(0)
     values = {"a": rng.normal(size=(16, 8)), "b": rng.normal(size=(8, 24, 2))}
