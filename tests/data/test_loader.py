@@ -145,6 +145,21 @@ def test_a_failed_loader_never_looks_like_the_end(num_workers):
                 next(batches)
 
 
+def test_a_worker_killed_for_memory_is_an_error_and_no_hang():
+    batches = loader.train_batches(stream(), start=0, batch_size=BATCH, num_workers=2)
+    with contextlib.closing(batches):
+        next(batches)
+        workers = multiprocessing.active_children()
+        assert len(workers) == 2
+        os.kill(workers[0].pid, signal.SIGKILL)
+        began = time.monotonic()
+        with pytest.raises(RuntimeError):
+            for _ in range(1000):
+                next(batches)
+        assert time.monotonic() - began < 30
+    assert not [worker for worker in workers if worker.is_alive()]
+
+
 def test_close_twice_and_use_after():
     batches = loader.train_batches(stream(), start=0, batch_size=BATCH)
     next(batches)
