@@ -5,11 +5,12 @@ import re
 import string
 
 import numpy as np
+import processes
 import pytest
 import small
 import tiny
 
-from clipjax import config, pretrained
+from clipjax import pretrained
 from clipjax.common import exits, trees
 from clipjax.data.clip_tokenizer import ClipTokenizer
 from clipjax.models import zoo
@@ -18,6 +19,21 @@ from clipjax.weights import formats
 
 pytestmark = pytest.mark.slow
 STEPS = 50
+CONFIG = """
+import sys
+sys.path.insert(0, {tests!r})
+import tiny
+from clipjax import config
+
+def get_config():
+    c = tiny.tiny(batch_size=4, total={total!r})
+    c.model = config.model("ViT-B/32", dtype="float32")
+    c.checkpoint.every = {total!r}
+    c.init.weights = {weights!r}
+    c.tokenizer.kind, c.tokenizer.path = "clip", {vocabulary!r}
+    c.optimizer.learning_rate_factors = (({frozen!r}, 0.0), (r".*", 1.0))
+    return c
+"""
 
 
 def merges() -> bytes:
@@ -53,13 +69,18 @@ def imported(tmp_path_factory):
 )
 def test_frozen_leaves_of_an_import_keep_every_bit(imported, tmp_path, frozen):
     weights, vocabulary = imported
-    c = tiny.tiny(batch_size=8, total=f"{STEPS} steps")
-    c.model = config.model("ViT-B/32", dtype="float32")
-    c.checkpoint.every = f"{STEPS} steps"
-    c.init.weights = str(weights)
-    c.tokenizer.kind, c.tokenizer.path = "clip", str(vocabulary)
-    c.optimizer.learning_rate_factors = ((frozen, 0.0), (r".*", 1.0))
-    assert tiny.run(c, tmp_path / "run") == exits.DONE
+    file = tmp_path / "tuned.py"
+    file.write_text(
+        CONFIG.format(
+            tests=str(processes.ROOT / "tests"),
+            weights=str(weights),
+            vocabulary=str(vocabulary),
+            frozen=frozen,
+            total=f"{STEPS} steps",
+        )
+    )
+    process = processes.start(f"--config={file}", f"--workdir={tmp_path / 'run'}", devices=1)
+    assert processes.finish(process, timeout=1200) == exits.DONE, processes.output(process)
     assert all(np.isfinite(line["train/loss"]) for line in tiny.values(tmp_path / "run").values())
 
     before = dict(trees.named_leaves(pretrained.read_variables(str(weights))["params"]))
