@@ -194,3 +194,14 @@ def test_best_checkpoint_survives_restart_and_later_saves(tmp_path):
 
 def _kept(workdir):
     return {int(name) for name in os.listdir(workdir / "checkpoints") if name.isdigit()}
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_adafactor_trains_on_any_mesh(tmp_path, scan):
+    """Its sums of rows and columns have fewer dimensions than the parameters they are named for."""
+    c = tiny.tiny(total="2 steps")
+    c.model.scan = scan
+    c.mesh.fsdp, c.mesh.tensor = 4, 2
+    c.optimizer.name = "adafactor"
+    assert tiny.run(c, tmp_path / "run") == exits.DONE
+    assert tiny.run(c, tmp_path / "run") == exits.DONE

@@ -66,14 +66,27 @@ def _shard_largest(axes: list[str | None], *, name: str, shape: tuple[int, ...],
 
 
 def shardings(tree: Any, *, mesh: Mesh, rules: Sequence[tuple[str, str]] = ()) -> Any:
-    """NamedShardings for a tree of arrays or shapes; optimizer state follows its parameters."""
+    """NamedShardings for a tree of arrays or shapes; optimizer state follows its parameters.
+
+    But only in their shapes: the sums that Adafactor keeps of rows and columns have other
+    dimensions than the rules speak of, and are split as `fsdp` says.
+    """
     rules = (*rules, *RULES)
-    return trees.map_with_names(
-        lambda name, leaf: NamedSharding(
-            mesh, spec(name, shape=leaf.shape, mesh=mesh, rules=rules)
-        ),
-        tree,
-    )
+    shapes = {
+        name.removeprefix("params/"): leaf.shape
+        for name, leaf in trees.named_leaves(tree)
+        if name.startswith("params/")
+    }
+
+    def place(name: str, leaf: Any) -> NamedSharding:
+        parts = name.split("/")
+        ends = ("/".join(parts[i:]) for i in range(len(parts)))
+        parameter = next((end for end in ends if end in shapes), "")
+        fits = shapes.get(parameter, leaf.shape) == leaf.shape
+        found = spec(name, shape=leaf.shape, mesh=mesh, rules=rules if fits else RULES[-1:])
+        return NamedSharding(mesh, found)
+
+    return trees.map_with_names(place, tree)
 
 
 def unsharded_fraction(tree: Any, tree_shardings: Any) -> float:

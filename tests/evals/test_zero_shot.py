@@ -170,7 +170,7 @@ def test_counts_do_not_depend_on_the_mesh(mesh):
 class Linear:
     """A model whose image encoder is one matrix; exact in float32 for these small integers."""
 
-    config = types.SimpleNamespace(embed_dim=8)
+    config = types.SimpleNamespace(embed_dim=8, image_resize="crop")
 
     def apply(self, variables, rows, *, method):
         assert method == "encode_image"

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from clipjax.common import trees
 from clipjax.common.exits import ConfigError
 from clipjax.parallel import mesh as meshes
 from clipjax.parallel import sharding
@@ -85,3 +86,22 @@ def test_unsharded_fraction():
     tree = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
     found = sharding.shardings(tree, mesh=mesh)
     assert sharding.unsharded_fraction(tree, found) == pytest.approx(7 / (1024 * 1024 + 7))
+
+
+def test_state_of_other_dimensions_than_its_parameter_follows_no_rule_of_it():
+    mesh = meshes.make_mesh({"data": 1, "fsdp": 4, "tensor": 2})
+    kernel = "text/block_0/mlp/up/kernel"
+    shapes = {
+        f"params/{kernel}": (256, 1024),
+        f"opt_state/0/mu/{kernel}": (256, 1024),
+        f"opt_state/0/v_row/{kernel}": (1,),
+        f"opt_state/0/v_col/{kernel}": (65_536,),
+        "params/text/block_0/attention/key/bias": (2, 64),
+        "opt_state/0/v_row/text/block_0/attention/key/bias": (1,),
+    }
+    tree = trees.unflatten({name: jax.ShapeDtypeStruct(s, "float32") for name, s in shapes.items()})
+    found = {name: s.spec for name, s in trees.named_leaves(sharding.shardings(tree, mesh=mesh))}
+    assert found[f"params/{kernel}"] == found[f"opt_state/0/mu/{kernel}"] == P("fsdp", "tensor")
+    assert found[f"opt_state/0/v_row/{kernel}"] == P(None)
+    assert found[f"opt_state/0/v_col/{kernel}"] == P("fsdp")
+    assert found["opt_state/0/v_row/text/block_0/attention/key/bias"] == P(None)
