@@ -16,7 +16,8 @@ from clipjax.parallel import compiler_options
 
 DTYPES = ("float32", "bfloat16")
 KERNELS = ("auto", "on", "off")
-TOKENIZERS = ("sentencepiece", "clip", "siglip", "gemma")
+READY_MADE = ("siglip", "gemma")  # vocabularies of other people, whose end is not the largest id
+TOKENIZERS = ("sentencepiece", "clip", *READY_MADE)
 NO_DATA = """config.data names no data to train on; add one of
   --config.data.source=tfds --config.data.name=NAME --config.data.path=DATA_DIR
   --config.data.source=tar --config.data.path='SHARDS/{00000..00999}.tar'
@@ -81,7 +82,7 @@ def _check_names(config: Config) -> None:
     )
     check_name(config.schedule.name, names=optim.SCHEDULES, kind="config.schedule.name")
     check_name(config.tokenizer.kind, names=TOKENIZERS, kind="config.tokenizer.kind")
-    if config.tokenizer.kind in ("siglip", "gemma") and not config.tokenizer.path:
+    if config.tokenizer.kind in READY_MADE and not config.tokenizer.path:
         _fail("tokenizer.path", "", f"name the vocabulary of kind {config.tokenizer.kind}")
     for name, settings in config.evals.items():
         check_name(settings.kind, names=evals.KINDS, kind=f"config.evals.{name}.kind")
@@ -101,7 +102,7 @@ def _check_text_kind(config: Config) -> None:
     if predicts != (config.loss.name == losses.LIKELIHOOD):
         wanted = losses.LIKELIHOOD if predicts else f"one of {', '.join(losses.LOSSES)}"
         _fail("loss.name", config.loss.name, f"model.text.kind={kind} needs {wanted}")
-    if kind != "transformer" and config.tokenizer.kind in ("siglip", "gemma"):
+    if kind != "transformer" and config.tokenizer.kind in READY_MADE:
         _fail(
             "tokenizer.kind",
             config.tokenizer.kind,

@@ -138,11 +138,11 @@ def _check(settings: Mapping[str, Any], *, known: tuple[str, ...], where: str) -
 
 def resize_of(images: Mapping[str, Any], *, default: str = "shortest") -> str:
     """Our `image_resize` of a `preprocess_cfg`; DataError if we have no such preprocessing."""
-    mode = images.get("resize_mode", default)
-    for key, known in (("interpolation", ["bicubic"]), ("resize_mode", RESIZE_MODES)):
-        if images.get(key) and images[key] not in known:
-            raise DataError(f"{CONFIG}: preprocess_cfg.{key}={images[key]!r} is not supported")
-    return RESIZE_MODES[mode]
+    found = {"interpolation": "bicubic", "resize_mode": default} | dict(images)
+    for key, known in (("interpolation", ("bicubic",)), ("resize_mode", tuple(RESIZE_MODES))):
+        if found[key] not in known:
+            raise DataError(f"{CONFIG}: preprocess_cfg.{key}={found[key]!r} is not supported")
+    return RESIZE_MODES[found["resize_mode"]]
 
 
 def square(size: Any) -> int:

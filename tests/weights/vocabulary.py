@@ -11,27 +11,17 @@ WORDS = SENTENCE.split()
 
 def t5_like(folder: pathlib.Path, *, vocab_size: int = 32_000) -> pathlib.Path:
     """The file; symbols that mean nothing fill it to the size."""
-    sentences = [f"{a} {b} {c} {ord(a[0])}" for a in WORDS for b in WORDS for c in WORDS[:9]]
-    model = io.BytesIO()
-    filling = [f"fill{number}x" for number in range(vocab_size - 300)]
-    sentencepiece.SentencePieceTrainer.Train(
-        sentence_iterator=iter(sentences),
-        model_writer=model,
+    model = _trained(
+        "{a} {b} {c} {code}",
         model_type="unigram",
         vocab_size=vocab_size,
-        hard_vocab_limit=False,
-        user_defined_symbols=filling,
-        byte_fallback=True,
-        pad_id=0,
-        eos_id=1,
+        user_defined_symbols=[f"fill{number}x" for number in range(vocab_size - 300)],
         unk_id=2,
         bos_id=-1,
-        num_threads=1,
-        minloglevel=2,
     )
     from sentencepiece import sentencepiece_model_pb2 as proto
 
-    made = proto.ModelProto.FromString(model.getvalue())
+    made = proto.ModelProto.FromString(model)
     while len(made.pieces) < vocab_size:
         piece = made.pieces.add()
         piece.piece, piece.score, piece.type = f"more{len(made.pieces)}x", -100.0, piece.UNUSED
@@ -42,29 +32,38 @@ def t5_like(folder: pathlib.Path, *, vocab_size: int = 32_000) -> pathlib.Path:
 
 def gemma_like(folder: pathlib.Path, *, vocab_size: int = 400) -> pathlib.Path:
     """The file: padding 0, end 1, start 2, unknown 3; nothing normalised, spaces kept."""
-    sentences = [f"{a} {b}  {c}, {ord(a[0])}!" for a in WORDS for b in WORDS for c in WORDS[:9]]
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.Train(
-        sentence_iterator=iter(sentences),
-        model_writer=model,
+    model = _trained(
+        "{a} {b}  {c}, {code}!",
         model_type="bpe",
         vocab_size=vocab_size,
-        hard_vocab_limit=False,
-        byte_fallback=True,
         normalization_rule_name="identity",
         add_dummy_prefix=False,
         remove_extra_whitespaces=False,
         split_digits=True,
-        pad_id=0,
-        eos_id=1,
         bos_id=2,
         unk_id=3,
         pad_piece="<pad>",
         eos_piece="<eos>",
         bos_piece="<bos>",
-        num_threads=1,
-        minloglevel=2,
     )
     file = folder / "tokenizer.model"
-    file.write_bytes(model.getvalue())
+    file.write_bytes(model)
     return file
+
+
+def _trained(sentence: str, **settings) -> bytes:
+    """A model of sentences of this form; padding is 0, end 1, unknown characters become bytes."""
+    words = [(a, b, c) for a in WORDS for b in WORDS for c in WORDS[:9]]
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=(sentence.format(a=a, b=b, c=c, code=ord(a[0])) for a, b, c in words),
+        model_writer=model,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        pad_id=0,
+        eos_id=1,
+        num_threads=1,
+        minloglevel=2,
+        **settings,
+    )
+    return model.getvalue()
