@@ -36,6 +36,7 @@ def run(
     suite: str = "",
     watch: bool = False,
     output: str = "results",
+    average: bool = True,
     **options: Any,
 ) -> int:
     """Do what the flags of the same names ask; returns the exit code.
@@ -48,21 +49,28 @@ def run(
     if suite or weights or watch:
         _check_suite(workdir, weights=weights, suite=suite, watch=watch, step=step)
         return run_suite(
-            workdir, weights=weights, suite=suite, step=step, watch=watch, output=output, **options
+            workdir,
+            weights=weights,
+            suite=suite,
+            step=step,
+            watch=watch,
+            output=output,
+            average=average,
+            **options,
         )
     _check(workdir, queries=queries, images=images, image=image, labels=labels)
     from clipjax import api, evaluate_queries  # jax loads here, after the cheap checks
     from clipjax.parallel import compilation_cache, distributed
 
     distributed.initialize(alone=False)
-    model = api.load(workdir, step=step)
+    model = api.load(workdir, step=step, average=average)
     compilation_cache.enable(model.config.compilation_cache)
     if queries:
         evaluate_queries.show_best(model, queries, images=images, workdir=workdir)
     elif image:
         evaluate_queries.show_labels(model, image, labels=labels, templates=templates)
     else:
-        run_evaluators(model, workdir=workdir)
+        run_evaluators(model, workdir=workdir, average=average)
     return exits.DONE
 
 
@@ -130,8 +138,12 @@ def run_suite(
     return exits.DONE
 
 
-def run_evaluators(model: Any, *, workdir: str) -> dict[str, Any]:
-    """Run all, print the table, write WORKDIR/evaluations/step_N.json; returns what it holds."""
+def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[str, Any]:
+    """Run all, print the table, write WORKDIR/evaluations/step_N.json; returns what it holds.
+
+    `average` says which of a run's weights the model has: the file of the newest ones is
+    step_N_newest.json.
+    """
     import jax
 
     import clipjax
@@ -178,7 +190,8 @@ def run_evaluators(model: Any, *, workdir: str) -> dict[str, Any]:
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     if lead:
-        file = output_file(workdir, f"step_{model.step}.json")
+        name = f"step_{model.step}" if average else f"step_{model.step}_newest"
+        file = output_file(workdir, f"{name}.json")
         file.write_text(json.dumps(result, indent=2) + "\n")
         print(f"\n{table.text(rows)}\n\n{file}", flush=True)
     return result
@@ -206,6 +219,12 @@ def _define_flags() -> None:
     flags.DEFINE_boolean("force", False, "Measure again what is measured.")
     flags.DEFINE_boolean("watch", False, "Follow a running job: each checkpoint as it comes.")
     flags.DEFINE_integer("step", None, "Which checkpoint; default the newest.")
+    flags.DEFINE_boolean(
+        "average",
+        True,
+        "Of a run with config.ema_decay, the moving average of the weights; --noaverage evaluates"
+        " the newest weights.",
+    )
     flags.DEFINE_multi_string("query", [], "Find the best images for these words; repeatable.")
     flags.DEFINE_string("images", "", "Folder of your own images for --query.")
     flags.DEFINE_string("image", "", "An image to choose a label for.")
@@ -230,6 +249,7 @@ def main() -> int:
         suite=given.suite,
         watch=given.watch,
         output=given.output,
+        average=given.average,
         data=given.data,
         prompts=given.prompts,
         only=given.protocols,

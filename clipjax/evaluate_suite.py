@@ -22,30 +22,38 @@ from clipjax.training import checkpoint_reader
 PATIENCE = 30.0  # seconds between looks for a new checkpoint
 
 
-def on_weights(path: str, suite: suites.Suite, *, output: str, **options: Any) -> list[Record]:
+def on_weights(
+    path: str, suite: suites.Suite, *, output: str, average: bool = True, **options: Any
+) -> list[Record]:
     """The suite on weights of any format that `clipjax.load` reads.
 
     Args:
       path: of the weights.
       suite: what to run.
       output: folder of results; OUTPUT/SUITE is made.
+      average: where they are a run's with `config.ema_decay`, see `clipjax.load`.
       options: of `runner.run_suite`.
 
     Raises:
       ConfigError, CheckpointError: the weights cannot be used.
       DataError: no set could be measured, or one that is there cannot be used; the rest is done.
     """
-    return _run(api.load(path), suite, folder=f"{output}/{suite.name}", path=path, **options)
+    model = api.load(path, average=average)
+    return _run(model, suite, folder=f"{output}/{suite.name}", path=path, **options)
 
 
 def on_run(
-    workdir: str, suite: suites.Suite, *, step: int | None = None, **options: Any
+    workdir: str,
+    suite: suites.Suite,
+    *,
+    step: int | None = None,
+    average: bool = True,
+    **options: Any,
 ) -> list[Record]:
     """The suite on one checkpoint of a run, by default the newest; otherwise as `on_weights`."""
-    model = api.load(workdir, step=step)
-    return _run(
-        model, suite, folder=results_folder(workdir, suite, model.step), path=workdir, **options
-    )
+    model = api.load(workdir, step=step, average=average)
+    folder = results_folder(workdir, suite, model.step, average=average)
+    return _run(model, suite, folder=folder, path=workdir, **options)
 
 
 def watch(
@@ -102,12 +110,13 @@ def _last_step(workdir: str) -> int | None:
         return None
 
 
-def results_folder(workdir: str, suite: suites.Suite, step: int) -> str:
+def results_folder(workdir: str, suite: suites.Suite, step: int, *, average: bool = True) -> str:
     """Where the results of a run's checkpoint lie."""
     top = workdir.rstrip("/")
     for part in (str(step), "checkpoints"):
         top = top.removesuffix(f"/{part}")
-    return f"{top}/evaluations/{suite.name}/step_{step}"
+    weights = "" if average else "_newest"
+    return f"{top}/evaluations/{suite.name}/step_{step}{weights}"
 
 
 def _run(

@@ -1,5 +1,7 @@
 """The moving average of the weights: its value, and that it is saved, resumed and read."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -121,10 +123,11 @@ def test_it_is_evaluated_and_exported(tmp_path):
     model, newest = clipjax.load(run), clipjax.load(run, average=False)
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), model.variables, newest.variables)
     assert all(max(jax.tree.leaves(moved[part])) > 1e-6 for part in ("params", "batch_stats"))
-    found = [
-        evaluate.run_evaluators(m, workdir=str(run))["evaluations"]["held_out"]["metrics"]["loss"]
-        for m in (model, newest)
-    ]
+    found = []
+    for average, file in ((True, "step_6.json"), (False, "step_6_newest.json")):
+        assert evaluate.run(str(run), average=average) == exits.DONE
+        result = json.loads((run / "evaluations" / file).read_text())
+        found.append(result["evaluations"]["held_out"]["metrics"]["loss"])
     assert found[0] == pytest.approx(told, rel=1e-6)
     assert abs(found[1] - told) > 1e-5 * told, "the newest weights are others"
 
