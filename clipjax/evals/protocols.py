@@ -37,7 +37,6 @@ class Protocol:
       kinds: of sets it fits.
       settings: OnSet → plain JSON values.
       measure: OnSet → (Measurement, arrays of N rows).
-      images: embedded, as a multiple of the evaluation split, for the estimate of time.
     """
 
     kinds: tuple[str, ...]

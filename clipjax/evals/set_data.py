@@ -1,9 +1,9 @@
 """The data of a registered set: found below the data's folder, opened, and checked.
 
     DIR/wds_vtab-pets_test/           WebDataset layout of CLIP_benchmark and DataComp
-    DIR/oxford_iiit_pet/4.0.0/        prepared by TensorFlow Datasets
     DIR/pets/test/CLASS/*.jpg         images in folders by class
     DIR/pets/test.csv                 or .tsv, .jsonl: paths of images with classes or captions
+    DIR/oxford_iiit_pet/4.0.0/        prepared by TensorFlow Datasets
     DIR/winogavil/                    a set's own files (`Entry.table`)
 
 The first that is there is taken. Data of a size that nobody reports, without the split, or with

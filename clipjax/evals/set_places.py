@@ -49,7 +49,8 @@ def find(entry: Entry, *, data: str, split: str, image_size: int) -> Found:
             return None
         wanted = entry.split if split == "test" else split
         return _own(entry, path or entry.path, split=wanted, image_size=image_size)
-    for look in (_webdataset, _tfds, _plain) if data else ():
+    # A folder by the set's name may be TFDS's own, which holds versions and no folder of a split.
+    for look in (_webdataset, _plain, _tfds) if data else ():
         if split == "validation" and look(entry, data, "train"):
             return next(filter(None, (look(entry, data, name) for name in VALIDATION)), None)
         if split != "validation" and (found := look(entry, data, split)):

@@ -49,6 +49,16 @@ def test_the_size_decides_whose_protocol_and_metric_it_is(tmp_path):
     assert found.keys == ("0", "1", "2") and "WebDataset" in found.where
 
 
+def test_a_folder_named_as_tfds_names_the_set_may_hold_images(tmp_path):
+    """Of food101, imagenet_sketch and others the two names agree; TFDS's folder holds versions."""
+    entry = dataclasses.replace(PETS, tfds={"name": "pets", "test": "test"})
+    (tmp_path / "pets" / "1.0.0").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="pets"):
+        opened(entry, tmp_path)
+    folder_of(tmp_path / "pets" / "test")
+    assert "images by class" in opened(entry, tmp_path).where
+
+
 def test_tables_with_classes_captions_and_groups(tmp_path):
     (tmp_path / "pets").mkdir()
     for i in range(6):
