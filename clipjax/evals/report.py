@@ -86,13 +86,14 @@ def _figures(place: Any, content: Mapping[str, Any]) -> Iterator[Drawn]:
     for protocol in dict.fromkeys(row["protocol"] for row in rows):
         own = sorted((r for r in rows if r["protocol"] == protocol), key=lambda r: -r["value"])
         words = protocol.replace("_", " ")
-        yield (
-            f"{protocol}_bars",
-            set_charts.bars(own, title=f"{words}: every set's main metric", published=compare),
-            f"{words} by set",
-            "Each bar is a set's main metric with its 95 % interval. Diamonds and discs are what"
-            " others published for the same size of the set; the red mark is guessing.",
-        )
+        if len(own) > 1:  # one alone is in the table
+            yield (
+                f"{protocol}_bars",
+                set_charts.bars(own, title=f"{words}: every set's main metric", published=compare),
+                f"{words} by set",
+                "Each bar is a set's main metric with its 95 % interval. Diamonds and discs are"
+                " what others published for the same size of the set; the red mark is guessing.",
+            )
         for source in dict.fromkeys(s for row in own for s in row["published"]):
             points = [
                 {**row, "x": row["published"][source], "y": row["value"]}

@@ -13,6 +13,7 @@ from typing import Any
 from clipjax.evals import suites
 from clipjax.evals.results import Measurement, Record
 from clipjax.evals.subject import Subject
+from clipjax.pictures import suite_page
 
 WITHOUT_TRAINING = (
     "zero_shot",
@@ -167,8 +168,9 @@ def as_markdown(content: dict[str, Any]) -> str:
     for row in content["rows"]:
         mark = ""
         if row["notes"]:
-            notes.append(f"{len(notes) + 1}. {row['name']}: {'; '.join(row['notes'])}")
-            mark = f" ({len(notes)})"
+            note = f"{row['name']}: {'; '.join(row['notes'])}"
+            notes += [] if note in notes else [note]
+            mark = f" ({notes.index(note) + 1})"
         cells = [
             row["name"] + mark,
             row["protocol"].replace("_", " "),
@@ -185,11 +187,8 @@ def as_markdown(content: dict[str, Any]) -> str:
             cells += [percent(other), difference]
         lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
-    for protocol, found in content["averages"].items():
-        lines.append(
-            f"Mean of {protocol.replace('_', ' ')}: {percent(found['mean'])}, over {found['sets']}"
-            f" of {found['of']} sets."
-        )
+    lines += suite_page.averages(content)
+    notes = [f"{number}. {note}" for number, note in enumerate(notes, 1)]
     for title, which in (("Notes", notes), ("Missing", "missing"), ("Failed", "failed")):
         listed = which if isinstance(which, list) else _listed(content[which])
         if listed:

@@ -57,7 +57,8 @@ def bars(rows: Sequence[Row], *, title: str, published: str = "") -> Image.Image
             )
         _chance(axis, rows)
         ends = [max([high[i], *r.get("published", {}).values()]) for i, r in enumerate(rows)]
-        span = min(max(max(ends) * 1.12, 0.01), 1.08)
+        guesses = [row["chance"] for row in rows if row.get("chance") is not None]
+        span = min(max(max(*ends, *guesses, 0.0) * 1.12, 0.01), 1.08)
         for i, end in enumerate(ends):
             told = f"{100 * values[i]:.1f}"
             axis.text(end + 0.008 * span, i, told, va="center", fontsize=8)

@@ -85,20 +85,28 @@ def _table(content: Mapping[str, Any]) -> str:
         for source in sources:
             other = row["published"].get(source)
             made += [_percent(other), _difference(row["value"], other)]
-        if row["notes"]:
-            notes.append(f"{row['name']}: {'; '.join(row['notes'])}")
-        made.append(f"{len(notes)}" if row["notes"] else "")
+        note = f"{row['name']}: {'; '.join(row['notes'])}"
+        if row["notes"] and note not in notes:
+            notes.append(note)
+        made.append(f"{notes.index(note) + 1}" if row["notes"] else "")
         lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in made) + "</tr>\n")
     lines.append("</tbody>\n</table></div>\n")
-    for protocol, found in content["averages"].items():
-        lines.append(
-            f"<p>Mean of {escape(protocol.replace('_', ' '))}: <b>{_percent(found['mean'])}</b>"
-            f" over {found['sets']} of {found['of']} sets.</p>\n"
-        )
+    lines += [f"<p>{escape(line)}</p>\n" for line in averages(content)]
     if notes:
         listed = "".join(f"<li>{escape(note)}</li>\n" for note in notes)
         lines.append(f"<ol class='muted'>\n{listed}</ol>\n")
     return "".join(lines) + "</section>\n"
+
+
+def averages(content: Mapping[str, Any]) -> list[str]:
+    """A line for each protocol with several sets; of how many where sets of the suite are left."""
+    left = len(content["missing"]) + len(content["failed"])
+    return [
+        f"Mean of {protocol.replace('_', ' ')}: {_percent(found['mean'])}, over {found['sets']}"
+        + (f" sets; {left} of the suite's are left out." if left else " sets.")
+        for protocol, found in content["averages"].items()
+        if found["sets"] > 1
+    ]
 
 
 def _percent(value: float | None) -> str:

@@ -43,8 +43,11 @@ def test_the_page_escapes_and_holds_all():
         "single_prompt": None, "notes": ["a <note>"], "warnings": ["class order? <x>"],
     }  # fmt: skip
     content = {
-        "suite": "mine", "model": "<model>", "compare": "ViT-B/32", "rows": [row],
-        "averages": {"zero_shot": {"mean": 1.0, "sets": 1, "of": 3}},
+        "suite": "mine", "model": "<model>", "compare": "ViT-B/32", "rows": [row, row],
+        "averages": {
+            "zero_shot": {"mean": 1.0, "sets": 2, "of": 3},
+            "few_shot": {"mean": 0.5, "sets": 1, "of": 3},
+        },
         "missing": {"y": "copy <it>"}, "failed": {},
     }  # fmt: skip
     picture = html.Picture("title", "description", b"png")
@@ -56,5 +59,8 @@ def test_the_page_escapes_and_holds_all():
         "copy &lt;it",
     ):
         assert told in page
-    assert "over 1 of 3 sets" in page and "1,234" in page and "+1.00" in page
+    assert "Mean of zero shot: 100.00, over 2 sets; 1 of the suite&#x27;s are left out." in page
+    assert "Mean of few shot" not in page, "of one set it is the set's"
+    assert page.count("a &lt;note&gt;") == 1, "told once for both protocols of a set"
+    assert "1,234" in page and "+1.00" in page
     assert "<script" not in page and "http" not in page
