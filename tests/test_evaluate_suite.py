@@ -16,6 +16,7 @@ import tiny
 import webdatasets
 from devices import xla_flags
 
+import clipjax
 from clipjax import config, evaluate, evaluate_suite
 from clipjax.common import exits
 from clipjax.common.exits import CleanExit, ConfigError, DataError
@@ -89,6 +90,25 @@ def test_each_kind_of_set_is_measured_and_reported(trained, sets, tmp_path, caps
     page = (out / "mine" / "report.html").read_text()
     assert page.count("data:image/png;base64") >= 3 and "<script" not in page
     assert not [p for p in out.rglob("*") if p.name.endswith(".tmp")]
+
+
+def test_captions_that_only_the_prefix_makes_too_long_are_not_warned_of(trained, tmp_path, capsys):
+    tokenizer, text = clipjax.load(trained).tokenizer, "a fox"
+    while not tokenizer.encode([f"{text} a fox"])[1][0]:
+        text += " a fox"
+    samples = [{"jpg": tars.picture(i), "txt": text.encode()} for i in range(3)]
+    webdatasets.write(tmp_path / "texts", samples, kind="retrieval")
+    (tmp_path / "s.py").write_text(
+        "from clipjax.evals import suites\n"
+        "def get_suite():\n"
+        f"    texts = suites.own('texts', path='{tmp_path}/texts')\n"
+        "    return suites.Suite('mine', (texts,), run=('retrieval',))\n"
+    )
+    options = {"weights": str(trained), "output": str(tmp_path / "out")}
+    assert evaluate.run("", suite=str(tmp_path / "s.py"), **options) == exits.DONE
+    assert "longer than the model reads" not in capsys.readouterr().out
+    details = record(tmp_path / "out", "texts")["measurements"]["retrieval"]["details"]
+    assert (details["captions_cut"], details["prefixed_captions_cut"]) == (0, 3)
 
 
 def test_a_set_of_cues_stands_in_datacomps_column(trained, tmp_path, capsys):

@@ -164,13 +164,12 @@ def measure_retrieval(on: OnSet) -> tuple[Measurement, Arrays]:
     """Recall both ways, of captions as they are and with the prefix."""
     subject = on.subject
     texts, text_image = eval_batches.eval_caption_list(on.data.source)
-    figures, arrays = {}, {}
+    figures, arrays, cut = {}, {}, {}
     for name, prefix in (("", ""), ("prefixed_", f"{PREFIX} ")):
+        captions = [prefix + text for text in texts]
+        cut[name] = int(np.sum(subject.tokenizer.encode(captions)[1]))
         text_embed = subject.embedder.texts(
-            subject.variables,
-            [prefix + text for text in texts],
-            tokenizer=subject.tokenizer,
-            poll=lambda: False,
+            subject.variables, captions, tokenizer=subject.tokenizer, poll=lambda: False
         )
         ranks = retrieval.ranks(
             on.image_embed, text_embed, text_image=text_image, mesh=subject.mesh
@@ -180,11 +179,13 @@ def measure_retrieval(on: OnSet) -> tuple[Measurement, Arrays]:
         if not name:
             arrays = ranks
     medians = {f"median_rank_{way}": float(np.median(r)) + 1 for way, r in arrays.items()}
-    cut = int(np.sum(subject.tokenizer.encode([f"{PREFIX} {text}" for text in texts])[1]))
-    details = {"captions": len(texts), "captions_cut": cut, "chance": 1 / on.data.n, **medians}
+    counts = {f"{name}captions_cut": count for name, count in cut.items()}
+    details = {"captions": len(texts), **counts, "chance": 1 / on.data.n, **medians}
     made = Measurement(on.data.metric, figures, details)
-    if cut:
-        made.warnings.append(f"{cut:,} of {len(texts):,} captions are longer than the model reads")
+    if cut[""]:
+        made.warnings.append(
+            f"{cut['']:,} of {len(texts):,} captions are longer than the model reads"
+        )
     return made, {}
 
 
