@@ -10,8 +10,10 @@ import fakes
 import hostile
 import numpy as np
 import pytest
+import test_clip_tokenizer
+import vocabulary
 
-from clipjax.data import captions, sentencepiece_tokenizer
+from clipjax.data import captions, sentencepiece_tokenizer, tokenizers
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs /proc")
 FINE = ("webp of 1,000 frames",)  # its first frame is decoded, the others are not
@@ -59,24 +61,52 @@ CAPTIONS = {
     "1 MB of spaces": " " * 10**6 + "fox",
     "10,000 combining marks": "a" + "\u0301" * 10_000,
     "emoji": "👩‍🚀🦊" * 500,
+    "text decoded wrongly again and again": "Ã©â€œ" * 2000,
+    "nothing but HTML": "&amp;" * 2000,
     "control words": "<s></s><pad><|endoftext|><0x00>",
 }
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    texts = [fakes.sentence(i) for i in range(300)]
-    model = sentencepiece_tokenizer.train_sentencepiece(texts, vocab_size=300)
-    return sentencepiece_tokenizer.SentencePieceTokenizer(model, context_length=77)
+UNUSABLE = {
+    "empty": "",
+    "white space and NUL": " \0\t\u200b",
+    "1 MB that is no UTF-8": b"\xff" * 10**6,
+}
+
+
+@pytest.fixture(scope="module", params=tokenizers.KINDS)
+def tokenizer(request, tmp_path_factory):
+    if request.param == "sentencepiece":
+        texts = [fakes.sentence(i) for i in range(300)]
+        model = sentencepiece_tokenizer.train_sentencepiece(texts, vocab_size=300)
+    elif request.param == "clip":
+        model = test_clip_tokenizer.MERGES
+    else:
+        make = {"siglip": vocabulary.t5_like, "gemma": vocabulary.gemma_like}[request.param]
+        model = make(tmp_path_factory.mktemp("vocabulary"), vocab_size=400).read_bytes()
+    made = tokenizers.KINDS[request.param](model, context_length=77)
+    made.encode(["warm up: é"])
+    return made
 
 
 @pytest.mark.parametrize("name", CAPTIONS)
-def test_hostile_captions(name, tokenizer):
-    tokenizer.encode(["warm up"])
+def test_hostile_captions_become_ids_at_once(name, tokenizer):
+    """10 ms each on a quiet machine; this allows for a busy one."""
     began = time.perf_counter()
     text, _ = captions.choose(CAPTIONS[name], rng=np.random.default_rng(0))
     ids, _ = tokenizer.encode([text])
     assert time.perf_counter() - began < 0.05
-    assert ids.shape == (1, 77) and ids[0, 0] == tokenizer.start_id
-    assert (ids == tokenizer.end_id).sum() == 1 and (ids == tokenizer.start_id).sum() == 1
-    assert ids.max() == tokenizer.end_id
+    assert ids.shape == (1, 77) and ids.min() >= 0 and ids.max() < tokenizer.vocab_size
+    row = ids[0].tolist()
+    end = row.index(tokenizer.end_id)
+    assert set(row[end + 1 :]) <= {tokenizer.pad_id}, "one end, and nothing but padding after it"
+    if tokenizer.start_id is not None:
+        assert row[0] == tokenizer.start_id and row.count(tokenizer.start_id) == 1
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_captions_without_text_are_bad_at_once(name):
+    began = time.perf_counter()
+    with pytest.raises(captions.BadCaption, match="empty caption"):
+        captions.choose(UNUSABLE[name], rng=np.random.default_rng(0))
+    assert time.perf_counter() - began < 0.05
