@@ -103,15 +103,18 @@ def test_any_start_continues_the_same_stream(start):
     assert rows == [examples_[start + offset]["record_id"] for offset in range(3 * BATCH)]
 
 
-@pytest.mark.parametrize("num_threads", [1, 4])
-def test_threads_change_nothing(num_threads):
-    assert_same(take(6, num_threads=num_threads), take(6))
+@pytest.mark.parametrize(("num_threads", "prefetch"), [(1, 1), (4, 2), (2, 9)])
+def test_threads_and_prefetch_change_nothing(num_threads, prefetch):
+    assert_same(take(6, num_threads=num_threads, prefetch=prefetch), take(6))
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_workers_change_nothing(num_workers):
+@pytest.mark.parametrize(("num_workers", "prefetch"), [(1, 1), (2, 5)])
+def test_workers_and_prefetch_change_nothing_when_a_run_goes_on(num_workers, prefetch):
+    """Batches that others made ahead and nobody took are made again, none is left out."""
     rows = np.arange(4, 8)
-    assert_same(take(7, start=5, rows=rows, num_workers=num_workers), take(7, start=5, rows=rows))
+    first = take(3, start=5, rows=rows, num_workers=num_workers, prefetch=prefetch)
+    later = take(4, start=5 + 3 * BATCH, rows=rows, num_workers=0, prefetch=2)
+    assert_same([*first, *later], take(7, start=5, rows=rows))
     assert not multiprocessing.active_children()
 
 
