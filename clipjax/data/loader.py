@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.common import stacks
 from clipjax.data.examples import TrainExamples
 
 DEVICE_FIELDS = ("image", "text", "record_id", "image_id", "text_id")
@@ -142,11 +143,13 @@ def start_worker(worker_index: int, worker_count: int) -> None:
     """Set up one worker process: it lives exactly as long as its parent needs it.
 
     Ctrl-C and SIGTERM are often sent to all processes of a job; the parent still needs batches
-    until it has saved. A parent that is gone (killed, or left with os._exit) ends the worker.
+    until it has saved. A parent that is gone (killed, or left with os._exit) ends the worker. A
+    parent that ends a hang asks for the worker's stacks first.
     """
     del worker_index, worker_count
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    stacks.answer()
     threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
 
 

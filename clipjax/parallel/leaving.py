@@ -6,7 +6,6 @@ orderly shutdown, which would wait for the peers that are gone until heartbeats 
 """
 
 import contextlib
-import faulthandler
 import glob
 import os
 import re
@@ -20,7 +19,7 @@ from typing import NoReturn
 
 import jax
 
-from clipjax.common import exits
+from clipjax.common import exits, stacks
 from clipjax.common.exits import CleanExit, OutOfMemory
 from clipjax.parallel import notices
 
@@ -118,12 +117,6 @@ def end(code: int) -> NoReturn:
     os._exit(code)
 
 
-def show_stacks() -> None:
-    """Every thread's Python stack, to stderr."""
-    print("clipjax: stacks of all threads of this process:", file=sys.stderr, flush=True)
-    faulthandler.dump_traceback(all_threads=True)
-
-
 def _listen(ended: threading.Event) -> None:
     while not ended.wait(LISTEN_SECONDS):
         try:
@@ -141,10 +134,13 @@ def _end_as_told(text: str) -> NoReturn:
     _FIRST.acquire()  # never released: only one thread of the process ends it
     code, process, message = text.split(" ", 2)
     print(f"clipjax: process {process}: {message}", file=sys.stderr, flush=True)
-    if int(code) == exits.HANG and int(process) != jax.process_index():
-        show_stacks()  # it may be this one that the other waits for
+    linger = LINGER_SECONDS
+    if int(code) == exits.HANG:
+        linger += stacks.ALL_ANSWER_SECONDS
+        if int(process) != jax.process_index():
+            stacks.show()  # it may be this one that the other waits for
     if jax.process_index() == 0:
-        time.sleep(LINGER_SECONDS)
+        time.sleep(linger)
     end(int(code))
 
 

@@ -1,4 +1,5 @@
-"""Ends a run in which nothing happens any more, and shows where each thread stands.
+"""Ends a run in which nothing happens any more, and shows where each thread stands, its loader
+workers' too.
 
 Heartbeats between hosts come from a thread of their own and go on while Python waits for a disk, a
 lock or a collective that a peer never joins: only the absence of finished work tells.
@@ -7,7 +8,7 @@ lock or a collective that a peer never joins: only the absence of finished work 
 import threading
 import time
 
-from clipjax.common import exits
+from clipjax.common import exits, stacks
 from clipjax.parallel import leaving
 
 START_SECONDS = 1800.0  # at least so long until the first beat: restoring, compiling
@@ -41,7 +42,7 @@ class Watchdog:
         while not self.closed.wait(min(self.seconds / 10, 1.0)):
             silent = time.monotonic() - self.last
             if silent > self.limit:
-                leaving.show_stacks()
+                stacks.show()
                 leaving.leave(
                     exits.HANG,
                     f"nothing was finished for {silent:.0f} seconds, more than"

@@ -26,6 +26,32 @@ STUCK_LOADER = """
         return decode(*arguments, **settings)
     images.decode_train = stuck
 """
+# Travels to the workers by value, as the settings' file is read by their parent alone.
+STUCK_WORKER = """
+    from clipjax.data import loader
+    start = loader.start_worker
+    def start_and_get_stuck(index, count):
+        start(index, count)
+        from clipjax.data import images
+        decode, made = images.decode_train, []
+        def stuck(*arguments, **settings):
+            made.append(1)
+            if HOST == "1" and len(made) > 200:
+                time.sleep(10_000)
+            return decode(*arguments, **settings)
+        images.decode_train = stuck
+    loader.start_worker = start_and_get_stuck
+    c.data.num_workers = 1
+"""
+SLOW_EVALUATIONS = """
+    from clipjax.data import images
+    decode, one_at_a_time = images.decode_eval, threading.Lock()
+    def slow(*arguments, **settings):
+        with one_at_a_time:
+            time.sleep(0.3)
+        return decode(*arguments, **settings)
+    images.decode_eval = slow
+"""
 # From the first step on, so that compiled programs, which tests share, are kept whole.
 SMALL_FILES = """
     import pathlib, resource, signal

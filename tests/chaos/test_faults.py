@@ -1,5 +1,6 @@
 """Each fault ends in its documented state: who goes on, who leaves, and with which code."""
 
+import re
 import signal
 import time
 
@@ -119,15 +120,42 @@ def test_a_second_program_in_the_same_folder_is_refused(tmp_path):
     processes.finish(again)
 
 
-def test_a_host_that_waits_for_ever_ends_all_and_shows_where(tmp_path):
+@pytest.mark.parametrize("fault", ["STUCK_LOADER", "STUCK_WORKER"])
+def test_a_host_that_waits_for_ever_ends_all_and_shows_where(tmp_path, fault):
+    """Where its thread stands, or its worker's. The tenth is the watchdog's; the rest of a second
+    is what a busy machine may add to it."""
     config = faults.config(
-        tmp_path, settings="c.watchdog_seconds = 25.0", fault=faults.STUCK_LOADER
+        tmp_path, settings="c.watchdog_seconds = 25.0", fault=getattr(faults, fault)
     )
     group = processes.start_joined(config, f"--workdir={tmp_path / 'run'}", count=2, devices=1)
     codes, told = ended(group)
     assert codes == [exits.HANG] * 2, told
-    assert "nothing was finished for" in told
+    seconds = re.findall(r"nothing was finished for (\d+) seconds", told)
+    print(f"noticed after {seconds} s of 25")
+    assert seconds and all(25 <= int(one) <= 25 * 1.1 + 1 for one in seconds), told
     assert "in stuck" in processes.output(group[1]), told  # whoever of the two noticed first
+
+
+def test_compiling_again_and_slow_evaluations_are_no_hang(tmp_path):
+    """Three programs, and evaluations that take longer than the watchdog waits."""
+    parts = "; ".join(
+        f"c.stages.{name} = config.stage({until!r}, image_size={size})"
+        for name, until, size in (("small", "32 examples", 16), ("middle", "64 examples", 48))
+    )
+    slow = 'config.evaluator("loss", source="scenes", max_examples=64, every="5 steps")'
+    settings = f"from clipjax import config; {parts}; c.evals.held_out = {slow}"
+    config = faults.config(
+        tmp_path, settings=f"c.watchdog_seconds = 15.0; {settings}", fault=faults.SLOW_EVALUATIONS
+    )
+    process = processes.start(config, f"--workdir={tmp_path / 'run'}", "--config.total=6 steps")
+    codes, told = ended([process])
+    assert codes == [exits.DONE], told
+    assert "nothing was finished" not in told
+    lines = tiny.lines(tmp_path / "run")
+    assert sum("eval/held_out/loss" in line for line in lines) == 2
+    spent = max(line.get("time/eval_seconds", 0.0) for line in lines)  # of the first one
+    print(f"{spent:.1f} s of one evaluation, watchdog at 15 s")
+    assert spent > 15, lines
 
 
 def test_a_frozen_host_ends_the_others(tmp_path):
