@@ -195,6 +195,8 @@ def _stage(run: Run, stage: Stage, *, start: int, state: Any) -> tuple[int, Any,
 
     profiler.close()
     log.close()
+    if replaced := bad_records.describe():
+        print(f"process {jax.process_index()}: {replaced}", flush=True)
     if step == run.total or exit_code != exits.DONE:
         reports.show_end(report, step, complete=exit_code == exits.DONE)
     return step, state, exit_code

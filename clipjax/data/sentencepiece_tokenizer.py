@@ -8,7 +8,7 @@ caption contains can produce either. `clipjax.build` makes the tokenizer; the lo
 import hashlib
 import io
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -123,9 +123,10 @@ def train_sentencepiece(captions: Iterable[str], *, vocab_size: int, exact: bool
     Raises:
       ConfigError: the captions cannot fill `vocab_size`, or their characters alone do not fit;
         names the largest or smallest size possible.
-      DataError: there are no captions.
+      DataError: there are no captions. Errors in reading them pass through.
     """
-    sentences = iter(captions)
+    unreadable: list[Exception] = []
+    sentences = _noting_errors(captions, into=unreadable)
     first = next(sentences, None)
     if first is None:
         raise DataError("tokenizer: the training data hold no captions to make a vocabulary from")
@@ -150,6 +151,8 @@ def train_sentencepiece(captions: Iterable[str], *, vocab_size: int, exact: bool
             minloglevel=2,
         )
     except RuntimeError as error:
+        if unreadable:  # SentencePiece makes its own of it
+            raise unreadable[0] from None
         message = str(error)
         if TOO_SMALL not in message:
             raise ConfigError(f"tokenizer: training failed: {message.splitlines()[-1]}") from None
@@ -166,3 +169,11 @@ def train_sentencepiece(captions: Iterable[str], *, vocab_size: int, exact: bool
             f" use at most {reached + SPECIALS}, or name a vocabulary in config.tokenizer.path"
         )
     return model
+
+
+def _noting_errors(captions: Iterable[str], *, into: list[Exception]) -> Iterator[str]:
+    try:
+        yield from captions
+    except Exception as error:
+        into.append(error)
+        raise

@@ -17,6 +17,7 @@ MEMORY = (
     1_000_000  # records that the fraction is over, about: a shard that goes bad on day five counts
 )
 TOLD, TELL_SECONDS = 10, 60.0  # bad records named one by one; then one in so many seconds
+MOST_SHARDS = 10  # named at the end
 REASONS = (  # as `clipjax.data` words them
     *("too many pixels", "too small", "extreme aspect ratio", "not a JPEG, PNG or WebP image"),
     *("damaged image", "empty caption", "unreadable record"),
@@ -41,6 +42,8 @@ class BadRecords:
         self.seen = min(seen, MEMORY)
         self.bad = 0
         self.by_shard: collections.Counter[str] = collections.Counter()
+        self.by_reason: collections.Counter[str] = collections.Counter()
+        self.read = 0  # since the start; unlike the others never halved, for `describe`
         self.named = self.unnamed = 0
         self.told = time.monotonic()
 
@@ -55,9 +58,11 @@ class BadRecords:
         """
         wrong = np.flatnonzero(info["bad"] != "")
         self.seen += len(info["bad"])
+        self.read += len(info["bad"])
         for row in wrong:
             self._tell(info["bad_key"][row], info["bad"][row])
         self.bad += len(wrong)
+        self.by_reason.update(info["bad"][wrong].tolist())
         self.by_shard.update(_place(info["source"][row], info["bad_key"][row]) for row in wrong)
         if self.seen > 2 * MEMORY:
             self.seen, self.bad = self.seen // 2, self.bad // 2
@@ -77,6 +82,18 @@ class BadRecords:
         by_reason = {f"bad/{_slug(r)}": int(np.sum(reasons == r)) for r in REASONS}
         by_source = {f"bad/{name}": int(np.sum(sources == name)) for name in self.sources}
         return {"bad": len(wrong), **captions, **by_reason, **by_source}
+
+    def describe(self) -> str:
+        """ "7 of 400 records replaced: 5 damaged image, 2 empty caption; by shard, most first: …",
+        of this process since its start; "" where there were none."""
+        if not self.by_reason:
+            return ""
+        reasons = ", ".join(f"{count:,} {name}" for name, count in self.by_reason.most_common())
+        shards = ", ".join(f"{name} {n:,}" for name, n in self.by_shard.most_common(MOST_SHARDS))
+        return (
+            f"{self.by_reason.total():,} of {self.read:,} records replaced: {reasons}; by shard,"
+            f" most first: {shards}"
+        )
 
     def _tell(self, key: str, reason: str) -> None:
         if self.named >= TOLD and time.monotonic() - self.told < TELL_SECONDS:

@@ -167,3 +167,12 @@ def test_a_vocabulary_below_the_characters_names_the_minimum(vocab_size):
 def test_no_captions_at_all():
     with pytest.raises(DataError, match="no captions"):
         train_sentencepiece([], vocab_size=1000)
+
+
+def test_an_error_in_reading_the_captions_keeps_its_kind_and_text():
+    def some():
+        yield from CAPTIONS[:50]
+        raise DataError("7.tar: changed while in use")
+
+    with pytest.raises(DataError, match=r"^7\.tar: changed while in use$"):
+        train_sentencepiece(some(), vocab_size=VOCAB)

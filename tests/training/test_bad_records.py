@@ -48,6 +48,18 @@ def test_counts_by_reason_and_source():
     assert "bad/web" not in one  # all of them
 
 
+def test_the_end_counts_by_reason_and_shard():
+    counter = bad_records.BadRecords(max_fraction=1.0, seen=500)
+    assert counter.describe() == ""
+    for _ in range(2):
+        counter.count(info("too small", "", "empty caption", keys=("a.tar/1", "", "b.tar/7")))
+    counter.count(info("too small"))
+    assert counter.describe() == (
+        "5 of 7 records replaced: 3 too small, 2 empty caption; by shard, most first: web: a.tar 3,"
+        " web: b.tar 2"
+    )
+
+
 def test_too_many_end_the_run_and_name_the_last():
     counter = bad_records.BadRecords(max_fraction=0.1)
     for _ in range(9):

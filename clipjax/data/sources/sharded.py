@@ -66,6 +66,7 @@ class ShardedSource:
         self.paths = shard_paths.expand(path, ending=form.ending)
         self.name, self._names = short_names(self.paths, form=form)
         self._start()
+        self._is_surveyed = survey is not None
         if survey is None:
             shards = self._survey()
         else:
@@ -139,9 +140,12 @@ class ShardedSource:
             self._table.cache_clear()
             file, table = self._open(path), self._table(path)
         if file.identity != table.identity or table.digest != self._digests[shard]:
-            raise DataError(
-                f"{self.form.kind} {urls.shown(path)}: changed while in use; start again"
+            since = (
+                "since config.data.index was made; make it again: python -m clipjax.dataset index"
+                if self._is_surveyed
+                else "while in use; start again"
             )
+            raise DataError(f"{self.form.kind} {urls.shown(path)}: changed {since}")
         return file, table, row
 
     def prepare(self, indices: Sequence[int]) -> None:
