@@ -20,7 +20,7 @@ from typing import Any
 
 from etils import epath
 
-from clipjax.common import exits
+from clipjax.common import exits, private
 from clipjax.common.exits import ConfigError
 from clipjax.parallel import distributed, leaving
 
@@ -35,14 +35,17 @@ def hold(workdir: str) -> Iterator[None]:
     """Own the work directory, made if need be; on all processes alike, the lead holds it.
 
     Raises:
-      ConfigError: another live program owns it; names its host and process.
+      ConfigError: another live program owns it, named by host and process; or others may write it.
     """
     with contextlib.ExitStack() as held:
         problem = ""
         if distributed.is_lead():
             take = _renewed if "://" in workdir else _locked
             try:
+                if "://" not in workdir:
+                    private.make(workdir, mode=0o755)
                 epath.Path(workdir).mkdir(parents=True, exist_ok=True)
+                private.check(workdir, setting="--workdir")
                 held.enter_context(take(epath.Path(workdir) / FILE))
             except ConfigError as error:
                 problem = str(error)

@@ -9,6 +9,7 @@ import threading
 import processes
 import pytest
 import tars
+import tiny
 
 from clipjax.common import exits, urls
 
@@ -69,16 +70,25 @@ def test_secrets_stay_out_and_others_may_not_write(address, tmp_path):
     assert "the run is complete" in processes.output(process)
 
 
-def test_a_cache_that_others_may_write_is_refused(tmp_path):
+@pytest.mark.parametrize("name", ["--workdir", "config.data.cache_dir", "config.compilation_cache"])
+def test_a_folder_that_others_may_write_is_refused_in_one_line(name, tmp_path, capsys):
+    """And nothing is written there."""
+    tars.write(tmp_path / "data" / "0.tar", tars.pairs(1))
     folder = tmp_path / "open"
     folder.mkdir()
-    folder.chmod(0o777)
-    process = processes.start(
-        *("--config=tests/tiny.py", f"--workdir={tmp_path / 'run'}"),
-        f"--config.compilation_cache={folder}",
+    folder.chmod(0o775)
+    c = tiny.tiny()
+    c.data.update(source="tar", path=str(tmp_path / "data"))
+    c.compilation_cache = str(folder) if "compilation" in name else ""
+    c.data.cache_dir = str(folder if "data" in name else tmp_path / "cache")
+    workdir = folder if name == "--workdir" else tmp_path / "run"
+    assert tiny.run(c, workdir) == exits.BAD_CONFIG
+    told = capsys.readouterr().out.strip()
+    assert (
+        told
+        == f"clipjax: {name}={folder}: others may write it; chmod go-w it or name another folder"
     )
-    assert processes.finish(process) == exits.BAD_CONFIG, processes.output(process)
-    assert "others may write it" in processes.output(process)
+    assert not list(folder.iterdir())
 
 
 def test_addresses_lose_what_gives_access_and_nothing_else():

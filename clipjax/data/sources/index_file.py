@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from clipjax.common import private
+
 CACHE_FOLDER = "~/.cache/clipjax"
 
 Columns = dict[str, np.ndarray]
@@ -81,8 +83,7 @@ def read(
     """
     try:
         status = os.lstat(place)
-        ours = status.st_uid in (os.geteuid(), owner, 0)
-        if not (stat.S_ISREG(status.st_mode) and ours and not status.st_mode & 0o022):
+        if not (stat.S_ISREG(status.st_mode) and private.is_ours(status, trusted=(owner,))):
             return None
         with open(place, "rb") as file:
             columns = parse(file.read(), names=names)
@@ -109,7 +110,7 @@ def parse(data: bytes, *, names: Sequence[str]) -> Columns:
 def write(columns: Columns, place: str) -> None:
     """Keep an index, whole or not at all, writable by this user alone; OSError if it cannot be."""
     folder = os.path.dirname(place)
-    make_folder(folder)
+    private.make(folder)
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=".index-")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -120,14 +121,6 @@ def write(columns: Columns, place: str) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-
-
-def make_folder(folder: str) -> None:
-    """Make a folder and those above it, for this user alone; the umask may leave more open."""
-    if folder and not os.path.isdir(folder):
-        make_folder(os.path.dirname(folder))
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder, 0o700)
 
 
 def unique_name(path: str) -> str:

@@ -16,13 +16,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from clipjax.common import urls
+from clipjax.common import private, urls
 from clipjax.data.sources import index_file, remote
 
 DEFAULT_BYTES = 100 << 30
 FORGET_FAILURE = 60.0  # seconds until a shard that was not there is looked for again
 REOPENED = 10  # times that a copy may be evicted before it is open
-COPIES = "shards"  # sub-folder of the cache
+INDEXES, COPIES = "index", "shards"  # sub-folders of the cache
 
 T = TypeVar("T")
 
@@ -39,11 +39,19 @@ class ShardFiles:
       cache_bytes: bound on all copies together; the least recently opened ones make room. The
         shard just fetched stays, however large.
       index: folder, local or remote, where `shard_survey` wrote all indexes; "" is none.
+
+    Raises:
+      ConfigError: others may write the cache folder, and so change what is trained on.
     """
 
     cache_dir: str = ""
     cache_bytes: int = DEFAULT_BYTES
     index: str = ""
+
+    def __post_init__(self):
+        inner = (os.path.join(self.folder, name) for name in (INDEXES, COPIES))
+        for folder in (self.folder, *inner):
+            private.check(folder, setting="config.data.cache_dir")
 
     @property
     def folder(self) -> str:
@@ -52,7 +60,7 @@ class ShardFiles:
 
     def index_places(self, path: str) -> list[str]:
         """Where the index of a shard may lie, best first."""
-        kept = os.path.join(self.folder, "index", f"{index_file.unique_name(path)}.npz")
+        kept = os.path.join(self.folder, INDEXES, f"{index_file.unique_name(path)}.npz")
         beside = not self.cache_dir and not remote.is_remote(path)
         return [f"{os.path.abspath(path)}.index.npz", kept] if beside else [kept]
 
@@ -148,7 +156,7 @@ class ShardFiles:
         return os.path.join(self.folder, COPIES, index_file.unique_name(path))
 
     def _fetch(self, path: str, copy: str) -> None:
-        index_file.make_folder(os.path.dirname(copy))
+        private.make(os.path.dirname(copy))
         failed = f"{copy}.failed"
         with open(f"{copy}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # workers often want the same shard at once

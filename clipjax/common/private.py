@@ -1,0 +1,49 @@
+"""Folders that nobody but this user and root may write: of runs, of caches, of compiled programs.
+
+Whoever may write them may change weights, data, or code that is run.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable
+
+from clipjax.common.exits import ConfigError
+
+
+def check(folder: str, *, setting: str) -> None:
+    """Refuse a local folder that others own or may write; none at all is fine.
+
+    Raises:
+      ConfigError: names the setting, the folder, who may write it and what to do.
+    """
+    if "://" in folder:
+        return
+    folder = os.path.expanduser(folder)
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return  # what is made there is this user's, and what cannot be is told by who tries
+    if is_ours(status):
+        return
+    if status.st_mode & 0o022:
+        raise ConfigError(
+            f"{setting}={folder}: others may write it; chmod go-w it or name another folder"
+        )
+    raise ConfigError(
+        f"{setting}={folder}: belongs to user {status.st_uid} and not to this one,"
+        f" {os.geteuid()}; name another folder"
+    )
+
+
+def is_ours(status: os.stat_result, *, trusted: Iterable[int] = ()) -> bool:
+    """Whether this user, root or a `trusted` one owns it and nobody else may write it."""
+    return status.st_uid in (os.geteuid(), 0, *trusted) and not status.st_mode & 0o022
+
+
+def make(folder: str, *, mode: int = 0o700) -> None:
+    """Make a folder and those above it for this user alone, whatever the umask would leave open;
+    with `mode` 0o755 for others to read."""
+    if folder and not os.path.isdir(folder):
+        make(os.path.dirname(folder), mode=mode)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, mode)
