@@ -1,5 +1,6 @@
 """Mutated and hostile inputs, run in a process of their own so that a crash is seen; see
-`test_hostile`. `python hostile.py fuzz COUNT SEED FOLDER` or `python hostile.py bombs FOLDER`.
+`test_hostile`. `python hostile.py fuzz COUNT SEED FOLDER`, `… bombs FOLDER`, `… members COUNT
+FOLDER`.
 """
 
 import collections
@@ -22,6 +23,7 @@ from PIL import Image
 from clipjax.common.exits import DataError
 from clipjax.data import captions, images
 from clipjax.data.examples import BadRecord, read
+from clipjax.data.sources import tar_index, tar_reader
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.tar import open_tars
 from clipjax.data.sources.tfrecord import open_tfrecords
@@ -221,8 +223,27 @@ def bombs(folder):
     return found
 
 
+def members(count, folder):
+    """[samples, seconds, MB of growth] of indexing a tar of so many empty members, each a sample of
+    its own, which takes most memory."""
+    path, header = pathlib.Path(folder) / "many.tar", bytearray(tars.header("", 0))
+    with open(path, "wb", buffering=1 << 20) as file:
+        for number in range(count):
+            header[:13] = b"%09d.jpg" % number
+            header[148:156] = b"        "
+            header[148:156] = b"%06o\0 " % sum(header)
+            file.write(header)
+        file.write(bytes(1024))
+    before, began = peak(reset=True), time.perf_counter()
+    index = tar_index.build(tar_reader.OpenTar(str(path)))
+    path.unlink()
+    return [len(index.key_ends), time.perf_counter() - began, peak() - before]
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "fuzz":
         print(json.dumps(fuzz(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])))
+    elif sys.argv[1] == "members":
+        print(json.dumps(members(int(sys.argv[2]), sys.argv[3])))
     else:
         print(json.dumps(bombs(sys.argv[2])))

@@ -52,6 +52,15 @@ def test_bombs(tmp_path):
         assert seconds < 0.1 and growth < 100, (name, seconds, growth)
 
 
+@pytest.mark.slow
+def test_a_tar_of_a_million_members(tmp_path, record_property):
+    """It may be meant; the rule is that of `tar_index`."""
+    samples, seconds, growth = run("members", 10**6, tmp_path, timeout=300)
+    record_property("found", (seconds, growth))
+    print(f"{seconds:.1f} s, {growth:.0f} MB")
+    assert samples == 10**6 and seconds < 60 and growth < 250 * 1.2
+
+
 CAPTIONS = {
     "invalid UTF-8": b"a fox \xff\xfe\x80",
     "lone surrogates": "a fox \ud800\udfff",

@@ -135,3 +135,20 @@ def test_many_extensions_and_samples_cost_little(tmp_path):
     index = tar_index.build(tar_reader.OpenTar(path))
     assert len(index.extension_names) == tar_index.MAX_EXTENSIONS
     tars.refused(DataError, "0 of the first .* seen: e0, e1, ", path)
+
+
+@pytest.mark.parametrize(
+    ("bound", "value", "told"),
+    [
+        ("MAX_MEMBERS", 7, r"a.tar: more than 7 members; split it"),
+        ("MAX_KEYS", 26, r"a.tar: the names of its samples are longer than 26 bytes; split it"),
+    ],
+)
+def test_more_than_an_index_may_hold_is_refused(tmp_path, monkeypatch, bound, value, told):
+    """Members that are no part of a sample count too, and a sample's name once."""
+    path = tars.write(tmp_path / "a.tar", [*tars.pairs(2), ("no extension", b"")])
+    tar_index.build(tar_reader.OpenTar(path))
+    monkeypatch.setattr(tar_index, bound, value)
+    assert len(tar_index.build(tar_reader.OpenTar(path)).key_ends) == 2
+    path = tars.write(tmp_path / "a.tar", [*tars.pairs(3)])
+    tars.refused(DataError, told, path)

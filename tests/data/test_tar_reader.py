@@ -4,6 +4,7 @@ import io
 import os
 import pathlib
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -70,6 +71,20 @@ def test_sizes_in_every_notation(tmp_path):
         ("by/pax.jpg", 700),
         ("after", 1),
     ]
+
+
+def test_records_for_all_members_do_not_pile_up(tmp_path):
+    parts = []
+    for number in range(200):
+        records = tars.pax(**{f"unused_{number}": b"x" * 50_000})
+        parts += [tars.header("global", len(records), kind=b"g"), records]
+    path = tars.raw(tmp_path / "a.tar", *parts, tars.header("1.jpg", 1), b"x")
+    tracemalloc.start()
+    try:
+        assert tars.listed(path) == [("1.jpg", 1)]
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_global_and_deleted_pax_records(tmp_path):

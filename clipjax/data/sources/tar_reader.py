@@ -22,6 +22,8 @@ SPARSE = b"S"
 WITHOUT_DATA = (b"1", b"2", b"3", b"4", DIRECTORY, b"6")  # links, devices, folders, pipes
 LONG_NAME, LONG_LINK = b"L", b"K"
 PAX, PAX_SOLARIS, PAX_GLOBAL = b"x", b"X", b"g"
+USED = (b"path", b"size")  # PAX records that tell something here, and any that begins with
+SPARSE_RECORD = b"GNU.sparse."
 EXTENDED = (LONG_NAME, LONG_LINK, PAX, PAX_SOLARIS, PAX_GLOBAL)
 COMPRESSED = {
     b"\x1f\x8b": "gunzip",
@@ -122,7 +124,7 @@ def members(file: OpenTar) -> Iterator[tuple[bytes, int, int]]:
                 if not written.isdigit():
                     raise fail(offset, "damaged size in PAX records")
                 size = int(written[:20])
-            regular = regular and not any(key.startswith(b"GNU.sparse.") for key in fields)
+            regular = regular and SPARSE_RECORD not in fields
         if kind == SPARSE:
             offset = after_sparse_map(file, header, offset=offset)
         if kind in WITHOUT_DATA:
@@ -189,7 +191,11 @@ def name_in(header: bytes) -> bytes:
 
 
 def pax_records(data: bytes, *, at: int, fail: Fail) -> dict[bytes, bytes]:
-    """Records "LENGTH key=value\\n", where the length is that of the whole record."""
+    """Records "LENGTH key=value\\n", where the length is that of the whole record.
+
+    Those that are USED; SPARSE_RECORD stands for all that begin with it. Others are not kept, as
+    there may be any number of them.
+    """
     found: dict[bytes, bytes] = {}
     data = data.rstrip(b"\0")
     start = 0
@@ -200,7 +206,10 @@ def pax_records(data: bytes, *, at: int, fail: Fail) -> dict[bytes, bytes]:
         key, equals, value = data[space + 1 : max(end - 1, 0)].partition(b"=")
         if not (space < end <= len(data) and equals and data[end - 1 : end] == b"\n"):
             raise fail(at + start, "damaged PAX records")
-        found[key] = value
+        if key in USED:
+            found[key] = value
+        elif key.startswith(SPARSE_RECORD):
+            found[SPARSE_RECORD] = b""
         start = end
     return found
 
