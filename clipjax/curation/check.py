@@ -1,13 +1,15 @@
 """Looking through a data set before training on it: `python -m clipjax.dataset check`.
 
-`inspect` looks at some records and gives counts; counts add up, whoever made them.
+`inspect` looks at some records and gives counts; counts add up, whoever made them. A set takes
+8 bytes of memory for each image and each caption, to find repeats, and about 2 for each record.
 """
 
+import array
 import collections
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,17 @@ from clipjax.data import captions, images
 from clipjax.data.examples import BadRecord, Source, place, read, shard_of
 
 CHUNK = 64  # records
-WORST = 10  # shards, reasons and duplicates named
+WORST = 10  # shards and broken records named
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
+COUNTED = (  # fields of Findings that are counters
+    *("reasons", "bad_by_shard", "formats", "shorter", "longer", "image_bytes"),
+    *("captions_each", "characters"),
+)
+
+
+def digests() -> "array.array[int]":
+    """An empty array of 64-bit digests; a dict or a set would take ten times as much."""
+    return array.array("Q")
 
 
 @dataclasses.dataclass
@@ -26,37 +37,30 @@ class Findings:
     """What some records are like."""
 
     seen: int = 0
-    reasons: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    cleaned: int = 0  # captions that lose characters
     keys: dict[str, None] = dataclasses.field(default_factory=dict)  # names of fields
     bad: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # key, reason
+    reasons: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     bad_by_shard: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     formats: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    sides: list[tuple[int, int]] = dataclasses.field(default_factory=list)  # width, height
-    image_bytes: list[int] = dataclasses.field(default_factory=list)
+    shorter: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
+    longer: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
+    image_bytes: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
     captions_each: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
-    characters: list[int] = dataclasses.field(default_factory=list)
-    cleaned: int = 0  # captions that lose characters
-    images: dict[bytes, int] = dataclasses.field(default_factory=dict)  # hash → first index
-    texts: dict[bytes, int] = dataclasses.field(default_factory=dict)
-    same_images: list[tuple[int, int]] = dataclasses.field(default_factory=list)
-    same_texts: int = 0
+    characters: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
+    images: "array.array[int]" = dataclasses.field(default_factory=digests)
+    texts: "array.array[int]" = dataclasses.field(default_factory=digests)
 
     def add(self, other: "Findings") -> None:
         """Count the other's records too; they come after these."""
         self.seen += other.seen
         self.cleaned += other.cleaned
         self.keys.update(other.keys)
-        for name in ("reasons", "bad_by_shard", "formats", "captions_each"):
-            getattr(self, name).update(getattr(other, name))
-        for name in ("sides", "image_bytes", "characters", "same_images"):
-            getattr(self, name).extend(getattr(other, name))
         self.bad += other.bad[: WORST - len(self.bad)]
-        self.same_texts += other.same_texts
-        for digest, index in other.images.items():
-            if self.images.setdefault(digest, index) != index:
-                self.same_images.append((self.images[digest], index))
-        for digest, index in other.texts.items():
-            self.same_texts += self.texts.setdefault(digest, index) != index
+        for name in COUNTED:
+            getattr(self, name).update(getattr(other, name))
+        self.images.extend(other.images)
+        self.texts.extend(other.texts)
 
 
 def check(
@@ -103,27 +107,36 @@ def inspect(indices: Sequence[int], *, source: Source) -> Findings:
             found.bad.append((key, str(error)))
             continue
         found.formats[file_format] += 1
-        found.sides.append(size)
-        found.image_bytes.append(len(record["image"]))
+        found.shorter[min(size)] += 1
+        found.longer[max(size)] += 1
+        found.image_bytes[three_digits(len(record["image"]))] += 1
         found.captions_each[len(texts)] += 1
-        found.characters += [len(text) for text in texts]
+        found.characters.update(map(len, texts))
         found.cleaned += sum(map(captions.is_cut_or_altered, captions.candidates(record["text"])))
-        first = found.images.setdefault(digest_of(record["image"]), index)
-        if first != index:
-            found.same_images.append((first, index))
-        for text in texts:
-            found.same_texts += found.texts.setdefault(digest_of(text.encode()), index) != index
+        found.images.append(digest_of(record["image"]))
+        found.texts.extend({digest_of(text.encode()) for text in texts})
     return found
 
 
-def digest_of(data: bytes) -> bytes:
+def digest_of(data: bytes) -> int:
     """64 bits that tell contents apart."""
-    return hashlib.blake2b(data, digest_size=8).digest()
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest())
+
+
+def repeats(found: "array.array[int]") -> int:
+    """How many of these digests are there before. Sorts them."""
+    values = np.frombuffer(found, np.uint64)
+    values.sort()  # in place: a copy might not fit beside it
+    return int(np.count_nonzero(values[1:] == values[:-1]))
+
+
+def three_digits(number: int) -> int:
+    """A number to three digits, so that not every size of a file is one of its own."""
+    return round(number, 3 - len(str(number)))
 
 
 def summary(found: Findings, *, source: Any) -> dict[str, Any]:
-    """The findings as a few numbers, JSON-ready."""
-    sides = np.array(found.sides or [(0, 0)])
+    """The findings as a few numbers, JSON-ready; image bytes to three digits."""
     return {
         "source": source.name,
         "records": len(source),
@@ -135,22 +148,25 @@ def summary(found: Findings, *, source: Any) -> dict[str, Any]:
         "broken, first": found.bad[:WORST],
         "keys seen": list(found.keys),
         "formats": dict(found.formats.most_common()),
-        "shorter side": quantiles(sides.min(axis=1)),
-        "longer side": quantiles(sides.max(axis=1)),
+        "shorter side": quantiles(found.shorter),
+        "longer side": quantiles(found.longer),
         "bytes of an image": quantiles(found.image_bytes),
         "captions of a record": dict(sorted(found.captions_each.items())),
         "characters of a caption": quantiles(found.characters),
         "captions that lose characters": found.cleaned,
-        "images seen before": len(found.same_images),
-        "captions seen before": found.same_texts,
+        "images seen before": repeats(found.images),
+        "captions seen before": repeats(found.texts),
     }
 
 
-def quantiles(values: Iterable[float]) -> dict[str, int]:
-    """Least, 5 %, median, 95 % and most."""
-    listed = np.array(list(values) or [0])
+def quantiles(counted: collections.Counter[int]) -> dict[str, int]:
+    """Least, 5 %, median, 95 % and most of values counted; of the values nearest to them."""
+    values = sorted(counted) or [0]
+    ends = np.cumsum([counted[value] for value in values])
+    ranks = np.round(np.multiply(QUANTILES, ends[-1] - 1))
+    chosen = np.searchsorted(ends, ranks, side="right").clip(max=len(values) - 1)
     names = ("least", "5 %", "median", "95 %", "most")
-    return dict(zip(names, map(int, np.quantile(listed, QUANTILES)), strict=True))
+    return {name: values[place] for name, place in zip(names, chosen, strict=True)}
 
 
 def describe(summed: dict[str, Any]) -> str:

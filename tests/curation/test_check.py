@@ -1,6 +1,8 @@
 """Looking through a data set: counts, broken records, duplicates, in any number of processes."""
 
+import collections
 import dataclasses
+import pickle
 import time
 
 import fakes
@@ -34,7 +36,7 @@ def test_findings(tmp_path):
     assert summed["broken by reason"] == {"damaged image": 1, "empty caption": 1}
     assert summed["broken by shard"] == {"1.tar": 2}
     assert summed["broken, first"][0] == ("1.tar/000000024", "damaged image")
-    assert summed["images seen before"] == 1 and found.same_images == [(7, 40)]
+    assert summed["images seen before"] == 1 and summed["captions seen before"] == 0
     assert summed["captions that lose characters"] == 1
     assert summed["shorter side"]["median"] == 20 and summed["longer side"]["most"] == 24
     assert summed["formats"] == {"JPEG": 58} and summed["keys seen"] == ["jpg", "json", "txt"]
@@ -47,6 +49,33 @@ def test_processes_find_the_same(tmp_path):
     alone, _ = check.check(source, limit=50, num_workers=0, show=False)
     together, _ = check.check(source, limit=50, num_workers=2, show=False)
     assert dataclasses.asdict(together) == dataclasses.asdict(alone)
+
+
+class Growing(fakes.FakeSource):
+    """Records that all differ, in size, too."""
+
+    picture = fakes.encode(fakes.photo(0, width=24, height=20))
+
+    def __getitem__(self, index):
+        image = self.picture + b" " * index
+        return {"image": image, "text": [f"fox {index}", f"fox {index}"], "key": f"a.tar/{index}"}
+
+
+def test_findings_on_a_large_set_are_eight_bytes_an_image_and_caption():
+    sizes = [
+        len(pickle.dumps(check.inspect(range(count), source=Growing(length=count))))
+        for count in (2000, 5000)
+    ]
+    assert sizes[1] - sizes[0] < 3000 * (8 + 8 + 1), sizes
+
+
+def test_quantiles_are_of_values_that_there_are():
+    names = ("least", "5 %", "median", "95 %", "most")
+    counted = collections.Counter({7: 1, 10: 1, 1000: 96, 2000: 1, 3000: 1})
+    assert check.quantiles(counted) == dict(zip(names, (7, 1000, 1000, 1000, 3000), strict=True))
+    assert check.quantiles(collections.Counter()) == dict.fromkeys(names, 0)
+    assert check.quantiles(collections.Counter([3, 1, 2]))["median"] == 2
+    assert [check.three_digits(n) for n in (0, 7, 999, 1234, 98_765)] == [0, 7, 999, 1230, 98_800]
 
 
 def test_wrong_keys_are_told_within_a_second(tmp_path):
