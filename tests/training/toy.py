@@ -54,13 +54,18 @@ class Toy:
 
     def step(self, state, seed):
         """(state, metrics) after a batch of random pairs."""
-        rng = np.random.default_rng(seed)
-        batch = {
-            "image": rng.integers(0, 256, (ROWS, PIXELS, PIXELS, 3)).astype(np.uint8),
-            "text": rng.integers(1, 99, (ROWS, TOKENS)).astype(np.int32),
-            "record_id": np.arange(ROWS, dtype=np.uint32),
-        }
-        return self.compiled(state, sharding.to_device(batch, mesh=self.mesh, batch_size=ROWS))
+        placed = sharding.to_device(batch(seed), mesh=self.mesh, batch_size=ROWS)
+        return self.compiled(state, placed)
+
+
+def batch(seed):
+    """Random pairs, on the host."""
+    rng = np.random.default_rng(seed)
+    return {
+        "image": rng.integers(0, 256, (ROWS, PIXELS, PIXELS, 3)).astype(np.uint8),
+        "text": rng.integers(1, 99, (ROWS, TOKENS)).astype(np.int32),
+        "record_id": np.arange(ROWS, dtype=np.uint32),
+    }
 
 
 def variables(key):
