@@ -1,9 +1,20 @@
 """One run, one owner: a second program in the same work directory would ruin the first one's saves.
 
-On a local disk the owner holds a lock that ends with its process. In a bucket, which has no locks,
-it renews a note. Whoever finds one watches it: where it changes the owner lives, and where it does
-not for `STALE_SECONDS` the owner is dead. No clocks are compared and no process numbers, which mean
-nothing from one machine or container to the next.
+On a disk the owner holds a lock (`flock`) that ends with its process; what it is worth, the file
+system decides:
+
+- local disks, NFS (Linux 2.6.12 on), Lustre with `-o flock`, GPFS: no second owner anywhere.
+- a lock that only the machine itself sees (Lustre with `-o localflock`, NFS with `local_lock`, many
+  FUSE mounts): no second owner on one machine. One on another machine is not kept out, and nothing
+  tells such a lock from a true one. An owner that ended badly elsewhere, or has not ended, is named
+  in a warning.
+- no locks at all (`flock` fails): as in a bucket.
+
+In a bucket, which has no locks, the owner renews a note. Whoever finds one watches it: where it
+changes the owner lives, and where it does not for `STALE_SECONDS` the owner is dead. No clocks are
+compared and no process numbers, which mean nothing from one machine or container to the next. Of
+two programs that start within the same moment both may begin; the one whose note the other has
+written over leaves within `RENEW_SECONDS`, with 64.
 """
 
 import contextlib
@@ -16,7 +27,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 from etils import epath
 
@@ -71,18 +82,45 @@ def _taken(file: epath.Path, owner: dict[str, Any]) -> ConfigError:
 
 @contextlib.contextmanager
 def _locked(file: epath.Path) -> Iterator[None]:
-    with open(file, "a+", encoding="utf-8") as stream:
+    new = not file.exists()
+    with contextlib.ExitStack() as held:
+        stream = held.enter_context(open(file, "a+", encoding="utf-8"))
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise _taken(file, _read(file)) from error
-        except OSError:
-            pass  # a file system without locks: the note still says who was here
-        with contextlib.suppress(OSError):  # on a full disk the lock alone will do
-            stream.truncate(0)
-            stream.write(json.dumps(_note()) + "\n")
-            stream.flush()
+        except OSError as error:
+            log.warning(
+                "%s: has no locks (%s): a second program is kept out by this one's note, renewed"
+                " every %.0f s; of two that start in the same moment both begin, and one leaves",
+                *(file.parent, error.strerror, RENEW_SECONDS),
+            )
+            if new and not os.fstat(stream.fileno()).st_size:
+                file.unlink()  # ours, not half a note of somebody's
+            held.enter_context(_renewed(file))
+        else:
+            held.enter_context(_noted(stream, file))
         yield
+
+
+@contextlib.contextmanager
+def _noted(stream: TextIO, file: epath.Path) -> Iterator[None]:
+    """Say in the locked file who holds it."""
+    before = _read(file) if os.fstat(stream.fileno()).st_size else {}
+    mine = _note()
+    if before.get("host", mine["host"]) != mine["host"]:
+        log.warning(
+            "%s: process %s on %s did not sign off; make sure that it has ended: the lock of this"
+            " file system keeps out other machines' programs only if it is not the machine's own",
+            *(file.parent, before.get("pid", "?"), before["host"]),
+        )
+    with contextlib.suppress(OSError):  # on a full disk the lock alone will do
+        stream.truncate(0)
+        stream.write(json.dumps(mine) + "\n")
+        stream.flush()
+    yield
+    with contextlib.suppress(OSError):
+        stream.truncate(0)
 
 
 @contextlib.contextmanager

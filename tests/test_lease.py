@@ -1,6 +1,8 @@
-"""The note of a run in a bucket: a live owner keeps others out, a dead one does not for long."""
+"""Lock and note of a run: a live owner keeps others out, a dead one does not for long."""
 
 import contextlib
+import errno
+import fcntl
 import json
 import threading
 import time
@@ -82,6 +84,50 @@ def test_the_note_is_not_taken_away_from_its_new_owner(file, monkeypatch):
         file.write_text(json.dumps({"name": "x"}))
         stack.close()
     assert json.loads(file.read_text())["name"] in ("x",)
+
+
+NO_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS)
+
+
+@pytest.fixture(params=NO_LOCKS, ids=errno.errorcode.get)
+def no_locks(request, monkeypatch):
+    """A file system without locks."""
+
+    def refuse(*arguments):
+        raise OSError(request.param, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+def test_without_locks_the_note_keeps_others_out(file, no_locks, caplog):
+    workdir = str(file.parent)
+    with lease.hold(workdir):
+        assert "has no locks (no locks): a second program is" in caplog.text
+        with pytest.raises(ConfigError, match=r"is training there"), lease.hold(workdir):
+            raise AssertionError("two owners")
+    with contextlib.ExitStack() as held:
+        assert seconds(lambda: held.enter_context(lease.hold(workdir))) < 0.3, "signed off"
+
+
+def test_without_locks_a_dead_owner_is_waited_for(file, no_locks):
+    file.write_text(json.dumps(lease._note()))
+    with contextlib.ExitStack() as held:
+        assert seconds(lambda: held.enter_context(lease.hold(str(file.parent)))) >= 0.6
+
+
+def test_a_lock_may_be_one_machines_own_so_a_bad_end_elsewhere_is_told(file, caplog):
+    workdir = str(file.parent)
+    with lease.hold(workdir):
+        assert json.loads(file.read_text())["pid"]
+        with pytest.raises(ConfigError, match=r"is training there"), lease.hold(workdir):
+            raise AssertionError("two owners")
+    file.write_text(json.dumps(lease._note()))
+    with lease.hold(workdir):
+        assert "did not sign off" not in caplog.text  # here the lock tells
+    assert not file.read_text(), "signed off"
+    file.write_text(json.dumps({"host": "other", "pid": 7}))
+    with lease.hold(workdir):
+        assert "process 7 on other did not sign off; make sure that it has ended" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
