@@ -6,6 +6,7 @@ digest of every array and one of itself, compared at each restore. The training 
 save; this module decides what stays.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -25,6 +26,8 @@ from clipjax.parallel import distributed
 from clipjax.training import checkpoint_manager, digest
 
 FOLDER = "checkpoints"
+JSON_FILES = ("run/metadata", "state/_METADATA", "state/array_metadatas/*")  # of a step
+MANIFEST = "state/manifest.ocdbt"  # without it tensorstore takes the rest for no file at all
 DIGESTS, HASH = "digests", "hash"  # keys of the JSON: of each array, of the JSON itself
 
 
@@ -235,7 +238,26 @@ def _hash(run: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def failed(what: str, step: int, directory: Any, error: Exception) -> str:
-    """What to say when orbax could not do something to a step."""
-    reason = " ".join(str(error).split())[:300]
+def failed(what: str, step: int, directory: Any, error: BaseException) -> str:
+    """What to say when orbax could not do something to a step; files are named from `directory`."""
+    while error.__cause__ is not None:  # orbax wraps tensorstore's, which say where
+        error = error.__cause__
+    reason = str(error).split(" [tensorstore_spec")[0].replace(f"{directory}/", "")
+    if broken := _broken(directory / str(step)):
+        reason = f"{', '.join(str(file.relative_to(directory)) for file in broken)}: {reason}"
+    reason = " ".join(reason.split())[:300]
     return f"{what} step {step} in {directory}: {type(error).__name__}: {reason}"
+
+
+def _broken(folder: epath.Path) -> list[epath.Path]:
+    """Files of a saved step that are seen to be damaged without a look at arrays."""
+    found = []
+    with contextlib.suppress(OSError):
+        if (folder / "state").exists() and not (folder / MANIFEST).exists():
+            found.append(folder / MANIFEST)
+        for file in (file for name in JSON_FILES for file in folder.glob(name)):
+            try:
+                json.loads(file.read_text())
+            except ValueError:
+                found.append(file)
+    return found

@@ -2,6 +2,7 @@
 
 import pathlib
 import random
+import re
 import shutil
 
 import jax
@@ -11,6 +12,8 @@ import test_checkpoint
 
 from clipjax import verify
 from clipjax.common import exits
+from clipjax.parallel import mesh as meshes
+from clipjax.parallel import sharding
 from clipjax.training import digest
 from clipjax.training.checkpoint import Checkpoints
 from clipjax.training.resume import restore_newest
@@ -97,6 +100,43 @@ def test_damage_is_found_or_harmless(run, tmp_path):
 @pytest.mark.slow
 def test_five_hundred_damages_are_found_or_harmless(run, tmp_path):
     trials(*run, tmp_path, count=500, seed=20261124)
+
+
+@pytest.mark.parametrize("kind", ["deleted", "emptied", "halved"])
+def test_each_file_in_turn_is_told_by_name_or_harmless(tmp_path, kind):
+    placed = jax.sharding.NamedSharding(
+        jax.make_mesh((8,), ("x",)), jax.sharding.PartitionSpec("x")
+    )
+    values = {"w": jax.random.normal(jax.random.key(0), (64, 64)), "b": {"n": np.arange(8)}}
+    state = jax.tree.map(lambda x: jax.device_put(x, placed), values)
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+    whole = Checkpoints(str(tmp_path / "run"))
+    whole.save(2, state, run={"config": [1, "x"]})
+    whole.close()
+    saved = tmp_path / "run" / "checkpoints"
+    told = {}
+    for file in sorted(path.relative_to(saved) for path in saved.rglob("*") if path.is_file()):
+        copy = tmp_path / "copy" / "checkpoints"
+        shutil.copytree(saved, copy)
+        data = (copy / file).read_bytes()
+        (copy / file).write_bytes(data[: len(data) // 2] if kind == "halved" else b"")
+        if kind == "deleted":
+            (copy / file).unlink()
+        try:
+            checkpoints = Checkpoints(str(copy.parent), read_only=True)
+            assert checkpoints.read_run(2)["config"] == [1, "x"], file
+            assert equal(checkpoints.restore(2, like), state), file
+        except exits.CheckpointError as error:
+            told[str(file)] = str(error)
+        shutil.rmtree(copy.parent)
+    for file, text in told.items():
+        assert "step 2" in text and "bound method" not in text
+        # Of a value's file tensorstore tells whose values it holds, and of most others the name.
+        assert file in text or re.search(r'Error reading "(w|b\.n)/', text), f"{file}: {text}"
+    assert {"2/run/metadata", "2/state/manifest.ocdbt"} <= told.keys()
+    assert any("/d/" in file for file in told)
 
 
 def test_a_flipped_value_is_told_by_step_and_array(run, tmp_path, caplog):
@@ -198,9 +238,26 @@ def test_no_flipped_bit_of_ten_thousand_is_missed():
     assert (sums != wanted).all(axis=1).sum() == len(rows)  # either half alone would tell
 
 
-def test_the_digest_does_not_see_the_sharding(run):
-    _, states = run
-    single = jax.device_put(jax.device_get(states[1]), jax.devices()[0])
-    assert digest.digest(states[1]) == digest.digest(single)
-    other = test_checkpoint.program({"data": 2, "fsdp": 2, "tensor": 2}).out_shardings[0]
-    assert digest.digest(jax.device_put(jax.device_get(states[1]), other)) == digest.digest(single)
+SHARDINGS = (
+    {"data": 8, "fsdp": 1, "tensor": 1},
+    {"data": 1, "fsdp": 8, "tensor": 1},
+    {"data": 2, "fsdp": 4, "tensor": 1},
+    {"data": 2, "fsdp": 2, "tensor": 2},
+    {"data": 1, "fsdp": 1, "tensor": 8},
+)
+
+
+def test_the_digest_does_not_see_the_sharding():
+    """Of five, and of one device; each splits a table of its own along other axes."""
+    wide = {"params": {"text": {"token_embedding": np.zeros((256, 128), np.float32)}}}
+    block = {"attention": {"query": {"kernel": np.zeros((1, 128, 8, 16), np.float32)}}}
+    wide["params"]["text"]["blocks"] = block
+    rng = np.random.default_rng(0)
+    values = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), wide)
+    wanted = digest.digest(jax.device_put(values, jax.devices()[0]))
+    placements = set()
+    for sizes in SHARDINGS:
+        placed = sharding.shardings(values, mesh=meshes.make_mesh(sizes))
+        placements.add(tuple(str(leaf.spec) for leaf in jax.tree.leaves(placed)))
+        assert digest.digest(jax.device_put(values, placed)) == wanted, sizes
+    assert len(placements) >= 4, "all alike"
