@@ -43,7 +43,9 @@ def _log_path() -> str:
     return path
 
 
-def start_joined(*arguments: str, count: int, devices: int) -> list:
+def start_joined(
+    *arguments: str, count: int, devices: int, environment: dict[str, str] | None = None
+) -> list:
     """Start `count` processes of `devices` each that train together."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
@@ -53,6 +55,7 @@ def start_joined(*arguments: str, count: int, devices: int) -> list:
             *arguments,
             devices=devices,
             environment={
+                **(environment or {}),
                 "CLIPJAX_COORDINATOR": f"127.0.0.1:{port}",
                 "CLIPJAX_NUM_PROCESSES": str(count),
                 "CLIPJAX_PROCESS_ID": str(index),

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -42,6 +42,9 @@ class Checkpoints:
       best_mode: "max" or "min".
       read_only: write and delete nothing. Anyone but the training program needs it: opening for
         writing removes unfinished saves, which may be another process's at work.
+
+    Raises:
+      CheckpointError: opened for writing, and what an earlier program left cannot be removed.
     """
 
     def __init__(
@@ -74,6 +77,8 @@ class Checkpoints:
         )
         self.opened = 0
         self.manager = self._open(opened=0)
+        if not read_only:
+            self.remove_unfinished()
 
     def steps(self) -> list[int]:
         """Finished steps on disk, ascending."""
@@ -105,21 +110,24 @@ class Checkpoints:
 
         Raises:
           CheckpointError: this save could not start, or an earlier one failed in the background.
-          RemoteError: the first of these, where there are other processes.
+          RemoteError: an error that this process alone met on the way, where there are others.
         """
         # A non-finite metric would count as best, and a step without the metric has no rank.
         value = (metrics or {}).get(self.best_metric, math.nan)
         ranked = {self.best_metric: float(value)} if math.isfinite(value) else None
+        if step in self.manager.all_steps():
+            return False
+        self._lead_does(
+            lambda: checkpoint_manager.make_room(self.directory, step), what="saving", step=step
+        )
+        run = {**run, DIGESTS: digest.digest(state)}
+        items = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(state, ocdbt_target_data_file_size=file_bytes),
+            run=ocp.args.JsonSave({**run, HASH: _hash(run)}),
+        )
         try:
-            if step in self.manager.all_steps():
-                return False
-            run = {**run, DIGESTS: digest.digest(state)}
-            items = ocp.args.Composite(
-                state=ocp.args.PyTreeSave(state, ocdbt_target_data_file_size=file_bytes),
-                run=ocp.args.JsonSave({**run, HASH: _hash(run)}),
-            )
             return self.manager.save(step, args=items, metrics=ranked, force=True)
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # every cloud's package has its own
             problem = failed("saving", step, self.directory, error)
             if jax.process_count() > 1:
                 # The others are in a collective of this save. Nothing to agree on: all start again.
@@ -173,16 +181,44 @@ class Checkpoints:
         return state
 
     def begin_again(self) -> None:
-        """After a save that failed: clear away what it left, for new saves; a collective."""
-        self.remove_unfinished()
+        """After a save that failed: clear away what it left, for new saves; a collective.
+
+        Raises:
+          CheckpointError: the store still fails, perhaps for this process alone; call it again.
+        """
         self.opened += 1
-        self.manager = self._open(opened=self.opened)
+        self.remove_unfinished()
+        try:
+            self.manager = self._open(opened=self.opened)
+        except Exception as error:  # every cloud's package has its own
+            latest = self.manager.latest_step() or 0
+            told = failed("opening after", latest, self.directory, error)
+            raise CheckpointError(told) from error
 
     def remove_unfinished(self) -> None:
-        """Clear away what failed saves left, while none is under way; a collective."""
+        """Clear away what failed saves left, while none is under way; a collective.
+
+        Raises:
+          CheckpointError: the store fails; on all processes.
+        """
+        latest = self.manager.latest_step() or 0
+        self._lead_does(
+            lambda: checkpoint_manager.remove_unfinished(self.directory),
+            what="clearing after",
+            step=latest,
+        )
+
+    def _lead_does(self, action: Callable[[], Any], *, what: str, step: int) -> None:
+        """Something with files; a CheckpointError on all processes if it fails."""
+        problem = ""
         if distributed.is_lead():
-            checkpoint_manager.remove_unfinished(self.directory)
-        distributed.from_lead(b"removed")
+            try:
+                action()
+            except Exception as error:  # every cloud's package has its own
+                problem = failed(what, step, self.directory, error)
+        problem = distributed.from_lead(problem.encode()).decode()
+        if problem:
+            raise CheckpointError(problem)
 
     def put_aside(self, step: int, folder: Any) -> None:
         """Move a step to `folder`, which it makes; a collective. What lies there gives way."""
@@ -202,7 +238,7 @@ class Checkpoints:
         """
         try:
             checkpoint_manager.waited(self.manager, opened=self.opened)
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # every cloud's package has its own
             latest = self.manager.latest_step() or 0
             raise CheckpointError(failed("saving after", latest, self.directory, error)) from error
 
@@ -243,7 +279,7 @@ def failed(what: str, step: int, directory: Any, error: BaseException) -> str:
     while error.__cause__ is not None:  # orbax wraps tensorstore's, which say where
         error = error.__cause__
     reason = str(error).split(" [tensorstore_spec")[0].replace(f"{directory}/", "")
-    if broken := _broken(directory / str(step)):
+    if broken := _broken(directory / str(step)) if what == "reading" else []:
         reason = f"{', '.join(str(file.relative_to(directory)) for file in broken)}: {reason}"
     reason = " ".join(reason.split())[:300]
     return f"{what} step {step} in {directory}: {type(error).__name__}: {reason}"
@@ -252,7 +288,7 @@ def failed(what: str, step: int, directory: Any, error: BaseException) -> str:
 def _broken(folder: epath.Path) -> list[epath.Path]:
     """Files of a saved step that are seen to be damaged without a look at arrays."""
     found = []
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(Exception):  # every cloud's package has its own
         if (folder / "state").exists() and not (folder / MANIFEST).exists():
             found.append(folder / MANIFEST)
         for file in (file for name in JSON_FILES for file in folder.glob(name)):

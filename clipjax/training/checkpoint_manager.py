@@ -6,6 +6,7 @@ minutes. Here it leaves a notice instead; `waited` reads it. Afterwards all of t
 manager: the old one's threads may still wait. Used by `training.checkpoint`.
 """
 
+import dataclasses
 import json
 import logging as standard_logging
 import sys
@@ -59,14 +60,13 @@ def open_manager(
     """A manager of `directory`; a collective.
 
     Args:
-      opened: how many managers this program had before it; only the first one clears away what an
-        earlier program left unfinished.
+      opened: how many managers this program had before it; only the first one makes the folder.
     """
     best: dict[str, Any] = {}
     if best_metric:
         # Without best_fn orbax stores no metrics, and the best step is forgotten on reopening.
         best = {"best_fn": lambda metrics: metrics[best_metric], "best_mode": best_mode}
-        if distributed.is_lead() and not read_only:
+        if distributed.is_lead() and not read_only and not opened:
             _forget_damaged_metrics(directory)
         distributed.from_lead(b"looked through")
     manager = ocp.CheckpointManager(
@@ -79,8 +79,9 @@ def open_manager(
             save_decision_policy=managers.FixedIntervalPolicy(1),  # the loop decides
             preservation_policy=keep,
             read_only=read_only,
-            create=not read_only,
-            cleanup_tmp_directories=not read_only and not opened,
+            create=not read_only and not opened,
+            **_no_looks(),
+            cleanup_tmp_directories=False,  # it tells only the lead; `remove_unfinished` does it
             enable_async_checkpointing=True,
             async_options=ocp.AsyncOptions(barrier_sync_fn=_barrier(opened)),
             multiprocessing_options=ocp.options.MultiprocessingOptions(
@@ -105,6 +106,14 @@ def _forget_damaged_metrics(directory: epath.Path) -> None:
             reason = " ".join(str(error).split())[:200]
             logging.error("%s: unreadable, removed (%s); the step can be no best one", file, reason)
             file.parent.rmtree()
+
+
+def _no_looks() -> dict[str, Any]:
+    """Do not look at a save's place as it starts: only the lead would, and where that fails the
+    others would wait for it. `make_room` has looked, and all were told."""
+    name = "skip_sync_file_validations"  # orbax before 0.12 has none
+    known = {field.name for field in dataclasses.fields(ocp.options.FileOptions)}
+    return {"file_options": ocp.options.FileOptions(**{name: True})} if name in known else {}
 
 
 class Unreadable:
@@ -157,10 +166,24 @@ def waited(manager: ocp.CheckpointManager, *, opened: int) -> None:
     manager.wait_until_finished()
 
 
+def make_room(directory: epath.Path, step: int) -> None:
+    """Where a step is to be saved: nothing may lie there, and folders can be made.
+
+    Of a folder that cannot be made orbax tells the lead alone, in the background; its other threads
+    wait for it for minutes.
+    """
+    if (directory / str(step)).exists():  # what a save left that failed
+        (directory / str(step)).rmtree()
+    if "://" not in str(directory):
+        probe = directory / ".probe"
+        probe.mkdir(exist_ok=True)
+        probe.rmdir()
+
+
 def remove_unfinished(directory: epath.Path) -> None:
     """Delete what failed saves left behind, which would keep a full disk full."""
     left = list(directory.glob(f"*{UNFINISHED}*"))
-    if "://" in str(directory):
+    if "://" in str(directory) and directory.exists():
         steps = [folder for folder in directory.iterdir() if folder.name.isdigit()]
         left += [folder for folder in steps if not (folder / COMMITTED).exists()]
     for folder in left:

@@ -1,7 +1,8 @@
 """Saving in spite of a full disk or a failing store: try again, and give up after three in a row.
 
 A save runs in the background, so its failure shows up when the next one begins. Training goes on
-meanwhile; the steps saved before are intact. All processes call it alike and decide alike.
+meanwhile; the steps saved before are intact. All processes call it alike and decide alike. Only a
+save that is on disk ends a row of failures, not one that has merely begun.
 """
 
 import logging
@@ -18,7 +19,7 @@ from clipjax.training.checkpoint import Checkpoints
 log = logging.getLogger(__name__)
 
 MAX_FAILURES = 3  # in a row
-RETRY_SECONDS = 2.0  # before the last save is tried again
+RETRY_SECONDS = 2.0  # before the last save is tried again, then doubled
 
 
 class Saver:
@@ -28,6 +29,8 @@ class Saver:
         self.checkpoints = checkpoints
         self.every_minutes = every_minutes
         self.failures = 0
+        self.under_way = False  # a save has begun whose end is not known
+        self.to_begin_again = False
         self.last = time.monotonic()
 
     def time_is_up(self) -> bool:
@@ -52,35 +55,50 @@ class Saver:
           CheckpointError: the third failure in a row; earlier steps are intact.
         """
         self.last = time.monotonic()
-        self._try(self.checkpoints.wait)  # how the save before has ended
+        if self.under_way:
+            self._wait()
         while True:
             started = self._try(
                 lambda: self.checkpoints.save(step, state, run=run, metrics=metrics)
             )
-            if not last or (started and self._try(self.checkpoints.wait)):
+            self.under_way = started
+            if not last or (started and self._wait()):
                 return
-            time.sleep(RETRY_SECONDS)
+            time.sleep(RETRY_SECONDS * 2 ** (self.failures - 1))
+
+    def _wait(self) -> bool:
+        """Whether the save under way is on disk, of all processes."""
+        self.under_way = False
+        whole = self._try(self.checkpoints.wait)
+        if whole and self.failures:
+            # Writers that had not heard of the failure may have left something since.
+            self._agreed(self.checkpoints.remove_unfinished)
+            self.failures = 0
+        return whole
 
     def _try(self, action: Callable[[], Any]) -> bool:
         """Whether it went well on all processes; counts, and cleans up, if not."""
-        problem: CheckpointError | None = None
+        problem = self._agreed(self.checkpoints.begin_again) if self.to_begin_again else ""
+        problem = problem or self._agreed(action)
+        if not problem:
+            self.to_begin_again = False
+            return True
+        self.failures += 1
+        if self.failures >= MAX_FAILURES:
+            raise CheckpointError(f"{problem}; {MAX_FAILURES} failures in a row, leaving")
+        log.error(
+            "%s; training goes on, the steps saved before are intact (failure %d of %d in a row)",
+            *(problem, self.failures, MAX_FAILURES),
+        )
+        self.to_begin_again = bool(self._agreed(self.checkpoints.begin_again))
+        return False
+
+    def _agreed(self, action: Callable[[], Any]) -> str:
+        """What went wrong with it here, or elsewhere; "" on all processes where it went well."""
+        problem = ""
         try:
             action()
         except CheckpointError as error:
-            problem = error
-        if not distributed.gather_sum(np.int64(problem is not None)):
-            if action == self.checkpoints.wait and self.failures:
-                # Writers that had not heard of the failure may have left something since.
-                self.checkpoints.remove_unfinished()
-                self.failures = 0
-            return True
-        self.failures += 1
-        told = str(problem or "another process could not save")
-        if self.failures >= MAX_FAILURES:
-            raise CheckpointError(f"{told}; {MAX_FAILURES} failures in a row, leaving")
-        self.checkpoints.begin_again()
-        log.error(
-            "%s; training goes on, the steps saved before are intact (failure %d of %d in a row)",
-            *(told, self.failures, MAX_FAILURES),
-        )
-        return False
+            problem = str(error)
+        failed = distributed.gather_sum(np.int64(bool(problem)))
+        return (problem or "another process could not save") if failed else ""

@@ -121,3 +121,14 @@ UNREADABLE_ON_ONE = """
         return reads(self, directory, *arguments, **settings)
     ocp.{handler}.restore = damaged
 """
+# A disk with an I/O error wherever the lead looks for a checkpoint, from its first save on.
+BROKEN_DISK = """
+    from etils.epath import backend
+    exists = backend._OsPathBackend.exists
+    def broken(self, path):
+        folder, name = os.path.split(str(path))
+        if HOST == "0" and name.isdigit() and folder.endswith("checkpoints"):
+            raise OSError(5, "Input/output error")
+        return exists(self, path)
+    backend._OsPathBackend.exists = broken
+"""

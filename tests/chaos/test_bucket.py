@@ -6,6 +6,7 @@ would Google's (extra `gcs`).
 
 import collections
 import json
+import re
 
 import fake_gcs
 import processes
@@ -83,3 +84,39 @@ def test_a_save_that_is_refused_does_not_stop_training(bucket):
     assert processes.finish(process) == exits.DONE, processes.output(process)
     assert committed(bucket) == [8, 12] and not bucket.names("run/checkpoints/4/")
     assert sorted(lines(bucket)) == list(range(1, 13))
+
+
+def start_two(bucket):
+    return processes.start_joined(
+        *("--config=tests/tiny.py", "--workdir=gs://bucket/run", "--config.total=12 steps"),
+        "--config.checkpoint.every=2 steps",
+        **{"count": 2, "devices": 1, "environment": bucket.environment},
+    )
+
+
+def test_a_bucket_that_answers_badly_as_a_save_begins_is_asked_again(bucket):
+    """Of two processes, only the lead asks; the other waits for it."""
+    asked = collections.Counter()
+
+    def faulty(method, name):
+        at_the_start = method == "GET" and name.startswith("run/checkpoints/4")
+        asked[name] += at_the_start
+        return (503, 429)[asked[name] % 2] if at_the_start and asked[name] <= 2 else None
+
+    bucket.faults = faulty
+    group = start_two(bucket)
+    codes = [processes.finish(process) for process in group]
+    assert codes == [exits.DONE] * 2, "\n".join(map(processes.output, group))
+    assert {status for status, *_ in bucket.refused} == {503, 429}
+    assert committed(bucket) == [8, 10, 12] and sorted(lines(bucket)) == list(range(1, 13))
+
+
+def test_a_bucket_that_refuses_every_save_as_it_begins_ends_all_with_74(bucket):
+    bucket.faults = lambda method, name: (
+        403 if re.fullmatch(r"run/checkpoints/\d+/?", name) else None
+    )
+    group = start_two(bucket)
+    codes = [processes.finish(process) for process in group]
+    told = "\n".join(map(processes.output, group))
+    assert codes == [exits.CHECKPOINT_IO] * 2, told
+    assert told.count("training goes on") == 4 and "3 failures in a row, leaving" in told
