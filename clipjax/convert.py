@@ -8,6 +8,9 @@ What lies at --input is found out: a clipjax run or step; an open_clip folder
 `model.safetensors`); a released CLIP's state dict as safetensors. The folder at --output appears
 whole or not at all.
 
+Between other programs' formats, what is float16 or bfloat16 stays so; a clipjax checkpoint is
+float32.
+
 OpenAI's own files (`ViT-B-32.pt`) and other pickles run their author's code when they are read.
 With --trust_pickle a program of its own reads them with PyTorch and writes safetensors first; that
 keeps crashes out, not malice. Get such files from nobody you do not trust.
@@ -55,7 +58,9 @@ def convert(
             safe = pathlib.Path(folder, f"{pathlib.Path(source).stem}.safetensors")
             torch_pickles.to_safetensors(source, safe)
             return convert(str(safe), to=to, output=output, tokenizer=tokenizer)
-    variables, run = pretrained.read(source, step=step, tokenizer=tokenizer, average=average)
+    variables, run = pretrained.read(
+        source, step=step, tokenizer=tokenizer, average=average, keep_half=to != "clipjax"
+    )
     if to == "clipjax":
         files.write_folder(
             output, lambda made: pretrained.write_checkpoint(made, variables, run=run)

@@ -38,6 +38,7 @@ def read(
     step: int | None = None,
     tokenizer: str = "",
     average: bool = True,
+    keep_half: bool = False,
 ) -> tuple[Any, dict[str, Any]]:
     """`params` and `batch_stats` (numpy, host) and the JSON of a run, see `run_record.py`.
 
@@ -46,6 +47,8 @@ def read(
       step: which checkpoint of a run; default the newest.
       tokenizer: a file for models whose folder brings none.
       average: of a run with `config.ema_decay`, the moving average; else the newest weights.
+      keep_half: what is float16 or bfloat16 in another program's files stays so; else all is
+        float32, as it always is of a run.
 
     Raises:
       ConfigError: there is no model, or no tokenizer for it.
@@ -63,7 +66,7 @@ def read(
         return found
     try:
         run = _run(foreign, tokenizer=foreign.tokenizer(tokenizer))
-        return foreign.variables(), run
+        return foreign.variables(keep_half=keep_half), run
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 

@@ -7,7 +7,7 @@ the parameters of a model with scan=True: "vision/blocks/mlp/up/kernel" [L, D, F
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +24,8 @@ CONVOLUTION = "convolution"  # our [P, P, in, out] as PyTorch's [out, in, P, P]
 ROW = "row"  # ours as [1, …]
 ROWS = "rows"  # ours as [1, 1, …]
 LARGE = 1 << 28  # bytes of a file from which progress is shown
+SINGLE = np.dtype(np.float32)
+HALVES = ("float16", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +48,15 @@ Layout = Mapping[str, Array]
 
 
 class Tensors(Protocol):
-    """An open file: shapes at once, values one by one."""
+    """An open file: shapes and dtypes at once, values one by one."""
 
     size: int  # bytes
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+
+    @property
+    def dtypes(self) -> Mapping[str, np.dtype]: ...  # of those that hold floating-point numbers
 
     def read(self, name: str, /) -> np.ndarray: ...
 
@@ -77,10 +82,22 @@ def norm(ours: str, theirs: str) -> dict[str, Array]:
     return {f"{ours}/scale": Array(f"{theirs}.weight"), f"{ours}/bias": Array(f"{theirs}.bias")}
 
 
+def common(dtypes: Iterable[np.dtype]) -> np.dtype:
+    """The half precision that all of these are, else float32, which holds both kinds of it."""
+    found = set(dtypes)
+    (only,) = found if len(found) == 1 else (SINGLE,)
+    return only if only.name in HALVES else SINGLE
+
+
 def read(
-    tensors: Tensors, *, layout: Layout, shapes: Mapping[str, tuple[int, ...]], ignored: Any = ()
+    tensors: Tensors,
+    *,
+    layout: Layout,
+    shapes: Mapping[str, tuple[int, ...]],
+    ignored: Any = (),
+    keep_half: bool = False,
 ) -> dict[str, Any]:
-    """Our parameters, float32, from another program's arrays of any float dtype.
+    """Our parameters from another program's arrays of any float dtype.
 
     Names and shapes are compared before any value is read.
 
@@ -89,12 +106,15 @@ def read(
       layout: of its format, for this model.
       shapes: our parameter → shape; all must be found.
       ignored: regexes of their names that hold no weights.
+      keep_half: what is float16 or bfloat16 there, in all blocks of a stack, stays so; all else
+        is float32.
 
     Raises:
       DataError: an array is missing, left over, of another shape or not finite; names it.
     """
     places = _compare(tensors, layout=layout, shapes=shapes, ignored=ignored)
-    params = {ours: np.empty(shape, np.float32) for ours, shape in shapes.items()}
+    dtypes = _dtypes(tensors, places) if keep_half else {}
+    params = {ours: np.empty(shape, dtypes.get(ours, SINGLE)) for ours, shape in shapes.items()}
     with _progress(tensors.size) as bar:
         for name, uses in places.items():
             value = tensors.read(name)
@@ -111,11 +131,22 @@ def _progress(size: int) -> Any:
     return tqdm.tqdm(total=size, unit="B", unit_scale=True, disable=size < LARGE)
 
 
+def _dtypes(
+    tensors: Tensors, places: Mapping[str, list[tuple[str, int | None]]]
+) -> dict[str, np.dtype]:
+    """Our parameter → the dtype that all of its values fit; `places` as `_compare` gives them."""
+    found: dict[str, set[np.dtype]] = {}
+    for name, uses in places.items():
+        for ours, _ in uses:
+            found.setdefault(ours, set()).add(tensors.dtypes.get(name, SINGLE))
+    return {ours: common(dtypes) for ours, dtypes in found.items()}
+
+
 def _numbers(value: np.ndarray, *, name: str) -> np.ndarray:
-    """The values as float32."""
-    if not np.issubdtype(value.dtype, np.floating) and value.dtype.name != "bfloat16":
+    """The values in half precision as they are, others as float32."""
+    if not np.issubdtype(value.dtype, np.floating) and value.dtype.name not in HALVES:
         raise DataError(f"{name} holds {value.dtype}, not floating-point numbers")
-    value = np.asarray(value, np.float32)
+    value = np.asarray(value, common([value.dtype]))
     if not np.isfinite(value).all():
         raise DataError(f"{name} holds values that are not finite")
     return value
@@ -146,10 +177,11 @@ def _compare(
 
 
 class Written:
-    """`Tensors` of another program, float32, each made of our parameters when it is read.
+    """`Tensors` of another program, each made of our parameters when it is read.
 
     Args:
-      params: ours, numpy float32, in the layout of scan=True or of scan=False.
+      params: ours, numpy, in the layout of scan=True or of scan=False; each keeps its dtype, and
+        several that are one array there have their `common` one.
       layout: of the format, for this model.
 
     Raises:
@@ -169,11 +201,21 @@ class Written:
                 one = value if place is None else value[place]
                 self.shapes[name] = _theirs(shape, array)
                 self._parts.setdefault(name, {})[array.part] = (one, array.form)
-        self.size = sum(4 * math.prod(shape) for shape in self.shapes.values())
+        self.dtypes = {
+            name: common(value.dtype for value, _ in parts.values())
+            for name, parts in self._parts.items()
+        }
+        self.size = sum(
+            self.dtypes[name].itemsize * math.prod(shape) for name, shape in self.shapes.items()
+        )
 
     def read(self, name: str, /) -> np.ndarray:
         """The array, contiguous or not; of one part it is a view of ours."""
-        parts = [_to_theirs(*part) for _, part in sorted(self._parts[name].items())]
+        dtype = self.dtypes[name]
+        parts = [
+            _to_theirs(value, form).astype(dtype, copy=False)
+            for _, (value, form) in sorted(self._parts[name].items())
+        ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 

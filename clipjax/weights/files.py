@@ -23,7 +23,15 @@ from clipjax.weights.arrays import Tensors
 MAX_HEADER = 100 << 20  # bytes, safetensors' own limit
 MAX_JSON = 64 << 20  # bytes; tokenizer.json of a large vocabulary has 34 MB
 MAX_NPY_HEADER = 10_000  # bytes
-FLOATS = {"F16": np.float16, "BF16": jnp.bfloat16, "F32": np.float32, "F64": np.float64}
+FLOATS = {
+    name: np.dtype(dtype)
+    for name, dtype in (
+        ("F16", np.float16),
+        ("BF16", jnp.bfloat16),
+        ("F32", np.float32),
+        ("F64", np.float64),
+    )
+}
 
 
 class SafeTensors:
@@ -37,6 +45,7 @@ class SafeTensors:
 
     def __init__(self, *files: pathlib.Path) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, np.dtype] = {}
         self.size = 0
         self._places: dict[str, tuple[pathlib.Path, int, str]] = {}  # file, first byte, dtype
         for file in files:
@@ -59,16 +68,18 @@ class SafeTensors:
             if name in self.shapes:
                 raise ValueError(f"{name} is in two files")
             self.shapes[name] = tuple(found["shape"])
+            if found["dtype"] in FLOATS:
+                self.dtypes[name] = FLOATS[found["dtype"]]
             self._places[name] = file, 8 + length + found["data_offsets"][0], found["dtype"]
         self.size += file.stat().st_size
 
     def read(self, name: str) -> np.ndarray:
         file, start, dtype = self._places[name]
-        if dtype not in FLOATS:
+        if name not in self.dtypes:
             raise DataError(f"{name} holds {dtype}, not floating-point numbers")
         shape = self.shapes[name]
         try:
-            found = np.fromfile(file, FLOATS[dtype], count=math.prod(shape), offset=start)
+            found = np.fromfile(file, self.dtypes[name], count=math.prod(shape), offset=start)
             return found.reshape(shape)
         except (OSError, ValueError) as error:
             raise DataError(f"{name}: {_line(error)}") from None
@@ -83,6 +94,7 @@ class Npz:
 
     def __init__(self, file: pathlib.Path) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, np.dtype] = {}
         try:
             self.size = file.stat().st_size
             self._archive = zipfile.ZipFile(file)
@@ -96,7 +108,7 @@ class Npz:
                     )
                 if name in self.shapes:
                     raise ValueError(f"{name} is in it twice")
-                self.shapes[name] = shape
+                self.shapes[name], self.dtypes[name] = shape, dtype
         except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
             raise DataError(f"{file.name}: {_line(error)}") from None
 
@@ -165,19 +177,23 @@ def write_folder(folder: str | os.PathLike[str], fill: Callable[[pathlib.Path], 
 
 
 def write_safetensors(file: pathlib.Path, tensors: Tensors) -> None:
-    """Write float32 arrays, each as it is read, with the mark that PyTorch's readers look for."""
+    """Write arrays, each as it is read, with the mark that PyTorch's readers look for."""
+    codes = {dtype: code for code, dtype in FLOATS.items()}
+    # The widest first: so all lie at multiples of their width.
+    names = sorted(tensors.shapes, key=lambda name: -tensors.dtypes[name].itemsize)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for name, shape in tensors.shapes.items():
-        start, end = end, end + 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    for name in names:
+        shape, dtype = tensors.shapes[name], tensors.dtypes[name]
+        start, end = end, end + dtype.itemsize * math.prod(shape)
+        header[name] = {"dtype": codes[dtype], "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # which aligns the values
     with file.open("wb") as opened:
         opened.write(len(text).to_bytes(8, "little") + text)
-        for name, shape in tensors.shapes.items():
+        for name in names:
             value = tensors.read(name)
-            assert value.shape == shape and value.dtype == np.float32, name
+            assert (value.shape, value.dtype) == (tensors.shapes[name], tensors.dtypes[name]), name
             np.ascontiguousarray(value).tofile(opened)
 
 

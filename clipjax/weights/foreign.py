@@ -38,14 +38,21 @@ class Foreign:
     ignored: tuple[str, ...]
     find_tokenizer: Callable[[str], Tokenizer]
 
-    def variables(self) -> dict[str, Any]:
-        """`params` and `batch_stats`, numpy float32, in the layout of scan=True.
+    def variables(self, *, keep_half: bool = False) -> dict[str, Any]:
+        """`params` and `batch_stats`, numpy, in the layout of scan=True.
+
+        Args:
+          keep_half: float16 and bfloat16 stay what they are; else all is float32.
 
         Raises:
           DataError: the weights are damaged, or not what the configuration describes.
         """
         found = arrays.read(
-            self.tensors, layout=self.layout, shapes=shapes_of(self.model), ignored=self.ignored
+            self.tensors,
+            layout=self.layout,
+            shapes=shapes_of(self.model),
+            ignored=self.ignored,
+            keep_half=keep_half,
         )
         stats = found.pop(BATCH_STATS, {})
         return {"params": found, BATCH_STATS: stats}

@@ -83,8 +83,8 @@ def write(
       folder: new, or empty.
       to: one of `WRITERS`.
       model: nested dict as of `zoo.MODELS`.
-      variables: `params` and perhaps `batch_stats`, numpy float32, in the layout of scan=True or
-        of scan=False.
+      variables: `params` and perhaps `batch_stats`, numpy, float32 or half, which stays so, in the
+        layout of scan=True or of scan=False.
       tokenizer: the model's.
 
     Raises:

@@ -116,9 +116,12 @@ def write(
             "transformers' SigLIP resizes both sides of an image, this model crops"
             " (model.image_resize); take --format=open_clip"
         )
-    files.write_json(folder / CONFIG, config_of(model, tokenizer=tokenizer))
+    config = config_of(model, tokenizer=tokenizer)
+    tensors = arrays.Written(params, layout=layout())
+    config["torch_dtype"] = arrays.common(tensors.dtypes.values()).name  # to load the model in
+    files.write_json(folder / CONFIG, config)
     files.write_json(folder / PREPROCESSOR, preprocessor_of(model))
-    files.write_safetensors(folder / WEIGHTS, arrays.Written(params, layout=layout()))
+    files.write_safetensors(folder / WEIGHTS, tensors)
     for name, content in tokenizer_files.for_transformers(tokenizer).items():
         (folder / name).write_bytes(content)
 

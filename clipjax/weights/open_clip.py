@@ -31,6 +31,12 @@ NO_MATTER = ("patch_dropout", "pad_id", "tokenizer_kwargs", "hf_tokenizer_name",
 DEFAULTS = {"pool_type": ("tok",), "pos_embed_type": ("learnable",), "proj_type": ("linear",)}
 POOLING = {"argmax": "end_of_text", "last": "last"}
 RESIZE_MODES = {"shortest": "crop", "squash": "squash"}
+PREPROCESSING = {
+    "mean": IMAGE_MEAN,
+    "std": IMAGE_STD,
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}
 
 
 def open(folder: pathlib.Path) -> Foreign:
@@ -55,7 +61,7 @@ def open(folder: pathlib.Path) -> Foreign:
 def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """The model, as of `zoo.MODELS`, of an `open_clip_config.json`; DataError as `open`."""
     try:
-        model, images = config["model_cfg"], config.get("preprocess_cfg", {})
+        model = config["model_cfg"]
         vision, text = model["vision_cfg"], model["text_cfg"]
         _check(vision, known=VISION_KEYS, where="vision_cfg")
         exact = activation_of(model, vision)
@@ -66,9 +72,7 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
             "activation": exact,
             "layer_norm_epsilon": epsilon_of(text),
             "logit_bias": model.get("init_logit_bias") is not None,
-            "image_mean": tuple(images.get("mean", IMAGE_MEAN)),
-            "image_std": tuple(images.get("std", IMAGE_STD)),
-            "image_resize": resize_of(images),
+            **images_of(config),
             "vision": _vision_of(vision),
             "text": text_of(text),
         }
@@ -136,13 +140,24 @@ def _check(settings: Mapping[str, Any], *, known: tuple[str, ...], where: str) -
             raise DataError(f"{CONFIG}: {where}.{key}={value!r} is not supported")
 
 
-def resize_of(images: Mapping[str, Any], *, default: str = "shortest") -> str:
-    """Our `image_resize` of a `preprocess_cfg`; DataError if we have no such preprocessing."""
-    found = {"interpolation": "bicubic", "resize_mode": default} | dict(images)
+def images_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Our model's settings of images, of a `preprocess_cfg`.
+
+    What it leaves out, or says to be null, is as open_clip takes it then: for SigLIP no other.
+
+    Raises:
+      DataError: we have no such preprocessing.
+    """
+    said = config.get("preprocess_cfg") or {}
+    found = PREPROCESSING | {key: value for key, value in said.items() if value is not None}
     for key, known in (("interpolation", ("bicubic",)), ("resize_mode", tuple(RESIZE_MODES))):
         if found[key] not in known:
             raise DataError(f"{CONFIG}: preprocess_cfg.{key}={found[key]!r} is not supported")
-    return RESIZE_MODES[found["resize_mode"]]
+    return {
+        "image_mean": tuple(found["mean"]),
+        "image_std": tuple(found["std"]),
+        "image_resize": RESIZE_MODES[found["resize_mode"]],
+    }
 
 
 def square(size: Any) -> int:

@@ -47,7 +47,7 @@ def open(folder: pathlib.Path) -> Foreign:
 def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """The model, as of `zoo.MODELS`, of an `open_clip_config.json`; DataError as `open`."""
     try:
-        model, images = config["model_cfg"], config.get("preprocess_cfg", {})
+        model = config["model_cfg"]
         vision, text = model["vision_cfg"], model["text_cfg"]
         found = NAME.fullmatch(vision["timm_model_name"])
         if not found or found[1] not in TOWERS:
@@ -75,10 +75,7 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
                 for key, value in open_clip.text_of(text).items()
                 if key not in siglip.SHARED["text"]
             },
-        ) | {
-            **{f"image_{key}": tuple(images[key]) for key in ("mean", "std") if key in images},
-            "image_resize": open_clip.resize_of(images, default="squash"),
-        }
+        ) | open_clip.images_of(config)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{CONFIG}: {error} is missing or misplaced") from None
 

@@ -156,9 +156,9 @@ def release(root: pathlib.Path) -> Iterator[Row]:
     for name, value in model.state_dict().items():
         wanted = value.half().float() if peers.is_half(name, value) else value
         assert (found[name] == wanted).all(), name
-    yield from round_trip(
-        "ViT-B/32, 2 layers", made, rounded, own="", label="OpenAI's .pt → clipjax", others={}
-    )
+    label = "OpenAI's .pt → clipjax"
+    others = {"huggingface": peers.load_transformers}
+    yield from round_trip("ViT-B/32, 2 layers", made, rounded, own="", label=label, others=others)
 
 
 def siglip_open_clip(root: pathlib.Path, *, spiece: pathlib.Path) -> Iterator[Row]:

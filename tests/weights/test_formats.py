@@ -3,7 +3,6 @@
 import base64
 import json
 
-import ml_dtypes
 import numpy as np
 import pytest
 import small
@@ -22,7 +21,6 @@ from clipjax.weights import (
     big_vision,
     formats,
     huggingface,
-    open_clip,
     openai,
     tokenizer_json,
 )
@@ -212,21 +210,6 @@ def test_from_anywhere_to_anywhere(tmp_path, capsys):
         convert.convert(str(last), to="open_clip", output=str(tmp_path / "first"))
 
 
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
-def test_numbers_of_any_precision(dtype, tmp_path):
-    model = small.model()
-    tensors = small.theirs(small.params(model), layout=openai.layout(model))
-    mixed = {
-        name: value.astype(dtype) if value.ndim > 1 else value for name, value in tensors.items()
-    }
-    safetensors_numpy.save_file(mixed, tmp_path / "model.safetensors")
-    (tmp_path / "clip_merges.txt").write_bytes(small.MERGES)
-    found = pretrained.read_variables(tmp_path / "model.safetensors")["params"]
-    wanted = small.theirs(found, layout=openai.layout(model))
-    for name, value in wanted.items():
-        np.testing.assert_array_equal(value, mixed[name].astype(np.float32), err_msg=name)
-
-
 def test_blocks_one_after_another_are_written_like_stacked_ones():
     params = small.params(small.model())
     for layout in (openai.layout(small.model()), huggingface.layout()):
@@ -257,38 +240,6 @@ def test_one_model_in_several_files(tmp_path):
     index.write_text(json.dumps({"weight_map": {**places, "x": "../part-0.safetensors"}}))
     with pytest.raises(DataError, match=r"'\.\./part-0\.safetensors' is not in this folder"):
         pretrained.read_variables(tmp_path / "whole")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"vision_cfg": {"timm_model_name": "resnet50"}}, "not read yet|timm_model_name"),
-        ({"vision_cfg": {"ls_init_value": 1e-5}}, "ls_init_value=1e-05 is not supported"),
-        ({"text_cfg": {"hf_model_name": "roberta"}}, "hf_model_name='roberta' is not supported"),
-        ({"text_cfg": {"pool_type": "first"}}, "pool_type='first' is not supported"),
-        ({"text_cfg": {"act_kwargs": {"approximate": "tanh"}}}, "different activations"),
-        ({"vision_cfg": {"width": 33}}, "no model has such sizes|not"),
-        ({"vision_cfg": {"layers": 10**12}}, "no model has such sizes"),
-        ({"text_cfg": {"vocab_size": "many"}}, "no model has such sizes"),
-    ],
-)
-def test_settings_that_clipjax_does_not_have_are_named(change, message, tmp_path):
-    model = small.model(activation="gelu")
-    formats.write(
-        tmp_path / "a",
-        to="open_clip",
-        model=model,
-        variables=small.variables(model),
-        tokenizer=small.tokenizer(),
-    )
-    file = tmp_path / "a" / open_clip.CONFIG
-    config = json.loads(file.read_text())
-    for part, settings in change.items():
-        config["model_cfg"][part] |= settings
-    file.write_text(json.dumps(config))
-    with pytest.raises(DataError, match=message) as caught:
-        pretrained.read_variables(tmp_path / "a")
-    assert "\n" not in str(caught.value)
 
 
 def test_another_order_of_the_vocabulary_is_found_out(tmp_path):

@@ -35,6 +35,44 @@ def test_every_case_is_tested():
     assert set(parity.CASES) == set(test_the_same_features.pytestmark[-1].args[1])
 
 
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+def test_peers_load_what_is_in_half_precision(half, tmp_path):
+    """transformers by default in that precision, open_clip in its own; the values are the same."""
+    import json
+
+    import peers
+    import torch
+    import transformers
+
+    from clipjax import convert
+    from clipjax.data import clip_tokenizer
+
+    tower = {"hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 1}
+    config = transformers.CLIPConfig(
+        vision_config=tower | {"image_size": 64}, text_config=tower, projection_dim=32
+    )
+    config.text_config.eos_token_id = 49_407
+    model = peers.save_transformers(tmp_path / "a", config, transformers.CLIPModel)
+    model.to(getattr(torch, half)).save_pretrained(tmp_path / "a")
+    (tmp_path / "a" / "merges.txt").write_bytes(clip_tokenizer.packaged_merges())
+    for source, to in (("a", "open_clip"), ("open_clip", "huggingface")):
+        convert.convert(str(tmp_path / source), to=to, output=str(tmp_path / to))
+    own, made = (
+        json.loads((tmp_path / x / "config.json").read_text()) for x in ("a", "huggingface")
+    )
+    assert made["torch_dtype"] == own["dtype"] == half
+
+    loaded = peers.load_transformers(tmp_path / "huggingface")
+    assert loaded.dtype == model.dtype == getattr(torch, half)
+    expected = dict(model.named_parameters())
+    for name, value in loaded.named_parameters():
+        assert torch.equal(value, expected.pop(name)), name
+    assert not expected
+    found = peers.load_open_clip(tmp_path / "open_clip")
+    assert found.visual.proj.dtype == torch.float32
+    assert torch.equal(found.visual.proj.T, model.visual_projection.weight.float())
+
+
 def test_a_siglip_2_is_prepared_as_transformers_prepares_it(tmp_path):
     """Pixels of pictures that are not square, and ids of captions, from an exported folder."""
     import numpy as np
