@@ -39,10 +39,11 @@ def load(
 
     Args:
       path: `WORKDIR` or `WORKDIR/checkpoints/STEP`, local or gs://; or what `clipjax.convert`
-        reads: a folder of open_clip's or transformers', a released state dict as safetensors.
+        reads: a folder of open_clip's or transformers', also as hf://org/name@revision; a released
+        state dict as safetensors; big_vision's SigLIP as `.npz`.
       step: which checkpoint of a run; default the newest.
-      tokenizer: CLIP's merges file, where the model's folder brings none and no installed package
-        does.
+      tokenizer: CLIP's merges file, or SigLIP's vocabulary, where the model's folder brings none
+        and no installed package does.
       dtype: to compute in, "float32" or "bfloat16"; default what a run was trained in, and float32
         for other programs' models.
       average: of a run with `config.ema_decay`, the moving average of the weights, which the run

@@ -5,8 +5,8 @@
 
 What lies at --input is found out: a clipjax run or step; an open_clip folder
 (`open_clip_config.json`, safetensors); a folder of transformers' (`config.json`,
-`model.safetensors`); a released CLIP's state dict as safetensors. The folder at --output appears
-whole or not at all.
+`model.safetensors`), also as hf://org/name@revision; a released CLIP's state dict as safetensors;
+big_vision's SigLIP as `.npz`. The folder at --output appears whole or not at all.
 
 Between other programs' formats, what is float16 or bfloat16 stays so; a clipjax checkpoint is
 float32.
@@ -47,12 +47,14 @@ def convert(
     if not source or not output:
         raise ConfigError("say what and where: --input=PATH --format=open_clip --output=FOLDER")
     check_name(to, names=FORMATS, kind="--format")
+    source, output = os.path.expanduser(source), os.path.expanduser(output)
     if "://" not in source and not os.path.exists(source):
         raise ConfigError(f"--input={source}: no such file or folder (looked from {os.getcwd()})")
     from clipjax import pretrained
     from clipjax.common import trees
     from clipjax.weights import files, formats, torch_pickles
 
+    files.place_of(output)  # before a large file is read
     if trust_pickle and formats.is_pickle(source):
         with tempfile.TemporaryDirectory(prefix="clipjax-convert-") as folder:
             safe = pathlib.Path(folder, f"{pathlib.Path(source).stem}.safetensors")
@@ -79,12 +81,19 @@ def convert(
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("input", "", "What to read: a folder, a checkpoint, a .safetensors file.")
+    flags.DEFINE_string(
+        "input",
+        "",
+        "What to read: a folder, a checkpoint, a .safetensors or .npz file, hf://org/name.",
+    )
     flags.DEFINE_string("output", "", "The folder to make.")
     flags.DEFINE_string("format", "clipjax", f"What to write: {', '.join(FORMATS)}.")
     flags.DEFINE_integer("step", None, "Which checkpoint of a clipjax run; default the newest.")
     flags.DEFINE_string(
-        "tokenizer", "", "The model's tokenizer where the input brings none: CLIP's merges file."
+        "tokenizer",
+        "",
+        "The model's tokenizer where the input brings none: CLIP's merges file, SigLIP's"
+        " spiece.model, SigLIP 2's tokenizer.model.",
     )
     flags.DEFINE_boolean(
         "average",

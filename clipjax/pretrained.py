@@ -54,9 +54,10 @@ def read(
       ConfigError: there is no model, or no tokenizer for it.
       DataError, CheckpointError: it is damaged.
     """
+    path = os.path.expanduser(path)
     foreign = _foreign(path)
     if foreign is None:
-        found = checkpoint_reader.restore_variables(os.fspath(path), step=step, average=average)
+        found = checkpoint_reader.restore_variables(path, step=step, average=average)
         kind = found[1]["config"]["model"]["text"].get("kind", "transformer")
         if kind in text_shapes.PREDICTING:
             raise ConfigError(
@@ -73,9 +74,10 @@ def read(
 
 def read_variables(path: str | os.PathLike[str]) -> Any:
     """The variables alone; errors as `read`."""
+    path = os.path.expanduser(path)
     foreign = _foreign(path)
     if foreign is None:
-        return checkpoint_reader.restore_variables(os.fspath(path))[0]
+        return checkpoint_reader.restore_variables(path)[0]
     try:
         return foreign.variables()
     except DataError as error:
@@ -84,17 +86,17 @@ def read_variables(path: str | os.PathLike[str]) -> Any:
 
 def read_tokenizer(path: str | os.PathLike[str]) -> tokenizers.Tokenizer | None:
     """The tokenizer that the weights were trained with; None where they bring none of their own."""
+    path = os.path.expanduser(path)
     foreign = _foreign(path)
     if foreign is None:
-        return tokenizer_of(checkpoint_reader.read_run(os.fspath(path)))
+        return tokenizer_of(checkpoint_reader.read_run(path))
     try:
         return foreign.tokenizer()
     except ConfigError:
         return None
 
 
-def _foreign(path: str | os.PathLike[str]) -> Foreign | None:
-    place = os.fspath(path)
+def _foreign(place: str) -> Foreign | None:
     if place.startswith(hub.PREFIX):
         found = formats.open_foreign(hub.fetch(place))
         if found is None:
@@ -105,7 +107,11 @@ def _foreign(path: str | os.PathLike[str]) -> Foreign | None:
             f"{place}: a pickle, which runs its author's code when it is read; if you trust it,"
             " python -m clipjax.convert --trust_pickle makes it safe first"
         )
-    return None if "://" in place else formats.open_foreign(place)
+    if "://" in place:
+        return None
+    if not os.path.exists(place):
+        raise ConfigError(f"{place}: no such file or folder (looked from {os.getcwd()})")
+    return formats.open_foreign(place)
 
 
 def _run(foreign: Foreign, *, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def load(path: str | os.PathLike[str], *, kind: str, context_length: int) -> Tok
     """
     from etils import epath
 
-    file = epath.Path(path)
+    file = epath.Path(path).expanduser()
     made = KINDS[kind]
     try:
         model = (file / made.FILE if file.is_dir() else file).read_bytes()

@@ -81,9 +81,8 @@ def _open(path: str) -> tuple[Checkpoints, list[int], int | None]:
         folder, named = folder.parent, int(folder.name)
     elif (folder / FOLDER).exists():
         folder = folder / FOLDER
-    steps = (
-        sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
-    )
+    inside = folder.iterdir() if folder.exists() and not folder.is_file() else ()
+    steps = sorted(int(p.name) for p in inside if p.name.isdigit())
     if not steps:
         raise ConfigError(f"{path}: holds no clipjax checkpoint (looked for {FOLDER}/STEP)")
     with _quiet():  # orbax warns at length that it will not write

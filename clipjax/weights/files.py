@@ -155,15 +155,28 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
     return found
 
 
+def place_of(folder: str | os.PathLike[str]) -> pathlib.Path:
+    """Where a new folder will be.
+
+    Raises:
+      ConfigError: there is something already, or it is no local folder.
+    """
+    place = os.fspath(folder)
+    if "://" in place:
+        raise ConfigError(f"--output={place}: name a local folder, and copy that to where it goes")
+    target = pathlib.Path(os.path.abspath(os.path.expanduser(place)))
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"--output={place}: exists already; name a new folder")
+    return target
+
+
 def write_folder(folder: str | os.PathLike[str], fill: Callable[[pathlib.Path], None]) -> None:
     """Make a folder that appears whole or not at all: `fill` another beside it, and rename that.
 
     Raises:
-      ConfigError: there is something already.
+      ConfigError: as `place_of`.
     """
-    target = pathlib.Path(os.path.abspath(folder))
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"--output={folder}: exists already; name a new folder")
+    target = place_of(folder)
     made = target.with_name(f".{target.name}.tmp-{os.getpid()}")
     made.mkdir(parents=True)
     try:

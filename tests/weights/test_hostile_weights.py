@@ -12,6 +12,7 @@ import pytest
 import small
 from safetensors import numpy as safetensors_numpy
 
+import clipjax
 from clipjax import convert
 from clipjax.common.exits import CleanExit
 from clipjax.weights import formats, huggingface, open_clip
@@ -190,6 +191,26 @@ def test_a_trusted_file_that_is_no_state_dict_is_one_line(tmp_path, capfd):
 
 def test_there_are_twenty():
     assert len(FOLDERS) + len(ARCHIVES) >= 20
+
+
+def test_what_is_no_model_and_where_nothing_can_be_written_is_one_line(good, tmp_path, monkeypatch):
+    (tmp_path / "cat.png").write_bytes(b"no model")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cases = (
+        ("cat.png", "out", "cat.png: holds no clipjax checkpoint"),
+        ("~/nothing", "out", f"{tmp_path}/nothing: no such file or folder"),
+        (str(good), "gs://bucket/out", "--output=gs://bucket/out: name a local folder"),
+    )
+    for path, output, message in cases:
+        with pytest.raises(CleanExit, match=message) as caught:
+            convert.convert(path, to="clipjax", output=output)
+        assert "\n" not in str(caught.value)
+        assert [file.name for file in tmp_path.iterdir()] == ["cat.png"]
+    with pytest.raises(CleanExit, match="no such file or folder"):
+        clipjax.load("~/nothing")
+    convert.convert(str(good), to="open_clip", output="~/out")
+    assert clipjax.load("~/out").encode_text(["a cat"]).shape == (1, 16)
 
 
 def test_an_output_that_exists_is_not_touched(good, tmp_path):
