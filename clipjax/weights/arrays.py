@@ -23,7 +23,7 @@ MERGED = "merged"  # our [H, K, out] as PyTorch's [out, in]
 CONVOLUTION = "convolution"  # our [P, P, in, out] as PyTorch's [out, in, P, P]
 ROW = "row"  # ours as [1, …]
 ROWS = "rows"  # ours as [1, 1, …]
-LARGE = 1 << 28  # bytes of a file from which progress is shown
+LARGE = 1 << 28  # bytes of weights from which progress is shown
 SINGLE = np.dtype(np.float32)
 HALVES = ("float16", "bfloat16")
 
@@ -49,8 +49,6 @@ Layout = Mapping[str, Array]
 
 class Tensors(Protocol):
     """An open file: shapes and dtypes at once, values one by one."""
-
-    size: int  # bytes
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
@@ -115,7 +113,8 @@ def read(
     places = _compare(tensors, layout=layout, shapes=shapes, ignored=ignored)
     dtypes = _dtypes(tensors, places) if keep_half else {}
     params = {ours: np.empty(shape, dtypes.get(ours, SINGLE)) for ours, shape in shapes.items()}
-    with _progress(tensors.size) as bar:
+    sizes = (math.prod(tensors.shapes[name]) * _dtype(tensors, name).itemsize for name in places)
+    with _progress(sum(sizes)) as bar:
         for name, uses in places.items():
             value = tensors.read(name)
             bar.update(value.nbytes)
@@ -138,8 +137,12 @@ def _dtypes(
     found: dict[str, set[np.dtype]] = {}
     for name, uses in places.items():
         for ours, _ in uses:
-            found.setdefault(ours, set()).add(tensors.dtypes.get(name, SINGLE))
+            found.setdefault(ours, set()).add(_dtype(tensors, name))
     return {ours: common(dtypes) for ours, dtypes in found.items()}
+
+
+def _dtype(tensors: Tensors, name: str) -> np.dtype:
+    return tensors.dtypes.get(name, SINGLE)  # what holds no numbers is refused when it is read
 
 
 def _numbers(value: np.ndarray, *, name: str) -> np.ndarray:
@@ -205,9 +208,6 @@ class Written:
             name: common(value.dtype for value, _ in parts.values())
             for name, parts in self._parts.items()
         }
-        self.size = sum(
-            self.dtypes[name].itemsize * math.prod(shape) for name, shape in self.shapes.items()
-        )
 
     def read(self, name: str, /) -> np.ndarray:
         """The array, contiguous or not; of one part it is a view of ours."""

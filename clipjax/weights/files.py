@@ -46,7 +46,6 @@ class SafeTensors:
     def __init__(self, *files: pathlib.Path) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, np.dtype] = {}
-        self.size = 0
         self._places: dict[str, tuple[pathlib.Path, int, str]] = {}  # file, first byte, dtype
         for file in files:
             try:
@@ -71,7 +70,6 @@ class SafeTensors:
             if found["dtype"] in FLOATS:
                 self.dtypes[name] = FLOATS[found["dtype"]]
             self._places[name] = file, 8 + length + found["data_offsets"][0], found["dtype"]
-        self.size += file.stat().st_size
 
     def read(self, name: str) -> np.ndarray:
         file, start, dtype = self._places[name]
@@ -96,7 +94,6 @@ class Npz:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, np.dtype] = {}
         try:
-            self.size = file.stat().st_size
             self._archive = zipfile.ZipFile(file)
             for info in self._archive.infolist():
                 name = info.filename.removesuffix(".npy")

@@ -49,10 +49,8 @@ ONLY_OPEN_CLIP = {
 class Shapes:
     """`arrays.Tensors` without values."""
 
-    size = 0
-
     def __init__(self, shapes):
-        self.shapes = shapes
+        self.shapes, self.dtypes = shapes, {}
 
     def read(self, name):
         raise AssertionError(f"{name} was read before the names were compared")
@@ -208,6 +206,18 @@ def test_from_anywhere_to_anywhere(tmp_path, capsys):
     np.testing.assert_allclose(odds.sum(1), 1, rtol=1e-5)
     with pytest.raises(ConfigError, match="exists already"):
         convert.convert(str(last), to="open_clip", output=str(tmp_path / "first"))
+
+
+def test_progress_is_shown_of_what_is_large(tmp_path, capfd, monkeypatch):
+    """To its end, whatever a file holds besides."""
+    model = small.siglip()
+    kept = small.theirs(small.params(model), layout=big_vision.layout([], prefix="params/"))
+    rest = {"opt/mu": np.zeros(1 << 20, np.float32)}
+    np.savez_compressed(tmp_path / "model.npz", **kept, **rest)
+    for bytes_, shown in ((arrays.LARGE, False), (1, True)):
+        monkeypatch.setattr(arrays, "LARGE", bytes_)
+        pretrained.read_variables(tmp_path / "model.npz")
+        assert ("100%" in capfd.readouterr().err) == shown
 
 
 def test_blocks_one_after_another_are_written_like_stacked_ones():
