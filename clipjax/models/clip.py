@@ -51,17 +51,14 @@ class CLIP(nn.Module):
         order. With `train` BatchNorm goes by the batch, and updates collection `batch_stats`.
         """
         chosen = {} if patches is None else {"patches": patches}
-        return l2_normalize(self.vision(self._pixels(image), train=train, **chosen))
+        return l2_normalize(
+            self.vision(towers.normalize_pixels(image, self.config), train=train, **chosen)
+        )
 
     def image_features(self, image: jax.Array) -> jax.Array:
         """uint8 [B, H, W, 3] → float32 [B, D], before the projection: what probes are trained on
         (paper, appendix A.3). Of a tower without a projection, what it gives."""
-        return self.vision(self._pixels(image), project=False)
-
-    def _pixels(self, image: jax.Array) -> jax.Array:
-        return towers.normalize_pixels(
-            image, mean=self.config.image_mean, std=self.config.image_std
-        )
+        return self.vision(towers.normalize_pixels(image, self.config), project=False)
 
     def encode_text(self, text: jax.Array) -> jax.Array:
         """Token ids int32 [B, T], T = context length → float32 [B, E], L2-normalised."""

@@ -41,14 +41,16 @@ class CaptionPredictor(nn.Module):
         """`log_likelihood`, of all predicted tokens of a caption together, and `predicted`, their
         number, float32 [B]; the arguments as for `CLIP.embed`."""
         chosen = {} if patches is None else {"patches": patches}
-        vector = self.vision(self._pixels(image), train="vision" in train, **chosen)
+        vector = self.vision(
+            towers.normalize_pixels(image, self.config), train="vision" in train, **chosen
+        )
         total, number = self.text(vector, text)
         return {"log_likelihood": total, "predicted": number}
 
     def scores(self, image: jax.Array, texts: jax.Array) -> jax.Array:
         """uint8 [B, H, W, 3], token ids int32 [C, T] → how likely each text is for each image, the
         mean log-likelihood of its predicted tokens, float32 [B, C]."""
-        return self.text.of_each(self.vision(self._pixels(image)), texts)
+        return self.text.of_each(self.vision(towers.normalize_pixels(image, self.config)), texts)
 
     def scalars(self) -> dict[str, jax.Array]:
         """Nothing."""
@@ -57,8 +59,3 @@ class CaptionPredictor(nn.Module):
     def __call__(self, image: jax.Array, text: jax.Array) -> dict[str, jax.Array]:
         """`embed`."""
         return self.embed(image, text)
-
-    def _pixels(self, image: jax.Array) -> jax.Array:
-        return towers.normalize_pixels(
-            image, mean=self.config.image_mean, std=self.config.image_std
-        )

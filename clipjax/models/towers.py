@@ -4,7 +4,6 @@ The only place that normalises pixels, so that everything before it handles uint
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -34,11 +33,11 @@ def identity(x: jax.Array) -> jax.Array:
     return x
 
 
-def normalize_pixels(image: jax.Array, *, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """uint8 [B, H, W, 3] → float32 [B, H, W, 3] less the mean, over the deviation, of pixels in
-    [0, 1]."""
-    center = 255 * jnp.asarray(mean, jnp.float32)
-    scale = 1 / (255 * jnp.asarray(std, jnp.float32))
+def normalize_pixels(image: jax.Array, config: ClipConfig) -> jax.Array:
+    """uint8 [B, H, W, 3] → float32 [B, H, W, 3] less the model's mean, over its deviation, of
+    pixels in [0, 1]."""
+    center = 255 * jnp.asarray(config.image_mean, jnp.float32)
+    scale = 1 / (255 * jnp.asarray(config.image_std, jnp.float32))
     return (image.astype(jnp.float32) - center) * scale
 
 

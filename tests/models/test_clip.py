@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from clipjax.common.exits import ConfigError
-from clipjax.models import clip, shapes, towers
+from clipjax.models import clip, towers
 from clipjax.models.transformer import stack_blocks, unstack_blocks
 
 TINY = {
@@ -142,7 +142,7 @@ def test_pixels_are_normalised_as_released():
         [1.9303361, 2.0748837, 2.1458969],
         [0.0179423, -0.0111961, -0.0013329],
     ]
-    pixels = towers.normalize_pixels(image, mean=shapes.IMAGE_MEAN, std=shapes.IMAGE_STD)
+    pixels = towers.normalize_pixels(image, tiny().config)
     np.testing.assert_allclose(pixels[0, 0], golden, atol=2e-6)
 
 

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from clipjax import build_model
 from clipjax.common import exits
 from clipjax.evals import likelihood
-from clipjax.models import clip, flops
+from clipjax.models import clip, flops, towers
 from clipjax.training import objectives
 
 CONTEXT, VOCABULARY, WIDTH = 7, 20, 8
@@ -58,7 +58,8 @@ def test_predicted_words_are_drawn_alone_from_one_softmax():
     texts = np.stack([padded(*each) for each in words])
     found = module.apply(variables, image, texts, method="embed")
     bound = module.bind(variables)
-    logits = np.asarray(bound.vision(bound._pixels(image)), np.float64) @ np.asarray(
+    pixels = towers.normalize_pixels(image, bound.config)
+    logits = np.asarray(bound.vision(pixels), np.float64) @ np.asarray(
         variables["params"]["text"]["vocabulary"]["kernel"], np.float64
     )
     logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
