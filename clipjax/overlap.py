@@ -97,7 +97,7 @@ def find(
     """
     from etils import epath
 
-    from clipjax.evals import overlap, overlap_search
+    from clipjax.evals import overlap, overlap_search, results
     from clipjax.parallel import distributed
     from clipjax.pictures import canvas, overlap_chart
 
@@ -130,7 +130,8 @@ def find(
                     canvas.png(sheet, title=one.title, description="nearest pairs")
                 )
     if distributed.is_lead():
-        (place / "overlap.json").write_text(json.dumps(table, indent=1) + "\n")
+        told = json.dumps(results.plain(table), indent=1, allow_nan=False)
+        (place / "overlap.json").write_text(f"{told}\n")
         picture = overlap_chart.draw(rows, title=f"overlap with {training.name}")
         (place / "overlap.png").write_bytes(
             canvas.png(picture, title="overlap", description="as figure 17 of the paper")

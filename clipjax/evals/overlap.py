@@ -129,11 +129,10 @@ def effect(right: np.ndarray, overlapping: np.ndarray) -> Effect:
     clean = metrics.share(int(right[~overlapping].sum()), n - inside)
     low, high = metrics.clopper_pearson(hits, inside, level=PAPER_LEVEL)
     share = metrics.share(inside, n)
-    if not inside or inside == n:
-        change, ends = 0.0, (0.0, 0.0)
-    else:
-        change = everything.value - clean.value
-        ends = (share.value * (low - clean.value), share.value * (high - clean.value))
+    change, *ends = (
+        share.value * (accuracy - clean.value) if 0 < inside < n else 0.0
+        for accuracy in (hits / max(inside, 1), low, high)
+    )
     return Effect(
         all=everything,
         clean=clean,
@@ -141,7 +140,7 @@ def effect(right: np.ndarray, overlapping: np.ndarray) -> Effect:
         overlap_interval=(low, high),
         share=share,
         change=change,
-        change_interval=ends,
+        change_interval=(ends[0], ends[1]),
         p_value=better_by_chance(hits, inside, chance=clean.value),
     )
 

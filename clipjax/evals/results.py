@@ -131,16 +131,17 @@ def parse(content: bytes) -> Record | None:
 
 def to_json(record: Record) -> dict[str, Any]:
     """Plain values; a figure is {"value", "low", "high", "n"}, and what is no number is null."""
-    return _plain(dataclasses.asdict(record))
+    return plain(dataclasses.asdict(record))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """As strict JSON holds it: NumPy's as Python's, and null for what is no number."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     if hasattr(value, "tolist"):  # arrays and NumPy's numbers
-        return _plain(value.tolist())
+        return plain(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -1,6 +1,7 @@
 """Overlap, neighbours, places, frames, lexicons, folds: against SciPy and plain loops."""
 
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -90,6 +91,15 @@ def test_effect_of_the_overlap_equals_scipys_binomial_test():
     assert found.change == pytest.approx(found.share.value * found.difference)
     assert found.change_interval[0] < found.change < found.change_interval[1]
     assert (found.all.n, found.clean.n, found.overlap.n) == (2000, 2000 - n, n)
+
+
+def test_the_change_lies_in_its_interval_to_the_last_bit():
+    """Where all that overlap are right, or none, the interval ends at it."""
+    for n, inside, wrong in itertools.product((30, 101, 364), (1, 3, 27), (0, 1, 5)):
+        for hit in (True, False):
+            right = np.r_[np.full(inside, hit), np.zeros(wrong, bool), np.ones(n, bool)]
+            found = overlap.effect(right, np.arange(len(right)) < inside)
+            assert found.change_interval[0] <= found.change <= found.change_interval[1]
 
 
 @pytest.mark.parametrize("inside", [False, True])
