@@ -49,6 +49,7 @@ def run(
 
     chosen = suites.find(suite)
     from clipjax import api, evaluate_suite  # jax loads here
+    from clipjax.evals import report
     from clipjax.parallel import distributed
 
     distributed.initialize(alone=False)
@@ -69,6 +70,8 @@ def run(
         distance=distance,
         num_workers=num_workers,
     )
+    if distributed.is_lead():
+        print(report.write(folder))
     return exits.DONE
 
 

@@ -6,9 +6,11 @@ import types
 import jax
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
-from clipjax import overlap
+from clipjax import evaluate, overlap
+from clipjax.common import exits
 from clipjax.common.exits import ConfigError
 from clipjax.data.sources.digits import Digits
 from clipjax.evals import suites
@@ -108,6 +110,24 @@ def test_a_threshold_embeds_nothing_again(ran, capsys):
     with pytest.raises(ConfigError, match="nowhere is none of the suite's measured sets"):
         run(nowhere=0.5)
     capsys.readouterr()
+
+
+def test_the_report_of_a_runs_suite_shows_it(tmp_path, capsys):
+    c = tiny.tiny(total="2 steps")
+    c.data.source = "digits"
+    assert tiny.run(c, tmp_path / "run") == exits.DONE
+    suite = tmp_path / "s.py"
+    suite.write_text(
+        "from clipjax.evals import suites\n"
+        "def get_suite():\n"
+        "    return suites.Suite('mine', (suites.own('digits', source='digits'),))\n"
+    )
+    assert evaluate.run(str(tmp_path / "run"), suite=str(suite)) == exits.DONE
+    page = tmp_path / "run" / "evaluations" / "mine" / "step_2" / "report.html"
+    assert "overlap of evaluation and training images" not in page.read_text()
+    assert overlap.run(workdir=str(tmp_path / "run"), suite=str(suite)) == exits.DONE
+    assert "overlap of evaluation and training images" in page.read_text()
+    assert str(page) in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

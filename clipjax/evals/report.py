@@ -1,7 +1,7 @@
 """The report of a suite's results: figures as PNG files, and report.html with all of them.
 
-`evaluate_suite` writes it after each suite, from the files that `runner` left: nothing is measured
-here.
+`evaluate_suite` writes it after each suite, and the overlap program again with its own figure, from
+the files that they left: nothing is measured here.
 """
 
 import json
@@ -137,6 +137,7 @@ def _figures(place: Any, content: Mapping[str, Any]) -> Iterator[Drawn]:
             "Each evaluated checkpoint of this run up to this one, with 95 % intervals.",
         )
     yield from report_probes.figures(place, content)
+    yield from _overlap(place)
     yield from _confusions(place, rows)
 
 
@@ -160,6 +161,22 @@ def _history(place: Any, content: Mapping[str, Any]) -> dict[str, list[tuple[flo
 
 def _step_of(file: Any) -> int:
     return int(file.parent.name.removeprefix("step_"))
+
+
+def _overlap(place: Any) -> Iterator[Drawn]:
+    """What `clipjax.overlap` has drawn of these results."""
+    file = place / "overlap" / "overlap.png"
+    if file.exists():
+        with file.open("rb") as opened:
+            picture = Image.open(opened).convert("RGB")
+        yield (
+            "overlap",
+            picture,
+            "overlap of evaluation and training images",
+            "Left: evaluation images whose copies are in the training data, by how they were found."
+            " Middle and right: accuracy on those less that on the others, and all images' less the"
+            " others', with 99.5 % intervals (the paper's figure 17).",
+        )
 
 
 def _confusions(place: Any, rows: list[Any]) -> Iterator[Drawn]:
