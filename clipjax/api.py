@@ -17,8 +17,8 @@ from PIL import Image
 
 from clipjax import build_model, pretrained
 from clipjax.config import Config
+from clipjax.data import captions, tokenizers
 from clipjax.data import images as image_files
-from clipjax.data import tokenizers
 from clipjax.evals import embed, prompts, zero_shot
 from clipjax.parallel import mesh as meshes
 from clipjax.parallel import sharding
@@ -116,8 +116,9 @@ class Model:
         )
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings float32 [N, E], L2-normalised; texts longer than the context are cut."""
-        texts = [texts] if isinstance(texts, str) else texts
+        """Embeddings float32 [N, E], L2-normalised, of texts cleaned as captions are for training
+        (`captions.clean`); those longer than the context are cut."""
+        texts = [captions.clean(text) for text in ([texts] if isinstance(texts, str) else texts)]
         if not len(texts):
             return np.zeros((0, self.config.model.embed_dim), np.float32)
         return self.embedder(len(texts)).texts(

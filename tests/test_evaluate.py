@@ -58,6 +58,11 @@ def test_evaluators_give_what_the_run_logged(trained, capsys):
     assert "objects: top-1 accuracy" in told and "2.50%" in told and "step_4.json" in told
 
 
+def test_texts_are_cleaned_as_captions_are(model):
+    found = model.encode_text(["a fox", " a\ud800 \x00fox\n"])
+    np.testing.assert_array_equal(found[0], found[1])
+
+
 def test_a_step_of_its_own_is_enough(trained, tmp_path, capsys):
     alone = tmp_path / "checkpoints" / "2"
     shutil.copytree(trained / "checkpoints" / "2", alone)
