@@ -18,13 +18,29 @@ CANARIES = {
     "WANDB_API_KEY": "canary-two",
     "AWS_SECRET_ACCESS_KEY": "canary-three",
     "GOOGLE_APPLICATION_CREDENTIALS": "/canary-four.json",
+    "GITHUB_TOKEN": "canary-five",
+    "WANDB_MODE": "offline",  # no secret: its files are looked through, too
 }
-SIGNATURE = "X-Amz-Signature=canary-five&token=canary-six"
+SIGNATURE = "X-Amz-Signature=canary-six&token=canary-seven"
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *arguments):
         pass
+
+
+WITH_EVALUATION = """
+import sys
+sys.path.insert(0, "tests")
+import tiny
+from clipjax import config
+
+def get_config():
+    c = tiny.tiny()
+    path = "{address}?sig=canary-eight"
+    c.evals.held_out = config.evaluator("loss", source="tar", path=path, every="3 steps")
+    return c
+"""
 
 
 @pytest.fixture
@@ -45,8 +61,11 @@ def test_secrets_stay_out_and_others_may_not_write(address, tmp_path):
         *("--config=tests/tiny.py", "--config.data.source=tar", f"--config.data.path={address}"),
         *(f"--config.data.cache_dir={tmp_path / 'cache'}", "--config.tokenizer.max_captions=40"),
         *("--config.model.text.vocab_size=280", f"--workdir={workdir}"),
-        f"--config.compilation_cache={tmp_path / 'compiled'}",
+        *(f"--config.compilation_cache={tmp_path / 'compiled'}", "--config.wandb=project"),
     )
+    settings = tmp_path / "settings.py"
+    settings.write_text(WITH_EVALUATION.format(address=address.split("?")[0]))
+    arguments = (f"--config={settings}", *arguments[1:])
     umask = os.umask(0)
     try:
         process = processes.start(*arguments, environment=CANARIES)
@@ -55,6 +74,15 @@ def test_secrets_stay_out_and_others_may_not_write(address, tmp_path):
     assert processes.finish(process) == exits.DONE, processes.output(process)
     assert "canary" not in processes.output(process)
     written = [path for path in tmp_path.rglob("*") if "served" not in path.parts]
+    written.remove(settings)
+    assert {path.name for path in workdir.iterdir()} >= {
+        "checkpoints",
+        "config.json",
+        "metrics.jsonl",
+        "report",
+        "tensorboard",
+        "wandb",
+    }
     assert len([p for p in written if p.is_file()]) > 20
     for path in written:
         status = path.stat()
@@ -65,9 +93,32 @@ def test_secrets_stay_out_and_others_may_not_write(address, tmp_path):
 
     # The next signature is another one: still the same run.
     again = [a.replace("canary", "other").replace("6 steps", "8 steps") for a in arguments]
-    process = processes.start(*again)
+    process = processes.start(*again, environment={"WANDB_MODE": "offline"})
     assert processes.finish(process) == exits.DONE, processes.output(process)
     assert "the run is complete" in processes.output(process)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("data.path", "{missing}?X-Goog-Signature=canary-nine"),
+        ("data.path", "abc://me:canary-ten@datasets/pairs/0.tar"),
+        ("init.weights", "https://me:canary-eleven@host/model.safetensors"),
+        ("tokenizer.path", "https://host/words.model?token=canary-twelve"),
+    ],
+)
+def test_a_mistake_is_told_without_the_secret_in_it(
+    address, tmp_path, capfd, caplog, setting, value
+):
+    c = tiny.tiny()
+    c.data.source = "tar" if setting == "data.path" else "scenes"
+    c.data.cache_dir = str(tmp_path / "cache")
+    missing = address.split("?")[0].replace("0.tar", "missing.tar")
+    c.update_from_flattened_dict({setting: value.format(missing=missing)})
+    assert tiny.run(c, tmp_path / "run") in (exits.BAD_CONFIG, exits.BAD_DATA)
+    told = "".join(capfd.readouterr()) + caplog.text
+    assert "canary" not in told
+    assert setting in told or "missing.tar" in told or "//host/model" in told, "which one is said"
 
 
 @pytest.mark.parametrize("name", ["--workdir", "config.data.cache_dir", "config.compilation_cache"])

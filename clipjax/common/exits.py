@@ -7,6 +7,8 @@ has one, and 128 + signal for signals.
 
 from collections.abc import Iterable
 
+from clipjax.common import urls
+
 DONE = 0  # the run is complete
 BAD_CONFIG = 64  # bad config or flags: do not restart
 BAD_DATA = 65  # bad data: do not restart
@@ -43,9 +45,15 @@ def strongest(codes: Iterable[int]) -> int:
 
 
 class CleanExit(Exception):
-    """An end of the program that needs one line and an exit code, not a traceback."""
+    """An end of the program that needs one line and an exit code, not a traceback.
+
+    Addresses in the line lose what gives access: it ends up in logs.
+    """
 
     code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(urls.shown(message))
 
 
 class ConfigError(CleanExit):

@@ -45,14 +45,16 @@ def load(path: str | os.PathLike[str], *, kind: str, context_length: int) -> Tok
     """
     from etils import epath
 
-    file = epath.Path(path).expanduser()
     made = KINDS[kind]
     try:
+        file = epath.Path(path).expanduser()
         model = (file / made.FILE if file.is_dir() else file).read_bytes()
     except OSError as error:
         raise ConfigError(
             f"config.tokenizer.path: cannot read {path} ({error.strerror or error})"
         ) from None
+    except KeyError:  # of a protocol that epath does not know
+        raise ConfigError(f"config.tokenizer.path: {path} is neither local nor gs://") from None
     try:
         return made(model, context_length=context_length)
     except ConfigError as error:

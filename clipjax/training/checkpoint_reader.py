@@ -76,7 +76,10 @@ def verify(path: str, *, step: int) -> int:
 
 def _open(path: str) -> tuple[Checkpoints, list[int], int | None]:
     """(reader, steps, the step that `path` itself names)."""
-    folder, named = epath.Path(path), None
+    try:
+        folder, named = epath.Path(path), None
+    except KeyError as error:  # of a protocol that epath does not know
+        raise ConfigError(f"{path}: is neither local nor gs://") from error
     if folder.name.isdigit() and (folder / "state").exists():
         folder, named = folder.parent, int(folder.name)
     elif (folder / FOLDER).exists():
