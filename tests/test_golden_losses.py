@@ -30,9 +30,10 @@ def losses(workdir) -> list[dict]:
     ]
 
 
-def test_golden_losses(tmp_path):
+def test_golden_losses_and_the_same_again(tmp_path):
     hint = "if this is meant, run: python tests/test_golden_losses.py"
     wanted, found = json.loads(FILE.read_text()), losses(tmp_path / "run")
+    assert losses(tmp_path / "again") == found, "bit by bit, in a process of its own"
     assert [line["step"] for line in found] == list(range(1, 101))
     for old, new in zip(wanted, found, strict=True):
         step = old["step"]

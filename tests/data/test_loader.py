@@ -88,6 +88,25 @@ def test_hosts_hold_the_rows_of_one_global_batch(hosts):
     assert_same(joined(parts), whole)
 
 
+@pytest.mark.parametrize("hosts", [1, 2, 3, 4, 8])
+def test_an_epoch_over_hosts_holds_each_record_once(hosts):
+    """100 records in batches of 24: the fifth batch begins the second epoch."""
+    records, batch = 100, 24
+    made = stream(fakes.FakeSource(length=records))
+    keys = {}
+    for rows in np.split(np.arange(batch), hosts):
+        batches = loader.train_batches(made, start=0, batch_size=batch, rows=rows)
+        with contextlib.closing(batches):
+            for _, info in itertools.islice(batches, 5):
+                for position, key in zip(info["position"].tolist(), info["key"], strict=True):
+                    assert position not in keys, "on two hosts"
+                    keys[position] = key
+    assert sorted(keys) == list(range(5 * batch)), "none is dropped"
+    epoch = [keys[position] for position in range(records)]
+    assert len(set(epoch)) == records, "each once"
+    assert len({keys[position] for position in range(records, 5 * batch)}) == 20
+
+
 def test_hosts_may_hold_rows_that_are_not_contiguous():
     rows = np.array([1, 4, 6])
     whole = take(3)
