@@ -28,7 +28,11 @@ def straight(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "straight"
     assert tiny.run(config, workdir) == exits.DONE
     values = tiny.values(workdir)
-    assert [values[step]["data/epochs"] for step in (EPOCH - 1, EPOCH, EPOCH + 1)] == [0.8, 1.0, 1.2]
+    assert [values[step]["data/epochs"] for step in (EPOCH - 1, EPOCH, EPOCH + 1)] == [
+        0.8,
+        1.0,
+        1.2,
+    ]
     return values
 
 
