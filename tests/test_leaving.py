@@ -48,7 +48,7 @@ def test_the_death_of_a_peer_ends_the_others(tmp_path):
     took = seconds_until_end(group)
     assert group[0].returncode == exits.PEER_FAILURE, processes.output(group[0])
     print(f"a survivor of its peer ended after {took:.1f} s")
-    assert took < 2.0  # 1 s of it is the coordinator's own wait
+    assert took < 3.0  # 1.5 where cores are free; 1 s of it is the coordinator's own wait
     assert descendants(group[0]) == []
 
 
