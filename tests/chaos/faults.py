@@ -78,6 +78,16 @@ def config(folder: pathlib.Path, *, settings: str = "", fault: str = "", **names
     return f"--config={file}"
 
 
+UNEXPECTED = """
+    from clipjax.data import images
+    decode, made = images.decode_train, []
+    def broken(*arguments, **settings):
+        made.append(1)
+        if HOST == {host!r} and len(made) > 200:
+            {does}
+        return decode(*arguments, **settings)
+    images.decode_train = broken
+"""
 SLOW_LOADER = """
     from clipjax.data import images
     decode, one_at_a_time = images.decode_train, threading.Lock()

@@ -207,6 +207,25 @@ def test_a_frozen_host_ends_the_others(tmp_path):
     assert took < 10 + 5, took
 
 
+@pytest.mark.parametrize("host", ["0", "1"])
+def test_an_error_that_nobody_expects_ends_all_with_1_and_shows_where(tmp_path, host):
+    names = {"host": host, "does": "raise RuntimeError('a mistake of ours')"}
+    config = faults.config(tmp_path, fault=faults.UNEXPECTED, **names)
+    group = processes.start_joined(config, f"--workdir={tmp_path / 'run'}", count=2, devices=1)
+    codes, told = ended(group)
+    assert codes == [1, 1], told
+    assert "in broken" in processes.output(group[int(host)]), told
+    assert told.count(f"process {host}: RuntimeError: a mistake of ours") == 2, told
+
+
+def test_a_host_that_exits_in_the_middle_ends_the_others(tmp_path):
+    names = {"host": "1", "does": "os._exit(3)"}
+    config = faults.config(tmp_path, fault=faults.UNEXPECTED, **names)
+    group = processes.start_joined(config, f"--workdir={tmp_path / 'run'}", count=2, devices=1)
+    codes, told = ended(group)
+    assert codes == [exits.PEER_FAILURE, 3], told
+
+
 def test_a_diverged_run_ends_with_76_on_all_hosts(tmp_path):
     config = faults.config(
         tmp_path, settings="c.optimizer.learning_rate = 1e30; c.optimizer.weight_decay = 0.0"
