@@ -38,6 +38,7 @@ from clipjax.parallel import distributed, leaving
 FILE = "owner.json"
 RENEW_SECONDS, STALE_SECONDS = 10.0, 60.0
 
+UNREADABLE: dict[str, Any] = {"host": "?"}
 log = logging.getLogger(__name__)
 
 
@@ -46,7 +47,7 @@ def hold(workdir: str) -> Iterator[None]:
     """Own the work directory, made if need be; on all processes alike, the lead holds it.
 
     Raises:
-      ConfigError: another live program owns it, named by host and process; or others may write it.
+      ConfigError: another live program owns it, named by host and process; or anyone may write it.
     """
     with contextlib.ExitStack() as held:
         problem = ""
@@ -56,7 +57,7 @@ def hold(workdir: str) -> Iterator[None]:
                 if "://" not in workdir:
                     private.make(workdir, mode=0o755)
                 epath.Path(workdir).mkdir(parents=True, exist_ok=True)
-                private.check(workdir, setting="--workdir")
+                private.check(workdir, setting="--workdir", shared=True)
                 held.enter_context(take(epath.Path(workdir) / FILE))
             except ConfigError as error:
                 problem = str(error)
@@ -118,9 +119,11 @@ def _noted(stream: TextIO, file: epath.Path) -> Iterator[None]:
         stream.truncate(0)
         stream.write(json.dumps(mine) + "\n")
         stream.flush()
-    yield
-    with contextlib.suppress(OSError):
-        stream.truncate(0)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            stream.truncate(0)
 
 
 @contextlib.contextmanager
@@ -153,6 +156,11 @@ def _renewed(file: epath.Path) -> Iterator[None]:
 def _watch(file: epath.Path) -> None:
     """Until nobody owns it; ConfigError as soon as its owner is seen to live."""
     owner, began = _read(file), time.monotonic()
+    if owner == UNREADABLE:
+        time.sleep(RENEW_SECONDS / 4)
+        owner = _read(file)
+        if owner == UNREADABLE and not file.stat().length:
+            owner = {}  # emptied by one that signed off
     if owner:
         log.warning(
             "%s: process %s on %s did not sign off; waiting up to %.0f s to see whether it lives",
@@ -167,10 +175,11 @@ def _watch(file: epath.Path) -> None:
 
 
 def _read(file: epath.Path) -> dict[str, Any]:
-    """What stands there; {} for nothing."""
+    """What stands there; {} for no file, UNREADABLE for half a note, of somebody who is writing."""
     try:
-        return json.loads(file.read_text())
+        note = json.loads(file.read_text())
     except FileNotFoundError:
         return {}
-    except ValueError:  # half a note, of somebody who is writing
-        return {"host": "?"}
+    except ValueError:
+        return UNREADABLE
+    return note if isinstance(note, dict) else UNREADABLE

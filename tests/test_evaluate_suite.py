@@ -20,7 +20,7 @@ import clipjax
 from clipjax import config, evaluate, evaluate_suite
 from clipjax.common import exits
 from clipjax.common.exits import CleanExit, ConfigError, DataError
-from clipjax.evals import protocols, suites
+from clipjax.evals import protocols, report, suites
 
 NAMES = ("a fox", "a pig", "a bear")
 
@@ -322,6 +322,12 @@ def test_a_running_job_is_followed(trained, sets, tmp_path, capsys):
     assert (place / "step_4" / "figures" / "scaling.png").exists()
     assert evaluate_suite.watch(str(workdir), file, patience=0.1) == [2, 4]
     assert "3 to measure" not in capsys.readouterr().out
+    (place / "step_2").rename(place / "step_2_newest")  # of other weights: no line through both
+    (place / "step_4" / "figures" / "scaling.png").unlink()
+    report.write(str(place / "step_4"))
+    assert not (place / "step_4" / "figures" / "scaling.png").exists()
+    assert evaluate.run(str(workdir), suite=str(tmp_path / "s.py"), average=False) == exits.DONE
+    assert (place / "step_4_newest" / "figures" / "scaling.png").exists()
 
 
 @pytest.mark.parametrize(

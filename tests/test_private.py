@@ -127,7 +127,7 @@ def test_a_folder_that_others_may_write_is_refused_in_one_line(name, tmp_path, c
     tars.write(tmp_path / "data" / "0.tar", tars.pairs(1))
     folder = tmp_path / "open"
     folder.mkdir()
-    folder.chmod(0o775)
+    folder.chmod(0o777)
     c = tiny.tiny()
     c.data.update(source="tar", path=str(tmp_path / "data"))
     c.compilation_cache = str(folder) if "compilation" in name else ""
@@ -147,5 +147,8 @@ def test_addresses_lose_what_gives_access_and_nothing_else():
         "reading https://host/{0..9}.tar failed"
     )
     assert urls.shown("gs://bucket/00?.tar") == "gs://bucket/00?.tar"
+    told = "path=https://h/a.tar?sig=1::https://h/b.tar?sig=2: no such file"
+    assert urls.shown(told) == "path=https://h/a.tar::https://h/b.tar: no such file"
+    assert urls.shown('("https://h/a?sig=1:2"), https://h/b#c.') == '("https://h/a"), https://h/b.'
     given = {"path": ("s3://key:pw@bucket/a", "/data/a?.tar"), "n": 3}
     assert urls.shown_in(given) == {"path": ("s3://bucket/a", "/data/a?.tar"), "n": 3}

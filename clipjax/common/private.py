@@ -1,4 +1,4 @@
-"""Folders that nobody but this user and root may write: of runs, of caches, of compiled programs.
+"""Folders that strangers may not write: of runs, of data, of compiled programs.
 
 Whoever may write them may change weights, data, or code that is run.
 """
@@ -10,20 +10,25 @@ from collections.abc import Iterable
 from clipjax.common.exits import ConfigError
 
 
-def check(folder: str, *, setting: str) -> None:
+def check(folder: str, *, setting: str, shared: bool = False) -> None:
     """Refuse a local folder that others own or may write; none at all is fine.
+
+    Args:
+      folder: its path.
+      setting: that names it.
+      shared: its group may write it, and another user own it: colleagues work on one run, and
+        containers as root in a user's folder. Not where what lies there is run as code.
 
     Raises:
       ConfigError: names the setting, the folder, who may write it and what to do.
     """
     if "://" in folder:
         return
-    folder = os.path.expanduser(folder)
     try:
         status = os.stat(folder)
     except OSError:
         return  # what is made there is this user's, and what cannot be is told by who tries
-    if is_ours(status):
+    if is_ours(status) or (shared and not status.st_mode & 0o002):
         return
     if status.st_mode & 0o022:
         raise ConfigError(

@@ -4,7 +4,8 @@ import re
 from typing import Any
 
 USER = re.compile(r"(?<=://)[^/@\s]*@")  # user:password@
-QUERY = re.compile(r"(https?://[^\s?#]*)[?#][^\s]*")  # ?signature=…
+# ?signature=…, up to what ends a word: paths may be joined by "::", and a sentence goes on.
+QUERY = re.compile(r"(https?://[^\s?#]*)[?#](?:(?!::)\S)*?(?=[:;,.)'\"]*(?:\s|$|::))")
 
 
 def shown(text: str) -> str:

@@ -5,6 +5,7 @@ the files that they left: nothing is measured here.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 from clipjax.evals import report_probes, results
 from clipjax.pictures import canvas, confusion, html, set_charts, suite_page
 
+STEP_FOLDER = re.compile(r"step_(\d+)(_newest)?")  # `evaluate_suite.results_folder`
 CONFUSIONS = 8  # sets whose confusions are shown, those with the most left to explain
 
 Drawn = tuple[str, Image.Image, str, str]  # file name, picture, title, description
@@ -142,25 +144,25 @@ def _figures(place: Any, content: Mapping[str, Any]) -> Iterator[Drawn]:
 
 
 def _history(place: Any, content: Mapping[str, Any]) -> dict[str, list[tuple[float, Any]]]:
-    """Set's name → its rows at this and earlier steps, from the folders beside this one."""
-    step = content["weights"].get("step")
-    if not step or not place.name.startswith("step_"):
+    """Set's name → its rows at this and earlier steps, from the folders beside this one: of the
+    same weights, averaged or newest ("step_300", "step_300_newest")."""
+    kind = STEP_FOLDER.fullmatch(place.name)
+    if not kind:
         return {}
+    beside = {}
+    for file in place.parent.glob("step_*/summary.json"):
+        other = STEP_FOLDER.fullmatch(file.parent.name)
+        if other and other[2] == kind[2] and int(other[1]) <= int(kind[1]):
+            beside[int(other[1])] = file
     found: dict[str, list[tuple[float, Any]]] = {}
-    for file in sorted(place.parent.glob("step_*/summary.json"), key=_step_of):
-        if _step_of(file) > step:
-            break
+    for step, file in sorted(beside.items()):
         other = json.loads(file.read_text())
         for row in other["rows"]:
             if row["value"] is not None:
                 name = f"{row['name']}, {row['protocol'].replace('_', ' ')}"
-                seen = other["weights"].get("examples_seen", _step_of(file))
+                seen = other["weights"].get("examples_seen", step)
                 found.setdefault(name, []).append((seen, row))
     return {name: points for name, points in found.items() if len(points) > 1}
-
-
-def _step_of(file: Any) -> int:
-    return int(file.parent.name.removeprefix("step_"))
 
 
 def _overlap(place: Any) -> Iterator[Drawn]:

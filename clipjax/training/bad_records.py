@@ -43,7 +43,8 @@ class BadRecords:
         self.bad = 0
         self.by_shard: collections.Counter[str] = collections.Counter()
         self.by_reason: collections.Counter[str] = collections.Counter()
-        self.read = 0  # since the start; unlike the others never halved, for `describe`
+        self.read = 0  # since the start, as `by_reason` and `all_by_shard`: for `describe`
+        self.all_by_shard: collections.Counter[str] = collections.Counter()
         self.named = self.unnamed = 0
         self.told = time.monotonic()
 
@@ -63,7 +64,9 @@ class BadRecords:
             self._tell(info["bad_key"][row], info["bad"][row])
         self.bad += len(wrong)
         self.by_reason.update(info["bad"][wrong].tolist())
-        self.by_shard.update(_place(info["source"][row], info["bad_key"][row]) for row in wrong)
+        places = [_place(info["source"][row], info["bad_key"][row]) for row in wrong]
+        self.by_shard.update(places)
+        self.all_by_shard.update(places)
         if self.seen > 2 * MEMORY:
             self.seen, self.bad = self.seen // 2, self.bad // 2
             self.by_shard = collections.Counter(
@@ -89,7 +92,8 @@ class BadRecords:
         if not self.by_reason:
             return ""
         reasons = ", ".join(f"{count:,} {name}" for name, count in self.by_reason.most_common())
-        shards = ", ".join(f"{name} {n:,}" for name, n in self.by_shard.most_common(MOST_SHARDS))
+        most = self.all_by_shard.most_common(MOST_SHARDS)
+        shards = ", ".join(f"{name} {count:,}" for name, count in most)
         return (
             f"{self.by_reason.total():,} of {self.read:,} records replaced: {reasons}; by shard,"
             f" most first: {shards}"

@@ -6,7 +6,6 @@ digest of every array and one of itself, compared at each restore. The training 
 save; this module decides what stays.
 """
 
-import contextlib
 import functools
 import hashlib
 import json
@@ -24,10 +23,9 @@ from clipjax.common import trees
 from clipjax.common.exits import CheckpointError, ConfigError, RemoteError
 from clipjax.parallel import distributed
 from clipjax.training import checkpoint_manager, digest
+from clipjax.training.checkpoint_errors import failed
 
 FOLDER = "checkpoints"
-JSON_FILES = ("run/metadata", "state/_METADATA", "state/array_metadatas/*")  # of a step
-MANIFEST = "state/manifest.ocdbt"  # without it tensorstore takes the rest for no file at all
 DIGESTS, HASH = "digests", "hash"  # keys of the JSON: of each array, of the JSON itself
 
 
@@ -44,7 +42,7 @@ class Checkpoints:
         writing removes unfinished saves, which may be another process's at work.
 
     Raises:
-      CheckpointError: opened for writing, and what an earlier program left cannot be removed.
+      CheckpointError: opened for writing, and the store fails.
     """
 
     def __init__(
@@ -115,8 +113,11 @@ class Checkpoints:
         # A non-finite metric would count as best, and a step without the metric has no rank.
         value = (metrics or {}).get(self.best_metric, math.nan)
         ranked = {self.best_metric: float(value)} if math.isfinite(value) else None
-        if step in self.manager.all_steps():
+        there = step in self.manager.all_steps()
+        if distributed.from_lead(b"yes" if there else b"no") == b"yes":
             return False
+        if there:  # a network file system may list for one host alone what has been moved away
+            self.manager.reload()
         self._lead_does(
             lambda: checkpoint_manager.make_room(self.directory, step), what="saving", step=step
         )
@@ -210,15 +211,15 @@ class Checkpoints:
 
     def _lead_does(self, action: Callable[[], Any], *, what: str, step: int) -> None:
         """Something with files; a CheckpointError on all processes if it fails."""
-        problem = ""
+        problem, cause = "", None
         if distributed.is_lead():
             try:
                 action()
             except Exception as error:  # every cloud's package has its own
-                problem = failed(what, step, self.directory, error)
+                problem, cause = failed(what, step, self.directory, error), error
         problem = distributed.from_lead(problem.encode()).decode()
         if problem:
-            raise CheckpointError(problem)
+            raise CheckpointError(problem) from cause
 
     def put_aside(self, step: int, folder: Any) -> None:
         """Move a step to `folder`, which it makes; a collective. What lies there gives way."""
@@ -272,28 +273,3 @@ def check_digests(tree: Any, *, wanted: Mapping[str, str], step: int, where: Any
 def _hash(run: Mapping[str, Any]) -> str:
     text = json.dumps(run, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def failed(what: str, step: int, directory: Any, error: BaseException) -> str:
-    """What to say when orbax could not do something to a step; files are named from `directory`."""
-    while error.__cause__ is not None:  # orbax wraps tensorstore's, which say where
-        error = error.__cause__
-    reason = str(error).split(" [tensorstore_spec")[0].replace(f"{directory}/", "")
-    if broken := _broken(directory / str(step)) if what == "reading" else []:
-        reason = f"{', '.join(str(file.relative_to(directory)) for file in broken)}: {reason}"
-    reason = " ".join(reason.split())[:300]
-    return f"{what} step {step} in {directory}: {type(error).__name__}: {reason}"
-
-
-def _broken(folder: epath.Path) -> list[epath.Path]:
-    """Files of a saved step that are seen to be damaged without a look at arrays."""
-    found = []
-    with contextlib.suppress(Exception):  # every cloud's package has its own
-        if (folder / "state").exists() and not (folder / MANIFEST).exists():
-            found.append(folder / MANIFEST)
-        for file in (file for name in JSON_FILES for file in folder.glob(name)):
-            try:
-                json.loads(file.read_text())
-            except ValueError:
-                found.append(file)
-    return found

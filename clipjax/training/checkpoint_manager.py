@@ -24,6 +24,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 from clipjax.parallel import distributed, notices
 
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is being saved
+TRIES = 5  # to remove it
 COMMITTED = "commit_success.txt"  # in a finished step's folder where folders cannot be renamed
 RANKS_NOTHING = "Requested `tracked_metric`; did not provide metrics."  # of each save unevaluated
 POLL_SECONDS = 0.05
@@ -176,23 +177,32 @@ def make_room(directory: epath.Path, step: int) -> None:
         (directory / str(step)).rmtree()
     if "://" not in str(directory):
         probe = directory / ".probe"
-        probe.mkdir(exist_ok=True)
-        probe.rmdir()
+        try:
+            probe.mkdir(exist_ok=True)
+            probe.rmdir()
+        except OSError as error:
+            raise OSError(error.errno, f"no folder can be made there ({error.strerror})") from error
 
 
 def remove_unfinished(directory: epath.Path) -> None:
-    """Delete what failed saves left behind, which would keep a full disk full."""
+    """Delete what failed saves left behind, which would keep a full disk full; says what it cannot
+    delete."""
     left = list(directory.glob(f"*{UNFINISHED}*"))
     if "://" in str(directory) and directory.exists():
         steps = [folder for folder in directory.iterdir() if folder.name.isdigit()]
         left += [folder for folder in steps if not (folder / COMMITTED).exists()]
     for folder in left:
-        for _ in range(5):
+        for _ in range(TRIES):
             try:
                 folder.rmtree(missing_ok=True)
                 break
-            except OSError:  # a writer that has not heard of the failure yet
+            except (
+                Exception
+            ) as error:  # a writer that has not heard of the failure yet; any cloud's
+                problem = error
                 time.sleep(0.2)
+        else:
+            logging.warning("%s: left by a failed save, cannot be removed: %s", folder, problem)
 
 
 def keep_quiet() -> None:

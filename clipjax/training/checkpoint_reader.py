@@ -12,7 +12,8 @@ from etils import epath
 
 from clipjax.common.exits import CheckpointError, ConfigError
 from clipjax.training import checkpoint_manager
-from clipjax.training.checkpoint import DIGESTS, FOLDER, Checkpoints, check_digests, failed
+from clipjax.training.checkpoint import DIGESTS, FOLDER, Checkpoints, check_digests
+from clipjax.training.checkpoint_errors import failed
 
 
 def restore_variables(

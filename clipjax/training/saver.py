@@ -19,6 +19,7 @@ from clipjax.training.checkpoint import Checkpoints
 log = logging.getLogger(__name__)
 
 MAX_FAILURES = 3  # in a row
+MISTAKES = (AssertionError, AttributeError, LookupError, NameError, TypeError)  # of a program
 RETRY_SECONDS = 2.0  # before the last save is tried again, then doubled
 
 
@@ -79,9 +80,9 @@ class Saver:
     def _try(self, action: Callable[[], Any]) -> bool:
         """Whether it went well on all processes; counts, and cleans up, if not."""
         problem = self._agreed(self.checkpoints.begin_again) if self.to_begin_again else ""
+        self.to_begin_again = bool(problem)
         problem = problem or self._agreed(action)
         if not problem:
-            self.to_begin_again = False
             return True
         self.failures += 1
         if self.failures >= MAX_FAILURES:
@@ -90,7 +91,8 @@ class Saver:
             "%s; training goes on, the steps saved before are intact (failure %d of %d in a row)",
             *(problem, self.failures, MAX_FAILURES),
         )
-        self.to_begin_again = bool(self._agreed(self.checkpoints.begin_again))
+        if not self.to_begin_again:  # at once: what it left may fill the disk
+            self.to_begin_again = bool(self._agreed(self.checkpoints.begin_again))
         return False
 
     def _agreed(self, action: Callable[[], Any]) -> str:
@@ -100,5 +102,9 @@ class Saver:
             action()
         except CheckpointError as error:
             problem = str(error)
+            if isinstance(error.__cause__, MISTAKES):
+                log.error(
+                    "no store fails like this; where it comes from:", exc_info=error.__cause__
+                )
         failed = distributed.gather_sum(np.int64(bool(problem)))
         return (problem or "another process could not save") if failed else ""

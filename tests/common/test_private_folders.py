@@ -17,6 +17,17 @@ def test_others_may_not_write(tmp_path, mode):
         private.check(str(tmp_path), setting="--x")
 
 
+@pytest.mark.parametrize(("mode", "refused"), [(0o775, False), (0o2770, False), (0o777, True)])
+def test_colleagues_may_write_what_is_shared_and_nobody_else(tmp_path, mode, refused, monkeypatch):
+    tmp_path.chmod(mode)
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)  # the folder is another user's, too
+    if not refused:
+        private.check(str(tmp_path), setting="--x", shared=True)
+        return
+    with pytest.raises(ConfigError, match="others may write it"):
+        private.check(str(tmp_path), setting="--x", shared=True)
+
+
 def test_what_only_we_may_write_what_is_missing_and_what_is_remote_is_fine(tmp_path):
     for mode in (0o700, 0o755):
         tmp_path.chmod(mode)

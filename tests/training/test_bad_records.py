@@ -60,6 +60,17 @@ def test_the_end_counts_by_reason_and_shard():
     )
 
 
+def test_the_end_counts_all_however_many_were_read(monkeypatch):
+    monkeypatch.setattr(bad_records, "MEMORY", 1000)
+    counter = bad_records.BadRecords(max_fraction=1.0)
+    for number in range(60):
+        counter.count(info("too small", *[""] * 99, keys=(f"{number % 3}.tar/1", *[""] * 99)))
+    assert counter.describe() == (
+        "60 of 6,000 records replaced: 60 too small; by shard, most first: web: 0.tar 20,"
+        " web: 1.tar 20, web: 2.tar 20"
+    )
+
+
 def test_too_many_end_the_run_and_name_the_last():
     counter = bad_records.BadRecords(max_fraction=0.1)
     for _ in range(9):

@@ -4,9 +4,10 @@ import contextlib
 
 import jax.numpy as jnp
 import pytest
+from etils import epath
 
 from clipjax.common.exits import CheckpointError
-from clipjax.training import saver
+from clipjax.training import checkpoint_manager, saver
 from clipjax.training.checkpoint import Checkpoints
 
 
@@ -58,6 +59,29 @@ def test_the_third_failure_in_a_row_ends_the_run(saving, tmp_path):
     with pytest.raises(CheckpointError, match=r"step 3 .*3 failures in a row, leaving") as ended:
         saving(3)
     assert ended.value.code == 74
+
+
+def test_a_mistake_in_the_program_shows_where_it_is(saving, monkeypatch, caplog):
+    def mistaken(*arguments, **settings):
+        raise TypeError("a mistake of ours")
+
+    monkeypatch.setattr(checkpoint_manager, "make_room", mistaken)
+    saving(1)
+    assert "a mistake of ours; training goes on" in caplog.text
+    assert "in mistaken" in caplog.text, "the traceback"
+
+
+def test_what_cannot_be_cleared_away_is_told(saving, tmp_path, monkeypatch, caplog):
+    left = tmp_path / "checkpoints" / f"7{checkpoint_manager.UNFINISHED}"
+    left.mkdir()
+
+    def refused(self, **settings):
+        raise ConnectionError("the store is away")
+
+    monkeypatch.setattr(type(epath.Path(left)), "rmtree", refused)
+    monkeypatch.setattr(checkpoint_manager.time, "sleep", lambda seconds: None)
+    checkpoint_manager.remove_unfinished(epath.Path(tmp_path / "checkpoints"))
+    assert f"{left}: left by a failed save, cannot be removed: the store is away" in caplog.text
 
 
 def test_the_last_save_is_tried_again_until_it_is_on_disk(saving, tmp_path, monkeypatch):

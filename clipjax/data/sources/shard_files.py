@@ -41,7 +41,7 @@ class ShardFiles:
       index: folder, local or remote, where `shard_survey` wrote all indexes; "" is none.
 
     Raises:
-      ConfigError: others may write the cache folder, and so change what is trained on.
+      ConfigError: anyone may write the cache folder, and so change what is trained on.
     """
 
     cache_dir: str = ""
@@ -51,7 +51,7 @@ class ShardFiles:
     def __post_init__(self):
         inner = (os.path.join(self.folder, name) for name in (INDEXES, COPIES))
         for folder in (self.folder, *inner):
-            private.check(folder, setting="config.data.cache_dir")
+            private.check(folder, setting="config.data.cache_dir", shared=True)
 
     @property
     def folder(self) -> str:
