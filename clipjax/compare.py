@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from clipjax.common import cli
-from clipjax.common.exits import ConfigError, DataError
+from clipjax.common.exits import ConfigError
 from clipjax.common.registry import closest
 
 
@@ -25,8 +25,7 @@ def compare(workdirs: Sequence[str], *, metric: str, output: str) -> str:
       metric: of `metrics.jsonl`.
 
     Raises:
-      DataError: a run has not measured it.
-      ConfigError: two runs have one name, or there are none.
+      ConfigError: a run has not measured it, two runs have one name, or there are none.
     """
     from clipjax.pictures import compared, history, table
 
@@ -36,8 +35,7 @@ def compare(workdirs: Sequence[str], *, metric: str, output: str) -> str:
         read = history.read(f"{workdir.rstrip('/')}/metrics.jsonl")
         runs[name] = compared.by_examples(read, metric)
         if not runs[name][0]:
-            measured = [each for each in read if each.startswith("eval/")]
-            raise DataError(f"{workdir}: has no {metric}{closest(metric, measured)}")
+            raise ConfigError(f"--metric={metric}: {workdir} has none{closest(metric, read)}")
     weakest = min(values[-1] for _, values in runs.values())
     until = {name: compared.examples_until(series, weakest) for name, series in runs.items()}
     slowest = max(filter(None, until.values()), default=0.0)

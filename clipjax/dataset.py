@@ -151,9 +151,12 @@ def tokenizer() -> None:
     """`tokenizer`: a folder for `config.tokenizer.path`."""
     from clipjax.data import captions, sentencepiece_tokenizer, tokenizers
 
+    folder = _needed(OUTPUT)
     sample = captions.sample(_source(), limit=MAX_CAPTIONS.value)
-    model = sentencepiece_tokenizer.train_sentencepiece(sample, vocab_size=VOCAB_SIZE.value)
-    tokenizers.publish({sentencepiece_tokenizer.MODEL_FILE: model}, folder=_needed(OUTPUT))
+    model = sentencepiece_tokenizer.train_sentencepiece(
+        sample, vocab_size=VOCAB_SIZE.value, setting="--vocab_size"
+    )
+    tokenizers.publish({sentencepiece_tokenizer.MODEL_FILE: model}, folder=folder)
     print(f"{OUTPUT.value}: train with --config.tokenizer.path={OUTPUT.value}")
 
 
@@ -161,6 +164,7 @@ def queries() -> None:
     """`queries`: a file for --queries."""
     from clipjax.curation import queries
 
+    output = _needed(OUTPUT)
     found, counts = queries.build(
         texts=TEXT.value,
         titles=TITLES.value,
@@ -170,7 +174,7 @@ def queries() -> None:
         min_views=MIN_VIEWS.value,
         limit=MAX_QUERIES.value,
     )
-    with open(_needed(OUTPUT), "w", encoding="utf-8") as file:
+    with open(output, "w", encoding="utf-8") as file:
         file.writelines(f"{query}\n" for query in found)
     told = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
     print(f"{OUTPUT.value}: {len(found):,} queries: {told}")

@@ -20,6 +20,7 @@ from absl import flags
 
 from clipjax.common import cli, exits
 from clipjax.common.exits import ConfigError
+from clipjax.common.registry import check_name
 from clipjax.config import defaults
 
 
@@ -124,6 +125,8 @@ def run_suite(
     from clipjax.evals import suites
 
     chosen = suites.find(suite)
+    for protocol in options.get("only", ()):
+        check_name(protocol, names=suites.PROTOCOLS, kind="--protocols: protocol")
     from clipjax import evaluate_suite  # jax loads here
     from clipjax.parallel import compilation_cache, distributed
 

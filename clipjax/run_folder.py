@@ -67,6 +67,10 @@ def _open(folder: epath.Path, config: Config, *, allow_config_change: bool) -> N
     if file.exists():
         old = settings.flatten(read_config(folder))
         changed = settings.changed(old, settings.flatten(settings.to_keep(config)))
+        if changed and not _has_begun(folder):
+            changed = {}
+            if (folder / "tokenizer").exists():  # of captions or a size that may be others now
+                (folder / "tokenizer").rmtree()
         if changed and not allow_config_change:
             told = "; ".join(f"{key}: {a!r} → {b!r}" for key, (a, b) in sorted(changed.items()))
             raise ConfigError(
@@ -81,6 +85,13 @@ def _open(folder: epath.Path, config: Config, *, allow_config_change: bool) -> N
         temporary.replace(file)
     except OSError as error:
         raise ConfigError(f"--workdir={folder}: cannot be written: {error.strerror}") from error
+
+
+def _has_begun(folder: epath.Path) -> bool:
+    """Whether anything was trained there: a start that fails leaves its settings, to be mended."""
+    log, checkpoints = folder / "metrics.jsonl", folder / "checkpoints"
+    saved = checkpoints.exists() and any(step.name.isdigit() for step in checkpoints.iterdir())
+    return saved or (log.exists() and log.stat().length > 0)
 
 
 def _append(file: epath.Path, line: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from clipjax import build, build_data, build_model, lease, run_folder, run_record, summary
-from clipjax import report as reports
+from clipjax import run_report as reports
 from clipjax import summary_tables as tables
 from clipjax.common import exits
 from clipjax.config import Config

@@ -109,6 +109,7 @@ create() {
   image=$(runtime_version)
   call gcloud compute tpus tpu-vm create "$name" "${where[@]}" --accelerator-type="$type" \
     --version="$image" ${create_flags[@]+"${create_flags[@]}"}
+  [[ -z $dry_run ]] || return 0
   echo "tpu_vm.sh: $name is billed from now on, until: launch/tpu_vm.sh delete $name ${where[*]}" >&2
 }
 

@@ -58,6 +58,10 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
             "model.text.kind=word_prediction needs likelihood",
         ),
         (("--config=configs/quickstart.py", "--config.total=5 minutes"), "is not a duration"),
+        (
+            ("--config=configs/vitb32.py", "--config.data.path=0.tar", "--config.data.path=1.tar"),
+            "--config.data.path is given 2 times, with 0.tar and 1.tar; give it once, braces in",
+        ),
     ],
 )
 def test_one_line_and_exit_64(arguments, told):
@@ -122,3 +126,13 @@ def test_vocabulary_larger_than_the_captions_support(compiled_nothing, tmp_path,
     c.model.text.vocab_size = 30_000
     assert tiny.run(c, tmp_path / "run") == exits.BAD_CONFIG
     assert "use at most" in capsys.readouterr().out
+
+
+def test_a_start_that_failed_claims_no_folder(tmp_path, capsys):
+    """The mistake is mended, and the next start goes on; only then is it that run's."""
+    c = tiny.tiny(total="2 steps")
+    c.model.text.vocab_size = 30_000
+    assert tiny.run(c, tmp_path / "run") == exits.BAD_CONFIG
+    assert tiny.run(tiny.tiny(total="2 steps"), tmp_path / "run") == exits.DONE
+    assert tiny.run(tiny.tiny(total="2 steps", batch_size=32), tmp_path / "run") == exits.BAD_CONFIG
+    assert "holds a run with other settings (batch_size: 16 → 32)" in capsys.readouterr().out

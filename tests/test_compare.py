@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from clipjax import compare
-from clipjax.common.exits import ConfigError, DataError
+from clipjax.common.exits import ConfigError
 from clipjax.pictures import compared
 
 METRIC = "eval/objects/top1_accuracy"
@@ -49,7 +49,7 @@ def test_between_points_and_never():
 
 def test_what_cannot_be_compared_is_told(tmp_path):
     one = run(tmp_path / "one", [0.1], batch=1)
-    with pytest.raises(DataError, match="did you mean"):
+    with pytest.raises(ConfigError, match=r"--metric=eval/objects/top1_acuracy: .*did you mean"):
         compare.compare([one], metric="eval/objects/top1_acuracy", output="")
     with pytest.raises(ConfigError, match="once"):
         compare.compare([one, one], metric=METRIC, output="")
@@ -59,5 +59,5 @@ def test_what_cannot_be_compared_is_told(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert ended.returncode == 65, ended.stderr
-    assert ended.stderr.startswith("clipjax: /nowhere: has no eval/objects/top1_accuracy")
+    assert ended.returncode == 64, ended.stderr
+    assert ended.stderr.startswith("clipjax: --metric=eval/objects/top1_accuracy: /nowhere has")

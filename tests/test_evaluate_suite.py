@@ -339,6 +339,10 @@ def test_a_running_job_is_followed(trained, sets, tmp_path, capsys):
         ({"suite": "paper27", "weights": "x", "watch": True}, "--watch: follows the run"),
         ({"suite": "paper27", "workdir": "nowhere"}, "no such folder"),
         ({"suite": "paper", "workdir": "."}, "is unknown"),
+        (
+            {"suite": "paper27", "weights": "x", "only": ["zeroshot"]},
+            r'--protocols: protocol "zeroshot" .*did you mean "zero_shot"',
+        ),
     ],
 )
 def test_mistakes_are_one_line_each(asked, told):

@@ -13,7 +13,7 @@ ORDER = (  # top to bottom; names on one line may import each other
     ("evaluate_suite", "evaluate_queries"),
     ("api",),
     ("run",),
-    ("summary", "summary_tables", "report"),
+    ("summary", "summary_tables", "run_report"),
     ("build_data",),
     ("planning",),
     ("build",),

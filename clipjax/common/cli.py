@@ -73,7 +73,22 @@ def _parse(argv: Sequence[str]) -> list[str]:
         raise exits.ConfigError(_explain(error, argv)) from error
     if len(rest) > 1:
         raise exits.ConfigError(f'"{rest[1]}" is no flag; settings are --config.name=value')
+    _check_paths(argv)
     return rest
+
+
+def _check_paths(argv: Sequence[str]) -> None:
+    """A path in braces without quotes comes from the shell as several flags; the last would win."""
+    given: dict[str, list[str]] = {}
+    for name, found, value in (argument.lstrip("-").partition("=") for argument in argv[1:]):
+        if found and name.split(".")[-1] == "path":
+            given.setdefault(name, []).append(value)
+    for name, values in given.items():
+        if len(set(values)) > 1:
+            raise exits.ConfigError(
+                f"--{name} is given {len(values)} times, with {values[0]} and {values[1]}; give it"
+                f" once, braces in quotes: --{name}='{{00000..00099}}.tar'"
+            )
 
 
 def _explain(error: Exception, argv: Sequence[str]) -> str:

@@ -106,7 +106,13 @@ class SentencePieceTokenizer:
         return {self.FILE: self.model}
 
 
-def train_sentencepiece(captions: Iterable[str], *, vocab_size: int, exact: bool = True) -> bytes:
+def train_sentencepiece(
+    captions: Iterable[str],
+    *,
+    vocab_size: int,
+    exact: bool = True,
+    setting: str = "config.model.text.vocab_size",
+) -> bytes:
     """Train a byte-pair vocabulary; the same captions give the same bytes.
 
     Text is NFKC-normalised and case-folded, digits are split one by one, characters unknown to the
@@ -116,6 +122,7 @@ def train_sentencepiece(captions: Iterable[str], *, vocab_size: int, exact: bool
       captions: cleaned captions; see `clipjax.data.captions.sample`.
       vocab_size: ids in all, start and end of text included (49,408 in the paper's table 18).
       exact: False takes fewer where the captions cannot fill it.
+      setting: that `vocab_size` comes from, for errors.
 
     Returns:
       The SentencePiece model, as bytes.
@@ -158,14 +165,14 @@ def train_sentencepiece(captions: Iterable[str], *, vocab_size: int, exact: bool
             raise ConfigError(f"tokenizer: training failed: {message.splitlines()[-1]}") from None
         needed = int(message.split("required_chars. ")[1].split(" vs ")[1].split(".")[0])
         raise ConfigError(
-            f"config.model.text.vocab_size={vocab_size}: too small for the characters of these"
+            f"{setting}={vocab_size}: too small for the characters of these"
             f" captions; use at least {needed + SPECIALS}"
         ) from None
     model = writer.getvalue()
     reached = sentencepiece.SentencePieceProcessor(model_proto=model).GetPieceSize()
     if exact and reached < pieces:
         raise ConfigError(
-            f"config.model.text.vocab_size={vocab_size}: more than these captions support;"
+            f"{setting}={vocab_size}: more than these captions support;"
             f" use at most {reached + SPECIALS}, or name a vocabulary in config.tokenizer.path"
         )
     return model

@@ -26,7 +26,11 @@ def axis_sizes(sizes: Mapping[str, int], *, devices: int) -> dict[str, int]:
         shape[wild[0]] = devices // known
     if math.prod(shape.values()) != devices:
         asked = " × ".join(f"{axis}={size}" for axis, size in sizes.items())
-        raise ConfigError(f"config.mesh: {asked} does not make {devices} devices")
+        counted = "1 device" if devices == 1 else f"{devices:,} devices"
+        raise ConfigError(
+            f"config.mesh: {asked} does not make {counted}; give sizes whose product is {devices},"
+            f" such as --config.mesh.data=1 --config.mesh.fsdp={devices} --config.mesh.tensor=1"
+        )
     return shape
 
 

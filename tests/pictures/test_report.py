@@ -9,7 +9,7 @@ import pytest
 import synthetic
 from ml_collections import ConfigDict
 
-from clipjax import report as run_report
+from clipjax import run_report
 from clipjax.data.examples import TrainExamples
 from clipjax.data.sentencepiece_tokenizer import SentencePieceTokenizer, train_sentencepiece
 from clipjax.data.sources.scenes import Scenes

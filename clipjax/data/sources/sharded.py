@@ -210,7 +210,8 @@ class ShardedSource:
             for outcome in pool.map(self._try_table, self.paths):
                 if isinstance(outcome, DataError):
                     problems.append(outcome)
-                    log.warning("%s", outcome)
+                    if len(problems) > 1:  # the first one is raised in the end
+                        log.warning("%s", outcome)
                     continue
                 found.append((outcome.identity[0], len(outcome), outcome.digest))
                 skipped.update(outcome.skipped)

@@ -40,6 +40,8 @@ class Choice:
 
     def no_pairs(self, name: str, *, samples: int, seen: list[str]) -> DataError:
         """The error where no sample has both members; `seen` are the extensions there are."""
+        if not samples:
+            return DataError(f"data set {name}: config.data.path names shards without any sample")
         return DataError(
             f"data set {name}: 0 of the first {samples:,} samples have both an image"
             f" ({', '.join(self.images)}) and text ({', '.join(self.text_extensions)}); seen:"
