@@ -25,10 +25,13 @@ def compare(workdirs: Sequence[str], *, metric: str, output: str) -> str:
       metric: of `metrics.jsonl`.
 
     Raises:
-      ConfigError: a run has not measured it, two runs have one name, or there are none.
+      ConfigError: a run has not measured it, it is a loss, two runs have one name, or there are
+        none.
     """
     from clipjax.pictures import compared, history, table
 
+    if metric.endswith("loss"):
+        raise ConfigError(f"--metric={metric}: falls as a model learns; name one that rises")
     names = _names(workdirs)
     runs = {}
     for name, workdir in zip(names, workdirs, strict=True):

@@ -52,6 +52,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
         ),
         (("--config=configs/quickstart.py", "--config.loss.name=softmax"), "config.loss.name"),
         (("--config=configs/figure2.py:caption,scenes", "--config.batchsize=3"), "batch_size"),
+        (("--config=configs/quickstart.py:tiny",), "quickstart.py: has no variants; drop"),
         (("--config=configs/figure2.py:captions",), '"captions" is none of caption, words'),
         (
             ("--config=configs/figure2.py:words,scenes", "--config.loss.name=softmax_ring"),

@@ -51,6 +51,8 @@ def test_what_cannot_be_compared_is_told(tmp_path):
     one = run(tmp_path / "one", [0.1], batch=1)
     with pytest.raises(ConfigError, match=r"--metric=eval/objects/top1_acuracy: .*did you mean"):
         compare.compare([one], metric="eval/objects/top1_acuracy", output="")
+    with pytest.raises(ConfigError, match=r"--metric=train/loss: falls"):
+        compare.compare([one], metric="train/loss", output="")
     with pytest.raises(ConfigError, match="once"):
         compare.compare([one, one], metric=METRIC, output="")
     ended = subprocess.run(

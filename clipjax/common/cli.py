@@ -103,6 +103,8 @@ def _explain(error: Exception, argv: Sequence[str]) -> str:
                 hint = closest(name.removeprefix("config."), known)
                 return f"--{name}: no such setting{hint}"
     text = str(error)
+    if path is not None and "get_config() takes 0 positional arguments" in text:
+        return f"{path}: has no variants; drop what follows the colon"
     if path is not None and "Traceback (most recent call last)" in text:
         return f"{path}: {text.strip().splitlines()[-1]}"  # of what the file raised
     message = " ".join(text.split())
