@@ -126,7 +126,7 @@ def run_suite(
 
     chosen = suites.find(suite)
     for protocol in options.get("only", ()):
-        check_name(protocol, names=suites.PROTOCOLS, kind="--protocols: protocol")
+        check_name(protocol, names=suites.PROTOCOLS, kind="--protocols")
     from clipjax import evaluate_suite  # jax loads here
     from clipjax.parallel import compilation_cache, distributed
 

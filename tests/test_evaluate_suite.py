@@ -341,7 +341,7 @@ def test_a_running_job_is_followed(trained, sets, tmp_path, capsys):
         ({"suite": "paper", "workdir": "."}, "is unknown"),
         (
             {"suite": "paper27", "weights": "x", "only": ["zeroshot"]},
-            r'--protocols: protocol "zeroshot" .*did you mean "zero_shot"',
+            r'--protocols: "zeroshot" .*did you mean "zero_shot"',
         ),
     ],
 )
