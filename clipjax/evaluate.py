@@ -144,13 +144,14 @@ def run_suite(
 def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[str, Any]:
     """Run all, print the table, write WORKDIR/evaluations/step_N.json; returns what it holds.
 
-    `average` says which of a run's weights the model has: the file of the newest ones is
-    step_N_newest.json.
+    `average` says which of a run's weights the model has, and the file is named so
+    (`results.step_name`).
     """
     import jax
 
     import clipjax
     from clipjax import build_data
+    from clipjax.evals.results import step_name
     from clipjax.evaluate_queries import output_file
     from clipjax.parallel import distributed
     from clipjax.pictures import table
@@ -193,8 +194,7 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     if lead:
-        name = f"step_{model.step}" if average else f"step_{model.step}_newest"
-        file = output_file(workdir, f"{name}.json")
+        file = output_file(workdir, f"{step_name(model.step, average=average)}.json")
         file.write_text(json.dumps(result, indent=2) + "\n")
         print(f"\n{table.text(rows)}\n\n{file}", flush=True)
     return result

@@ -13,7 +13,7 @@ from clipjax import api, run_folder
 from clipjax.common import durations
 from clipjax.common.exits import CheckpointError, ConfigError, DataError
 from clipjax.evals import report, runner, subject, suites
-from clipjax.evals.results import Record
+from clipjax.evals.results import Record, step_name
 from clipjax.models import zoo
 from clipjax.parallel import distributed
 from clipjax.parallel.mesh import batch_shards
@@ -115,8 +115,7 @@ def results_folder(workdir: str, suite: suites.Suite, step: int, *, average: boo
     top = workdir.rstrip("/")
     for part in (str(step), "checkpoints"):
         top = top.removesuffix(f"/{part}")
-    weights = "" if average else "_newest"
-    return f"{top}/evaluations/{suite.name}/step_{step}{weights}"
+    return f"{top}/evaluations/{suite.name}/{step_name(step, average=average)}"
 
 
 def _run(

@@ -5,7 +5,6 @@ the files that they left: nothing is measured here.
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,7 +15,6 @@ from PIL import Image
 from clipjax.evals import report_probes, results
 from clipjax.pictures import canvas, confusion, html, set_charts, suite_page
 
-STEP_FOLDER = re.compile(r"step_(\d+)(_newest)?")  # `evaluate_suite.results_folder`
 CONFUSIONS = 8  # sets whose confusions are shown, those with the most left to explain
 
 Drawn = tuple[str, Image.Image, str, str]  # file name, picture, title, description
@@ -145,15 +143,16 @@ def _figures(place: Any, content: Mapping[str, Any]) -> Iterator[Drawn]:
 
 def _history(place: Any, content: Mapping[str, Any]) -> dict[str, list[tuple[float, Any]]]:
     """Set's name → its rows at this and earlier steps, from the folders beside this one: of the
-    same weights, averaged or newest ("step_300", "step_300_newest")."""
-    kind = STEP_FOLDER.fullmatch(place.name)
-    if not kind:
+    same weights, averaged or newest (`results.step_name`)."""
+    own = results.parse_step_name(place.name)
+    if own is None:
         return {}
+    last, average = own
     beside = {}
     for file in place.parent.glob("step_*/summary.json"):
-        other = STEP_FOLDER.fullmatch(file.parent.name)
-        if other and other[2] == kind[2] and int(other[1]) <= int(kind[1]):
-            beside[int(other[1])] = file
+        step, same = results.parse_step_name(file.parent.name) or (last + 1, None)
+        if same == average and step <= last:
+            beside[step] = file
     found: dict[str, list[tuple[float, Any]]] = {}
     for step, file in sorted(beside.items()):
         other = json.loads(file.read_text())

@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import math
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,8 @@ import clipjax
 from clipjax.evals.metrics import Estimate
 
 VERSION = 1  # raise it when the same key would give other figures
+NEWEST = "_newest"
+STEP_NAME = re.compile(rf"step_(\d+)({NEWEST})?")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
 
 
@@ -127,6 +130,18 @@ def parse(content: bytes) -> Record | None:
         return Record(**fields)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def step_name(step: int, *, average: bool) -> str:
+    """What results of a run's checkpoint are called: "step_300", of the newest weights in place of
+    their average "step_300_newest"."""
+    return f"step_{step}" + ("" if average else NEWEST)
+
+
+def parse_step_name(name: str) -> tuple[int, bool] | None:
+    """(step, average) of `step_name`; None for another name."""
+    found = STEP_NAME.fullmatch(name)
+    return (int(found[1]), not found[2]) if found else None
 
 
 def to_json(record: Record) -> dict[str, Any]:

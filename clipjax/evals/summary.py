@@ -164,32 +164,28 @@ def as_markdown(content: dict[str, Any]) -> str:
         f"| {' | '.join(head)} |",
         f"|{'---|' * len(head)}",
     ]
-    notes = []
+    notes = suite_page.numbered_notes(content["rows"])
     for row in content["rows"]:
-        mark = ""
-        if row["notes"]:
-            note = f"{row['name']}: {'; '.join(row['notes'])}"
-            notes += [] if note in notes else [note]
-            mark = f" ({notes.index(note) + 1})"
+        number = notes.get(suite_page.note_of(row))
         cells = [
-            row["name"] + mark,
+            row["name"] + (f" ({number})" if number else ""),
             row["protocol"].replace("_", " "),
             row["metric"].replace("_", " "),
-            percent(row["value"]),
-            f"{percent(row['low'])} … {percent(row['high'])}",
+            suite_page.percent(row["value"]),
+            f"{suite_page.percent(row['low'])} … {suite_page.percent(row['high'])}",
             f"{row['n']:,}",
-            percent(row["single_prompt"]),
+            suite_page.percent(row["single_prompt"]),
         ]
         for source in sources:
             other = row["published"].get(source)
             known = other is not None and row["value"] is not None
             difference = f"{100 * (row['value'] - other):+.2f}" if known else ""
-            cells += [percent(other), difference]
+            cells += [suite_page.percent(other), difference]
         lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
     lines += suite_page.averages(content)
-    notes = [f"{number}. {note}" for number, note in enumerate(notes, 1)]
-    for title, which in (("Notes", notes), ("Missing", "missing"), ("Failed", "failed")):
+    told = [f"{number}. {note}" for note, number in notes.items()]
+    for title, which in (("Notes", told), ("Missing", "missing"), ("Failed", "failed")):
         listed = which if isinstance(which, list) else _listed(content[which])
         if listed:
             lines += ["", f"## {title}", "", *listed]
@@ -201,8 +197,3 @@ def _listed(messages: dict[str, str]) -> list[str]:
         f"- {suites.entries()[k].name if k in suites.entries() else k}: {v}"
         for k, v in messages.items()
     ]
-
-
-def percent(value: float | None) -> str:
-    """Two digits after the point; "" for none."""
-    return "" if value is None else f"{100 * value:.2f}"

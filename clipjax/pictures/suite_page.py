@@ -70,25 +70,22 @@ def _table(content: Mapping[str, Any]) -> str:
         " they report.</p>\n<div class='scroll'><table class='sets'>\n<thead><tr>",
         f"{cells}</tr></thead>\n<tbody>\n",
     ]
-    notes: list[str] = []
+    notes = numbered_notes(rows)
     for row in rows:
         made = [
             escape(row["name"]),
             escape(row["protocol"].replace("_", " ")),
             escape(row["metric"].replace("_", " ").replace("top1", "top-1")),
-            f"<b>{_percent(row['value'])}</b>",
-            f"{_percent(row['low'])} … {_percent(row['high'])}",
+            f"<b>{percent(row['value'])}</b>",
+            f"{percent(row['low'])} … {percent(row['high'])}",
             f"{row['n']:,}",
-            _percent(row["single_prompt"]),
-            _percent(row["chance"]),
+            percent(row["single_prompt"]),
+            percent(row["chance"]),
         ]
         for source in sources:
             other = row["published"].get(source)
-            made += [_percent(other), _difference(row["value"], other)]
-        note = f"{row['name']}: {'; '.join(row['notes'])}"
-        if row["notes"] and note not in notes:
-            notes.append(note)
-        made.append(f"{notes.index(note) + 1}" if row["notes"] else "")
+            made += [percent(other), _difference(row["value"], other)]
+        made.append(str(notes.get(note_of(row), "")))
         lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in made) + "</tr>\n")
     lines.append("</tbody>\n</table></div>\n")
     lines += [f"<p>{escape(line)}</p>\n" for line in averages(content)]
@@ -98,18 +95,30 @@ def _table(content: Mapping[str, Any]) -> str:
     return "".join(lines) + "</section>\n"
 
 
+def note_of(row: Mapping[str, Any]) -> str:
+    """What is to be known of a row's numbers; "" for nothing."""
+    return f"{row['name']}: {'; '.join(row['notes'])}" if row["notes"] else ""
+
+
+def numbered_notes(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """The notes of all rows, each once, with numbers from 1."""
+    found = dict.fromkeys(note for note in map(note_of, rows) if note)
+    return {note: number for number, note in enumerate(found, 1)}
+
+
 def averages(content: Mapping[str, Any]) -> list[str]:
     """A line for each protocol with several sets; of how many where sets of the suite are left."""
     left = len(content["missing"]) + len(content["failed"])
     return [
-        f"Mean of {protocol.replace('_', ' ')}: {_percent(found['mean'])}, over {found['sets']}"
+        f"Mean of {protocol.replace('_', ' ')}: {percent(found['mean'])}, over {found['sets']}"
         + (f" sets; {left} of the suite's are left out." if left else " sets.")
         for protocol, found in content["averages"].items()
         if found["sets"] > 1
     ]
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """Two digits after the point; "" for none."""
     return "" if value is None else f"{100 * value:.2f}"
 
 

@@ -196,9 +196,7 @@ def remove_unfinished(directory: epath.Path) -> None:
             try:
                 folder.rmtree(missing_ok=True)
                 break
-            except (
-                Exception
-            ) as error:  # a writer that has not heard of the failure yet; any cloud's
+            except Exception as error:  # for one, a writer that has not heard of the failure yet
                 problem = error
                 time.sleep(0.2)
         else:

@@ -10,6 +10,7 @@ from clipjax.weights import (
     big_vision,
     files,
     huggingface,
+    huggingface_folder,
     huggingface_siglip,
     open_clip,
     open_clip_siglip,
@@ -45,7 +46,7 @@ def open_foreign(path: str | os.PathLike[str]) -> Foreign | None:
             return big_vision.open(place)
         if (place / open_clip.CONFIG).is_file():
             return _open_clip(place)
-        if (place / huggingface.CONFIG).is_file() and not (place / "checkpoints").is_dir():
+        if (place / huggingface_folder.CONFIG).is_file() and not (place / "checkpoints").is_dir():
             return _huggingface(place)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
@@ -62,10 +63,12 @@ def _open_clip(folder: pathlib.Path) -> Foreign:
 
 
 def _huggingface(folder: pathlib.Path) -> Foreign:
-    kind = files.read_json(folder / huggingface.CONFIG).get("model_type")
+    kind = files.read_json(folder / huggingface_folder.CONFIG).get("model_type")
     readers = {"clip": huggingface.open, huggingface_siglip.MODEL_TYPE: huggingface_siglip.open}
     if kind not in readers:
-        raise DataError(f"{huggingface.CONFIG}: model_type={kind!r} is not {' or '.join(readers)}")
+        raise DataError(
+            f"{huggingface_folder.CONFIG}: model_type={kind!r} is not {' or '.join(readers)}"
+        )
     return readers[kind](folder)
 
 

@@ -7,12 +7,11 @@ from typing import Any
 from clipjax.common.exits import DataError
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.models import shapes
-from clipjax.weights import arrays, files, tokenizer_files
+from clipjax.weights import arrays, files, huggingface_folder, tokenizer_files
 from clipjax.weights.arrays import CONVOLUTION, LINEAR, Array, Layout, linear, merged, norm
-from clipjax.weights.foreign import Foreign, only_file
+from clipjax.weights.foreign import Foreign
+from clipjax.weights.huggingface_folder import CONFIG, PREPROCESSOR
 
-CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
-INDEX = "model.safetensors.index.json"  # where the weights are in several files
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 BICUBIC = 3  # Pillow's number
 IGNORED = (r"(vision|text)_model\.embeddings\.position_ids",)
@@ -42,26 +41,13 @@ def open(folder: pathlib.Path) -> Foreign:
     return Foreign(
         origin=f"transformers' {folder.name}",
         model=model,
-        tensors=open_weights(folder),
+        tensors=huggingface_folder.open_weights(folder),
         layout=layout(),
         ignored=IGNORED,
         find_tokenizer=lambda named: tokenizer_files.find(
             named, folder=folder, kind="clip", context_length=model["text"]["context_length"]
         ),
     )
-
-
-def open_weights(folder: pathlib.Path) -> files.SafeTensors:
-    """The folder's weights, in one file or in those that an index names."""
-    if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
-        return files.SafeTensors(only_file(folder, WEIGHTS))
-    names = files.read_json(folder / INDEX).get("weight_map")
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise DataError(f"{INDEX}: no weight_map")
-    for name in names.values():
-        if pathlib.PurePath(name).name != name:
-            raise DataError(f"{INDEX}: {name!r} is not in this folder")
-    return files.SafeTensors(*(folder / name for name in sorted(set(names.values()))))
 
 
 def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,14 +179,13 @@ def write(
       DataError: CLIPModel has no such model.
     """
     model = shapes.complete(model)
-    config = config_of(model, tokenizer=tokenizer)
-    tensors = arrays.Written(params, layout=layout())
-    config["torch_dtype"] = arrays.common(tensors.dtypes.values()).name  # to load the model in
-    files.write_json(folder / CONFIG, config)
-    files.write_json(folder / PREPROCESSOR, preprocessor_of(model))
-    files.write_safetensors(folder / WEIGHTS, tensors)
-    for name, content in tokenizer_files.for_transformers(tokenizer).items():
-        (folder / name).write_bytes(content)
+    huggingface_folder.write(
+        folder,
+        config=config_of(model, tokenizer=tokenizer),
+        preprocessor=preprocessor_of(model),
+        tensors=arrays.Written(params, layout=layout()),
+        tokenizer=tokenizer,
+    )
 
 
 def config_of(model: Mapping[str, Any], *, tokenizer: Tokenizer) -> dict[str, Any]:

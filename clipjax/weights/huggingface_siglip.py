@@ -7,11 +7,12 @@ from typing import Any
 from clipjax.common.exits import DataError
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.models import shapes
-from clipjax.weights import arrays, files, huggingface, siglip, tokenizer_files
+from clipjax.weights import arrays, files, huggingface, huggingface_folder, siglip, tokenizer_files
 from clipjax.weights.arrays import CONVOLUTION, ROW, ROWS, Array, Layout, linear, norm
 from clipjax.weights.arrays import merged as joined
 from clipjax.weights.foreign import Foreign
-from clipjax.weights.huggingface import ACTIVATIONS, CONFIG, PREPROCESSOR, WEIGHTS
+from clipjax.weights.huggingface import ACTIVATIONS
+from clipjax.weights.huggingface_folder import CONFIG
 from clipjax.weights.openai import packed
 
 MODEL_TYPE = "siglip"
@@ -29,7 +30,7 @@ def open(folder: pathlib.Path) -> Foreign:
     return Foreign(
         origin=f"transformers' {folder.name}",
         model=model,
-        tensors=huggingface.open_weights(folder),
+        tensors=huggingface_folder.open_weights(folder),
         layout=layout(),
         ignored=huggingface.IGNORED,
         find_tokenizer=lambda named: tokenizer_files.find(
@@ -116,14 +117,13 @@ def write(
             "transformers' SigLIP resizes both sides of an image, this model crops"
             " (model.image_resize); take --format=open_clip"
         )
-    config = config_of(model, tokenizer=tokenizer)
-    tensors = arrays.Written(params, layout=layout())
-    config["torch_dtype"] = arrays.common(tensors.dtypes.values()).name  # to load the model in
-    files.write_json(folder / CONFIG, config)
-    files.write_json(folder / PREPROCESSOR, preprocessor_of(model))
-    files.write_safetensors(folder / WEIGHTS, tensors)
-    for name, content in tokenizer_files.for_transformers(tokenizer).items():
-        (folder / name).write_bytes(content)
+    huggingface_folder.write(
+        folder,
+        config=config_of(model, tokenizer=tokenizer),
+        preprocessor=preprocessor_of(model),
+        tensors=arrays.Written(params, layout=layout()),
+        tokenizer=tokenizer,
+    )
 
 
 def config_of(model: Mapping[str, Any], *, tokenizer: Tokenizer) -> dict[str, Any]:

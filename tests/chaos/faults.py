@@ -1,6 +1,7 @@
 """Configs with a fault built in, for processes of their own: a file of settings is Python."""
 
 import pathlib
+import textwrap
 
 import processes
 
@@ -16,30 +17,31 @@ def get_config():
     {fault}
     return c
 """
-STUCK_LOADER = """
-    from clipjax.data import images
-    decode, made = images.decode_train, []
-    def stuck(*arguments, **settings):
-        made.append(1)
-        if HOST == "1" and len(made) > 200:
-            time.sleep(10_000)
-        return decode(*arguments, **settings)
-    images.decode_train = stuck
-"""
+
+
+def while_decoding(name: str, *, host: str, does: str, indent: str = "    ") -> str:
+    """A fault of one host: after 200 images, function `name` `does` something in decoding."""
+    lines = f"""
+        from clipjax.data import images
+        decode, made = images.decode_train, []
+        def {name}(*arguments, **settings):
+            made.append(1)
+            if HOST == {host!r} and len(made) > 200:
+                {does}
+            return decode(*arguments, **settings)
+        images.decode_train = {name}
+    """
+    return textwrap.indent(textwrap.dedent(lines), indent)
+
+
+STUCK_LOADER = while_decoding("stuck", host="1", does="time.sleep(10_000)")
 # Travels to the workers by value, as the settings' file is read by their parent alone.
-STUCK_WORKER = """
+STUCK_WORKER = f"""
     from clipjax.data import loader
     start = loader.start_worker
     def start_and_get_stuck(index, count):
         start(index, count)
-        from clipjax.data import images
-        decode, made = images.decode_train, []
-        def stuck(*arguments, **settings):
-            made.append(1)
-            if HOST == "1" and len(made) > 200:
-                time.sleep(10_000)
-            return decode(*arguments, **settings)
-        images.decode_train = stuck
+{while_decoding("stuck", host="1", does="time.sleep(10_000)", indent="        ")}
     loader.start_worker = start_and_get_stuck
     c.data.num_workers = 1
 """
@@ -78,16 +80,6 @@ def config(folder: pathlib.Path, *, settings: str = "", fault: str = "", **names
     return f"--config={file}"
 
 
-UNEXPECTED = """
-    from clipjax.data import images
-    decode, made = images.decode_train, []
-    def broken(*arguments, **settings):
-        made.append(1)
-        if HOST == {host!r} and len(made) > 200:
-            {does}
-        return decode(*arguments, **settings)
-    images.decode_train = broken
-"""
 SLOW_LOADER = """
     from clipjax.data import images
     decode, one_at_a_time = images.decode_train, threading.Lock()

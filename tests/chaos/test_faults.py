@@ -209,8 +209,9 @@ def test_a_frozen_host_ends_the_others(tmp_path):
 
 @pytest.mark.parametrize("host", ["0", "1"])
 def test_an_error_that_nobody_expects_ends_all_with_1_and_shows_where(tmp_path, host):
-    names = {"host": host, "does": "raise RuntimeError('a mistake of ours')"}
-    config = faults.config(tmp_path, fault=faults.UNEXPECTED, **names)
+    raises = "raise RuntimeError('a mistake of ours')"
+    fault = faults.while_decoding("broken", host=host, does=raises)
+    config = faults.config(tmp_path, fault=fault)
     group = processes.start_joined(config, f"--workdir={tmp_path / 'run'}", count=2, devices=1)
     codes, told = ended(group)
     assert codes == [1, 1], told
@@ -219,8 +220,8 @@ def test_an_error_that_nobody_expects_ends_all_with_1_and_shows_where(tmp_path, 
 
 
 def test_a_host_that_exits_in_the_middle_ends_the_others(tmp_path):
-    names = {"host": "1", "does": "os._exit(3)"}
-    config = faults.config(tmp_path, fault=faults.UNEXPECTED, **names)
+    fault = faults.while_decoding("broken", host="1", does="os._exit(3)")
+    config = faults.config(tmp_path, fault=fault)
     group = processes.start_joined(config, f"--workdir={tmp_path / 'run'}", count=2, devices=1)
     codes, told = ended(group)
     assert codes == [exits.PEER_FAILURE, 3], told

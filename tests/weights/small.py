@@ -5,7 +5,7 @@ import numpy as np
 
 from clipjax.common import trees
 from clipjax.data.clip_tokenizer import ClipTokenizer
-from clipjax.weights import arrays
+from clipjax.weights import arrays, formats
 from clipjax.weights import siglip as formats_siglip
 from clipjax.weights.foreign import shapes_of
 
@@ -60,6 +60,12 @@ def variables(model, *, seed=0):
     found = params(model, seed=seed)
     stats = found.pop("batch_stats", {})
     return {"params": found, "batch_stats": stats}
+
+
+def write(folder, model, *, to):
+    """A folder of the model in another program's format, with `variables` and `tokenizer`."""
+    given = {"variables": variables(model), "tokenizer": tokenizer()}
+    formats.write(folder, to=to, model=model, **given)
 
 
 def theirs(params, *, layout):

@@ -21,6 +21,7 @@ from clipjax.weights import (
     big_vision,
     formats,
     huggingface,
+    huggingface_folder,
     openai,
     tokenizer_json,
 )
@@ -179,13 +180,7 @@ def test_written_and_read_again_is_the_same_bits(to, name, tmp_path):
 def test_what_a_program_does_not_have_is_refused_and_leaves_nothing(name, tmp_path):
     model = ONLY_OPEN_CLIP[name]
     with pytest.raises(DataError, match="CLIPModel has no model with"):
-        formats.write(
-            tmp_path / "out",
-            to="huggingface",
-            model=model,
-            variables=small.variables(model),
-            tokenizer=small.tokenizer(),
-        )
+        small.write(tmp_path / "out", model, to="huggingface")
     assert not list(tmp_path.iterdir())
 
 
@@ -237,14 +232,14 @@ def test_one_model_in_several_files(tmp_path):
         variables={"params": params},
         tokenizer=tokenizer,
     )
-    file = tmp_path / "whole" / huggingface.WEIGHTS
+    file = tmp_path / "whole" / huggingface_folder.WEIGHTS
     tensors = safetensors_numpy.load_file(file)
     file.unlink()
     places = {name: f"part-{i % 2}.safetensors" for i, name in enumerate(sorted(tensors))}
     for part in set(places.values()):
         mine = {name: tensors[name] for name in tensors if places[name] == part}
         safetensors_numpy.save_file(mine, tmp_path / "whole" / part)
-    index = tmp_path / "whole" / huggingface.INDEX
+    index = tmp_path / "whole" / huggingface_folder.INDEX
     index.write_text(json.dumps({"weight_map": places}))
     small.assert_equal(pretrained.read_variables(tmp_path / "whole")["params"], params)
     index.write_text(json.dumps({"weight_map": {**places, "x": "../part-0.safetensors"}}))
@@ -272,13 +267,7 @@ def test_another_order_of_the_vocabulary_is_found_out(tmp_path):
 
 def test_a_tokenizer_of_another_size_is_refused(tmp_path):
     model = small.model(text={"vocab_size": 600})
-    formats.write(
-        tmp_path / "a",
-        to="open_clip",
-        model=model,
-        variables=small.variables(model),
-        tokenizer=small.tokenizer(),
-    )
+    small.write(tmp_path / "a", model, to="open_clip")
     with pytest.raises(ConfigError, match=r"has 600 ids, .* makes 520; .*--tokenizer"):
         clipjax.load(tmp_path / "a")
 

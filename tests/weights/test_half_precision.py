@@ -9,7 +9,7 @@ import small
 from safetensors import numpy as safetensors_numpy
 
 from clipjax import convert, pretrained
-from clipjax.weights import arrays, files, huggingface, open_clip, openai
+from clipjax.weights import arrays, files, huggingface, huggingface_folder, open_clip, openai
 
 HALVES = (np.float16, ml_dtypes.bfloat16)
 MODEL = small.model()
@@ -94,7 +94,7 @@ def test_arrays_of_unlike_precision_that_become_one_lose_nothing(tmp_path):
     for i in (0, 1):
         key = f"{block}.{i}.self_attn.k_proj.weight"
         tensors[key] = tensors[key].astype(ml_dtypes.bfloat16)
-    safetensors_numpy.save_file(tensors, folder / huggingface.WEIGHTS)
+    safetensors_numpy.save_file(tensors, folder / huggingface_folder.WEIGHTS)
 
     found = written(to("open_clip", folder, tmp_path / "b"))
     blocks = "visual.transformer.resblocks"
@@ -125,4 +125,4 @@ def test_every_array_lies_at_a_multiple_of_its_width(tmp_path):
 
 def torch_dtype(folder):
     """In which transformers loads the model."""
-    return json.loads((folder / huggingface.CONFIG).read_text())["torch_dtype"]
+    return json.loads((folder / huggingface_folder.CONFIG).read_text())["torch_dtype"]

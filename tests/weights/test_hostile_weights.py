@@ -15,10 +15,10 @@ from safetensors import numpy as safetensors_numpy
 import clipjax
 from clipjax import convert
 from clipjax.common.exits import CleanExit
-from clipjax.weights import formats, huggingface, open_clip
+from clipjax.weights import huggingface_folder, open_clip
 
 CANARY = "canary"
-WEIGHTS = huggingface.WEIGHTS
+WEIGHTS = huggingface_folder.WEIGHTS
 
 
 class Payload:
@@ -36,13 +36,7 @@ def good(tmp_path_factory):
     """A folder of transformers', which converts."""
     folder = tmp_path_factory.mktemp("good") / "model"
     model = small.model()
-    formats.write(
-        folder,
-        to="huggingface",
-        model=model,
-        variables=small.variables(model),
-        tokenizer=small.tokenizer(),
-    )
+    small.write(folder, model, to="huggingface")
     return folder
 
 
@@ -65,7 +59,7 @@ def header(folder, change):
 
 
 def settings(folder, **changes):
-    file = folder / huggingface.CONFIG
+    file = folder / huggingface_folder.CONFIG
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
@@ -112,8 +106,10 @@ FOLDERS = {
         (f / WEIGHTS).unlink(),
         (f / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(f / CANARY))),
     ),
-    "settings that are a list": lambda f: (f / huggingface.CONFIG).write_text("[]"),
-    "settings as deep as the stack": lambda f: (f / huggingface.CONFIG).write_text("[" * 200_000),
+    "settings that are a list": lambda f: (f / huggingface_folder.CONFIG).write_text("[]"),
+    "settings as deep as the stack": lambda f: (f / huggingface_folder.CONFIG).write_text(
+        "[" * 200_000
+    ),
     "a billion layers": lambda f: settings(
         f, vision_config={"hidden_size": 128, "num_hidden_layers": 10**9, "image_size": 32}
     ),

@@ -7,7 +7,6 @@ import small
 
 from clipjax import convert, pretrained
 from clipjax.common.exits import ConfigError, RemoteError
-from clipjax.weights import formats
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -22,13 +21,7 @@ def cache(tmp_path, monkeypatch):
     model = small.model()
     folder = tmp_path / "hub" / "models--org--name"
     made = tmp_path / "made"
-    formats.write(
-        made,
-        to="huggingface",
-        model=model,
-        variables=small.variables(model),
-        tokenizer=small.tokenizer(),
-    )
+    small.write(made, model, to="huggingface")
     (folder / "refs").mkdir(parents=True)
     for name in ("main", "v1"):
         (folder / "refs" / name).write_text(COMMIT)

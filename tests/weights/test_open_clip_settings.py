@@ -8,7 +8,7 @@ import small
 from clipjax import pretrained
 from clipjax.common.exits import DataError
 from clipjax.models.shapes import IMAGE_MEAN, IMAGE_STD
-from clipjax.weights import formats, open_clip, open_clip_siglip, siglip
+from clipjax.weights import open_clip, open_clip_siglip, siglip
 
 
 @pytest.mark.parametrize(
@@ -26,13 +26,7 @@ from clipjax.weights import formats, open_clip, open_clip_siglip, siglip
 )
 def test_settings_that_clipjax_does_not_have_are_named(change, message, tmp_path):
     model = small.model(activation="gelu")
-    formats.write(
-        tmp_path / "a",
-        to="open_clip",
-        model=model,
-        variables=small.variables(model),
-        tokenizer=small.tokenizer(),
-    )
+    small.write(tmp_path / "a", model, to="open_clip")
     file = tmp_path / "a" / open_clip.CONFIG
     config = json.loads(file.read_text())
     for part, settings in change.items():
