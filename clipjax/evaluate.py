@@ -98,10 +98,11 @@ def _check(
 
 def _check_suite(workdir: str, *, weights: str, suite: str, watch: bool, step: int | None) -> None:
     if not suite:
+        from clipjax.common import shipped
         from clipjax.evals import suites
 
         flag = f"--weights={weights}" if weights else "--watch"
-        known = ", ".join(suites.SUITES)
+        known = ", ".join([*suites.SUITES, *shipped.names("suite")])
         raise ConfigError(f"{flag}: add what to run, --suite=NAME ({known}) or --suite=FILE.py")
     if bool(weights) == bool(workdir):
         raise ConfigError("--suite: name what to evaluate, either --weights=PATH or --workdir=RUN")

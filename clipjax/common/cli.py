@@ -15,15 +15,27 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from clipjax.common import exits, streams
+from clipjax.common import exits, shipped, streams
 from clipjax.common.registry import closest
 
 
+class _ConfigFileParser(config_flags.config_flags.ConfigFileFlagParser):
+    """Loads a config by its path, or by the name of a shipped one; `:VARIANT` may follow."""
+
+    def parse(self, path: str) -> Any:
+        return super().parse(_with_file(path))
+
+
 def define_config_flag() -> Any:
-    """`--config=FILE.py`, with `--config.a.b=value` for each of its settings."""
-    return config_flags.DEFINE_config_file(
-        "config", None, "Config file, Python run as code.", lock_config=True
+    """`--config=FILE.py` or `--config=NAME`, with `--config.a.b=value` for each of its settings."""
+    flag = config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Config file, Python run as code, or one that comes with clipjax by its name: "
+        + ", ".join(shipped.names("config")),
     )
+    flags.FLAGS["config"].parser = _ConfigFileParser("config")
+    return flag
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -93,8 +105,6 @@ def _check_paths(argv: Sequence[str]) -> None:
 
 def _explain(error: Exception, argv: Sequence[str]) -> str:
     path = _config_path(argv)
-    if path is not None and not os.path.exists(path):
-        return f"--config={path}: no such file (looked from {os.getcwd()})"
     for argument in argv[1:]:
         name = argument.split("=")[0].lstrip("-")
         if name.startswith("config."):
@@ -120,12 +130,18 @@ def _config_path(argv: Sequence[str]) -> str | None:
     return None if value is None else value.split(":", 1)[0]
 
 
+def _with_file(value: str) -> str:
+    """The value of `--config`, with the file's path for its name."""
+    name, *variant = [value] if "://" in value else value.split(":", 1)
+    return ":".join([shipped.file(name, flag="config"), *variant])
+
+
 def _config_value(argv: Sequence[str]) -> str | None:
     for position, argument in enumerate(argv):
         if argument in ("--config", "-config") and position + 1 < len(argv):
-            return argv[position + 1]
+            return _with_file(argv[position + 1])
         if argument.startswith(("--config=", "-config=")):
-            return argument.split("=", 1)[1]
+            return _with_file(argument.split("=", 1)[1])
     return None
 
 
@@ -154,7 +170,7 @@ def config(flag: Any) -> Any:
       ConfigError: there is no `--config`.
     """
     if flag.value is None:
-        raise exits.ConfigError("--config is missing; write --config=configs/quickstart.py")
+        raise exits.ConfigError("--config is missing; write --config=quickstart")
     return flag.value
 
 

@@ -1,7 +1,8 @@
 """The registry of evaluation sets, and suites of them: what `evaluate --suite=NAME` runs.
 
 Facts of the sets stand in `sets.json`, published results in `published.json`, each with its
-source. A suite is one of `SUITES`, or a Python file of the user's with a function `get_suite()`:
+source. A suite is one of `SUITES`, or a Python file, the user's or one of `configs/evals`, with a
+function `get_suite()`:
 
     from clipjax.evals import suites
 
@@ -13,13 +14,13 @@ import dataclasses
 import functools
 import importlib.resources
 import json
-import os
 import runpy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from clipjax.common import shipped
 from clipjax.common.exits import ConfigError
-from clipjax.common.registry import check_name, closest
+from clipjax.common.registry import check_name
 
 PROTOCOLS = (
     *("zero_shot", "retrieval", "linear_probe", "few_shot", "robustness", "action", "pm_k"),
@@ -225,7 +226,7 @@ SUITES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # sets, protocol
 
 
 def find(name: str) -> Suite:
-    """A suite by name, or the one that a Python file's `get_suite()` gives.
+    """A suite by name, or the one that `get_suite()` of a Python file gives, the user's or shipped.
 
     Raises:
       ConfigError: there is none, or the file is not as above.
@@ -233,15 +234,9 @@ def find(name: str) -> Suite:
     if name in SUITES:
         sets, run = SUITES[name]
         return Suite(name, tuple(entries()[key] for key in sets), run)
-    if not name.endswith(".py"):
-        raise ConfigError(
-            f'--suite="{name}" is unknown{closest(name, SUITES)}; known: {", ".join(SUITES)}, or a'
-            " Python file with get_suite()"
-        )
-    if not os.path.isfile(name):
-        raise ConfigError(f"--suite={name}: no such file (looked from {os.getcwd()})")
+    path = shipped.file(name, flag="suite", other_names=SUITES)
     try:
-        made = runpy.run_path(name)["get_suite"]()
+        made = runpy.run_path(path)["get_suite"]()
     except ConfigError:
         raise
     except Exception as error:  # the file is Python and may raise anything
