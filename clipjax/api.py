@@ -5,8 +5,9 @@ model.encode_image(["cat.jpg"]), model.encode_text(["a cat"])
 model.zero_shot(["cat.jpg"], ["a cat", "a dog"])   # probabilities
 """
 
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from clipjax import build_model, pretrained
+from clipjax.common import lists
 from clipjax.config import Config
 from clipjax.data import captions, tokenizers
 from clipjax.data import images as image_files
@@ -23,8 +25,9 @@ from clipjax.evals import embed, prompts, zero_shot
 from clipjax.parallel import mesh as meshes
 from clipjax.parallel import sharding
 
-AnyImage = Image.Image | np.ndarray | str | os.PathLike[str]
+AnyImage = Image.Image | np.ndarray | bytes | str | os.PathLike[str]
 LARGEST_BATCH = 64  # images or texts a device at once
+GIVE = "give paths, bytes, PIL images or uint8 arrays [H, W, 3]"
 
 
 def load(
@@ -91,60 +94,68 @@ class Model:
         )
         self._embedders: dict[int, embed.Embedder] = {}
 
-    def encode_image(self, images: Sequence[AnyImage]) -> np.ndarray:
+    def encode_image(self, images: AnyImage | Iterable[AnyImage]) -> np.ndarray:
         """Embeddings float32 [N, E], L2-normalised.
 
         Args:
-          images: PIL images, paths of JPEG, PNG or WebP files, or uint8 arrays [H, W, 3] or
-            [H, W]; prepared as released (shorter side to the model's size, centre square; both
-            sides where `config.model.image_resize` is "squash").
+          images: PIL images, paths of JPEG, PNG or WebP files, their bytes, or uint8 arrays
+            [H, W, 3] or [H, W]; an array [N, H, W, 3] of several; or one image alone, N = 1.
+            Prepared as released (shorter side to the model's size, centre square; both sides where
+            `config.model.image_resize` is "squash").
 
         Raises:
           ValueError: one is no image, or damaged; names it.
           OSError: a file cannot be read.
         """
-        if isinstance(images, str | os.PathLike | Image.Image):
-            images = [images]
-        if not len(images):
+        listed = several(images)
+        if not listed:
             return np.zeros((0, self.config.model.embed_dim), np.float32)
         settings = {"size": self.image_size, "resize": self.module.config.image_resize}
-        return self.embedder(len(images)).pixels(
+        return self.embedder(len(listed)).pixels(
             self.variables,
-            lambda index: {"image": prepare(images[index], **settings)},
-            length=len(images),
+            lambda index: {"image": prepare(listed[index], **settings)},
+            length=len(listed),
             poll=_never,
         )
 
-    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+    def encode_text(self, texts: str | Iterable[str]) -> np.ndarray:
         """Embeddings float32 [N, E], L2-normalised, of texts cleaned as captions are for training
-        (`captions.clean`); those longer than the context are cut."""
-        texts = [captions.clean(text) for text in ([texts] if isinstance(texts, str) else texts)]
-        if not len(texts):
+        (`captions.clean`); those longer than the context are cut. One text alone is N = 1.
+
+        Raises:
+          ValueError: one is no text.
+        """
+        cleaned = [captions.clean(text) for text in lists.texts(texts, what="texts")]
+        if not cleaned:
             return np.zeros((0, self.config.model.embed_dim), np.float32)
-        return self.embedder(len(texts)).texts(
-            self.variables, texts, tokenizer=self.tokenizer, poll=_never
+        return self.embedder(len(cleaned)).texts(
+            self.variables, cleaned, tokenizer=self.tokenizer, poll=_never
         )
 
     def zero_shot(
         self,
-        images: Sequence[AnyImage],
-        labels: Sequence[str],
+        images: AnyImage | Iterable[AnyImage],
+        labels: str | Iterable[str],
         *,
-        templates: Sequence[str] = prompts.GENERIC,
+        templates: str | Iterable[str] = prompts.GENERIC,
     ) -> np.ndarray:
         """Probabilities float32 [N, C] of each label for each image; rows add up to 1.
 
         Args:
           images: as `encode_image` takes them.
-          labels: C names.
-          templates: texts with one {} for the name, averaged in embedding space; ("{}",) uses the
+          labels: C names; one alone always gets 1.
+          templates: texts with one {} for the name, averaged in embedding space; "{}" uses the
             labels as they are.
 
         Raises:
+          ValueError: there are no labels, one is no text, or an image is none.
           ConfigError: a template is none, or a prompt is longer than the model's context.
         """
-        templates = prompts.check_templates(templates, where="templates")
-        asked = prompts.Prompts(tuple(labels), tuple((name,) for name in labels), templates)
+        names = lists.texts(labels, what="labels")
+        if not names:
+            raise ValueError("labels: give at least one")
+        checked = prompts.check_templates(templates, where="templates")
+        asked = prompts.Prompts(tuple(names), tuple((name,) for name in names), checked)
         texts, owners, _ = asked.texts()
         zero_shot.check_fit(texts, tokenizer=self.tokenizer, where="labels")
         weights = zero_shot.class_weights(self.encode_text(texts), owners=owners)
@@ -163,6 +174,21 @@ class Model:
         return self._embedders[each]
 
 
+def several(images: AnyImage | Iterable[AnyImage]) -> list[AnyImage]:
+    """The images of one image, an array [N, H, W, 3], a sequence or a generator.
+
+    Raises ValueError for anything else, such as a dictionary or a set, which have no order.
+    """
+    if isinstance(images, Image.Image | bytes | str | os.PathLike):
+        return [images]
+    if hasattr(images, "__array__"):
+        array = np.asarray(images)
+        return list(array) if array.ndim in (1, 4) else [array]
+    if not lists.is_list(images) or isinstance(images, io.IOBase):
+        raise ValueError(f"{type(images).__name__} is no image and no list of images; {GIVE}")
+    return list(images)
+
+
 def prepare(image: AnyImage, *, size: int, resize: str = "crop") -> np.ndarray:
     """uint8 [size, size, 3] of any kind of image, as `images.decode_eval` prepares it.
 
@@ -170,6 +196,8 @@ def prepare(image: AnyImage, *, size: int, resize: str = "crop") -> np.ndarray:
       ValueError: it is no image, or damaged; names the file.
       OSError: a file cannot be read.
     """
+    if isinstance(image, bytes):
+        return image_files.decode_eval(image, size=size, resize=resize)
     if isinstance(image, str | os.PathLike):
         with open(os.path.expanduser(image), "rb") as file:
             data = file.read()
@@ -178,13 +206,23 @@ def prepare(image: AnyImage, *, size: int, resize: str = "crop") -> np.ndarray:
         except image_files.BadImage as error:
             raise ValueError(f"{os.fspath(image)}: {error}") from error
     if not isinstance(image, Image.Image):
-        array = np.asarray(image)
-        if array.dtype != np.uint8 or array.ndim not in (2, 3):
-            raise ValueError(
-                f"an image array is uint8 [H, W, 3] or [H, W], not {array.dtype}{list(array.shape)}"
-            )
-        image = Image.fromarray(array)
+        image = Image.fromarray(_pixels(image))
     return image_files.prepare_eval(image, size=size, resize=resize)
+
+
+def _pixels(image: Any) -> np.ndarray:
+    """uint8 [H, W] or [H, W, 3 or 4] of an image array; ValueError for anything else."""
+    if not hasattr(image, "__array__"):
+        raise ValueError(f"{type(image).__name__} is no image; {GIVE}")
+    array = np.asarray(image)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if not shaped or array.dtype != np.uint8 or not array.size:
+        raise ValueError(
+            f"an image array is uint8 [H, W, 3] or [H, W], not {array.dtype}{list(array.shape)}"
+        )
+    return array
 
 
 def _never() -> bool:

@@ -251,6 +251,8 @@ def evaluator(kind: str, **changes: Any) -> Config:
         c.classes = ""  # table of class names: built in, or a JSON file; "" is the data's own
         c.templates = ()  # prompts, texts with one {} for the name; () is the table's
         c.permute_names = False  # a control that must fail: every class gets the next one's names
+        if isinstance(changes.get("templates"), str):
+            changes["templates"] = (changes["templates"],)
     c.update(changes)
     return c
 

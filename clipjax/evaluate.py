@@ -18,9 +18,8 @@ from typing import Any
 
 from absl import flags
 
-from clipjax.common import cli, exits
+from clipjax.common import cli, exits, lists
 from clipjax.common.exits import ConfigError
-from clipjax.common.registry import check_name
 from clipjax.config import defaults
 
 
@@ -47,6 +46,10 @@ def run(
     Raises:
       CleanExit: with the exit code for what was wrong.
     """
+    queries, labels, templates = (
+        tuple(lists.texts(values, what=flag))
+        for values, flag in ((queries, "--query"), (labels, "--labels"), (templates, "--template"))
+    )
     if suite or weights or watch:
         _check_suite(workdir, weights=weights, suite=suite, watch=watch, step=step)
         return run_suite(
@@ -123,11 +126,10 @@ def run_suite(
     **options: Any,
 ) -> int:
     """The suite that is named, on what is named; returns the exit code."""
-    from clipjax.evals import suites
+    from clipjax.evals import suite_checks, suites
 
     chosen = suites.find(suite)
-    for protocol in options.get("only", ()):
-        check_name(protocol, names=suites.PROTOCOLS, kind="--protocols")
+    suite_checks.protocol_names(options.get("only", ()), where="--protocols")
     from clipjax import evaluate_suite  # jax loads here
     from clipjax.parallel import compilation_cache, distributed
 

@@ -15,6 +15,7 @@ from etils import epath
 from PIL import Image
 
 from clipjax import build_data
+from clipjax.common import lists
 from clipjax.common.exits import ConfigError
 from clipjax.data.sources.folder import Folder
 from clipjax.evals import prompts
@@ -93,7 +94,8 @@ def _templates(config: Any) -> tuple[str, ...]:
         if settings.kind == "zero_shot":
             source = settings.source or config.data.source
             table = prompts.TABLES.get(settings.classes or prompts.TABLE_OF_SOURCE.get(source, ""))
-            return tuple(settings.templates) or (table().templates if table else ())
+            own = tuple(lists.texts(settings.templates, what="templates"))
+            return own or (table().templates if table else ())
     return ()
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.common import lists
 from clipjax.common.exits import ConfigError
 from clipjax.common.registry import closest
 
@@ -92,11 +93,18 @@ def make(
     return Prompts(tuple(keys), tuple(names), templates)
 
 
-def check_templates(templates: Sequence[str], *, where: str) -> tuple[str, ...]:
-    """The templates, each a text with one {}; ConfigError if one is not.
+def check_templates(templates: str | Iterable[str], *, where: str) -> tuple[str, ...]:
+    """The templates, or the one, each a text with one {}; ConfigError if one is not, or none is
+    given.
 
     Only a literal {} is replaced: no format specifications, no attributes, no fields by name.
     """
+    try:
+        templates = lists.texts(templates, what=where)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if not templates:
+        raise ConfigError(f"{where}: give at least one, such as {GENERIC[0]!r}")
     for template in templates:
         rest = template.replace("{}", "", 1)
         if rest == template or "{" in rest or "}" in rest:

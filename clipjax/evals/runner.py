@@ -21,7 +21,7 @@ import numpy as np
 from etils import epath
 
 from clipjax.common.exits import ConfigError, DataError
-from clipjax.evals import protocols, results, set_data, suites, summary
+from clipjax.evals import protocols, results, set_data, suite_checks, suites, summary
 from clipjax.evals.progress import Progress
 from clipjax.evals.results import Record
 from clipjax.evals.subject import OnSet, Subject
@@ -46,7 +46,7 @@ def run_suite(
     folder: str,
     data: str = "",
     prompts: str = "",
-    only: Sequence[str] = (),
+    only: str | Sequence[str] = (),
     force: bool = False,
     compare: str = "",
     say: Say = print,
@@ -68,7 +68,7 @@ def run_suite(
     lead = distributed.is_lead()
     records, tasks = [], []
     for entry in suite.entries:
-        wanted = tuple(only) or entry.run or suite.run
+        wanted = suite_checks.protocol_names(only) or entry.run or suite.run
         task = _prepare(subject, entry, wanted, data=data, folder=place, prompts=prompts)
         if isinstance(task, Task):
             task = dataclasses.replace(task, todo=fitting(task.on, wanted)) if force else task

@@ -14,18 +14,17 @@ import dataclasses
 import functools
 import importlib.resources
 import json
+import os
 import runpy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from clipjax.common import shipped
 from clipjax.common.exits import ConfigError
 from clipjax.common.registry import check_name
+from clipjax.evals import metric_names, suite_checks
 
-PROTOCOLS = (
-    *("zero_shot", "retrieval", "linear_probe", "few_shot", "robustness", "action", "pm_k"),
-    *("rare_actions", "geolocation", "lexicon", "associations"),
-)
+PROTOCOLS = tuple(metric_names.METRICS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +98,9 @@ class Entry:
     metric: str = ""
     run: tuple[str, ...] = ()
 
+    def __post_init__(self):
+        object.__setattr__(self, "run", suite_checks.protocol_names(self.run))
+
     @property
     def sizes(self) -> dict[str, int]:
         """The number of images by protocol."""
@@ -112,6 +114,12 @@ class Suite:
     name: str
     entries: tuple[Entry, ...]
     run: tuple[str, ...] = ("zero_shot",)
+
+    def __post_init__(self):
+        """One set, or one protocol, stands for a list of one."""
+        sets = (self.entries,) if isinstance(self.entries, Entry) else tuple(self.entries)
+        object.__setattr__(self, "entries", sets)
+        object.__setattr__(self, "run", suite_checks.protocol_names(self.run))
 
 
 @functools.cache
@@ -141,24 +149,24 @@ def reported(entry: Entry, *, protocol: str, model: str) -> dict[str, dict[str, 
     return found
 
 
-def get(name: str, *, run: Sequence[str] = ()) -> Entry:
+def get(name: str, *, run: str | Iterable[str] = ()) -> Entry:
     """The registered set, with protocols of its own; ConfigError naming the closest."""
     check_name(name, names=entries(), kind="evaluation set")
-    return dataclasses.replace(entries()[name], run=tuple(run))
+    return dataclasses.replace(entries()[name], run=suite_checks.protocol_names(run))
 
 
 def own(
     name: str,
     *,
-    path: str = "",
+    path: str | os.PathLike[str] = "",
     source: str = "",
     split: str = "test",
     n: int | None = None,
     metric: str = "",
-    prompts: str = "",
-    train_path: str = "",
-    validation_path: str = "",
-    run: Sequence[str] = (),
+    prompts: str | os.PathLike[str] = "",
+    train_path: str | os.PathLike[str] = "",
+    validation_path: str | os.PathLike[str] = "",
+    run: str | Iterable[str] = (),
 ) -> Entry:
     """A set of the user's own.
 
@@ -172,22 +180,30 @@ def own(
       prompts: a file or folder, see `prompt_files.read`; "" is the data's own.
       train_path, validation_path: as `path`, for a linear probe; without the second a part of the
         first is its validation split.
-      run: protocols; () takes the suite's.
+      run: protocols, or one; () takes the suite's.
+
+    Raises:
+      ConfigError: there is no such metric or protocol, or a value is of the wrong type.
     """
+    where = f'suites.own("{name}")'
     if not path and not source:
-        raise ConfigError(f'suites.own("{name}"): give path=, or source= for demo data')
+        raise ConfigError(f"{where}: give path=, or source= for demo data")
+    suite_checks.file_name(name, where=f"{where}: the set")
+    if suite_checks.text(metric, where=f"{where}: metric"):
+        metric_names.check_known(metric, where=f"{where}: metric")
+    suite_checks.size(n, where=f"{where}: n")
     return Entry(
         id=name,
         name=name,
         protocols={"own": Expected(n, metric)} if n else {},
-        path=path,
-        source=source,
-        split=split,
-        prompts_file=prompts,
-        train_path=train_path,
-        validation_path=validation_path,
+        path=suite_checks.path(path, where=f"{where}: path"),
+        source=suite_checks.text(source, where=f"{where}: source"),
+        split=suite_checks.text(split, where=f"{where}: split"),
+        prompts_file=suite_checks.path(prompts, where=f"{where}: prompts"),
+        train_path=suite_checks.path(train_path, where=f"{where}: train_path"),
+        validation_path=suite_checks.path(validation_path, where=f"{where}: validation_path"),
         metric=metric,
-        run=tuple(run),
+        run=suite_checks.protocol_names(run),
     )
 
 
@@ -237,28 +253,36 @@ def find(name: str) -> Suite:
     path = shipped.file(name, flag="suite", other_names=SUITES)
     try:
         made = runpy.run_path(path)["get_suite"]()
-    except ConfigError:
-        raise
-    except Exception as error:  # the file is Python and may raise anything
-        raise ConfigError(
-            f"--suite={name}: {type(error).__name__}: {' '.join(str(error).split())}"
-        ) from error
+    except ConfigError as error:
+        raise ConfigError(f"--suite={name}: {error}") from None
+    except (Exception, SystemExit) as error:  # the file is Python and may raise anything
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        more = "; define get_suite()" if text == "KeyError: 'get_suite'" else ""
+        raise ConfigError(f"--suite={name}: {text}{more}") from error
     if not isinstance(made, Suite):
-        raise ConfigError(f"--suite={name}: get_suite() must return a suites.Suite")
+        raise ConfigError(f"--suite={name}: get_suite() must return a suites.Suite, not {made!r}")
     return check(made, where=f"--suite={name}")
 
 
 def check(suite: Suite, *, where: str) -> Suite:
-    """The suite; ConfigError if ids repeat, cannot be file names, or a protocol is unknown."""
-    seen: set[str] = set()
-    for entry in suite.entries:
-        if entry.id in seen or not entry.id.replace("-", "_").replace(".", "_").isidentifier():
-            raise ConfigError(f'{where}: set "{entry.id}" needs a name of its own, as a file has')
-        seen.add(entry.id)
-    for protocol in {*suite.run, *(p for entry in suite.entries for p in entry.run)}:
-        check_name(protocol, names=PROTOCOLS, kind=f"{where}: protocol")
+    """The suite; ConfigError if it holds no sets or what is none, ids repeat or cannot be file
+    names, or a metric is unknown."""
+    suite_checks.file_name(suite.name, where=f"{where}: the suite")
     if not suite.entries:
         raise ConfigError(f"{where}: the suite holds no sets")
+    seen: set[str] = set()
+    for entry in suite.entries:
+        if not isinstance(entry, Entry):
+            raise ConfigError(
+                f'{where}: {entry!r} is no set; write suites.get("pets") for a registered one, or'
+                ' suites.own("mine", path="DIR")'
+            )
+        if entry.id in seen:
+            raise ConfigError(f'{where}: set "{entry.id}" needs a name of its own')
+        seen.add(entry.id)
+        suite_checks.file_name(entry.id, where=f"{where}: set")
+        for metric in filter(None, (entry.metric, *(e.metric for e in entry.protocols.values()))):
+            metric_names.check_known(metric, where=f"{where}: metric of {entry.id}")
     return suite
 
 
