@@ -162,14 +162,15 @@ def _check_cache(data: Config, source: Any, *, where: str) -> None:
 
 
 def tokenizer(config: Config, *, source: Any, workdir: str) -> Any:
-    """The run's tokenizer, the same on every process: from the work directory, a file, or trained.
+    """The run's tokenizer, the same on every process: from the work directory, a file, the weights
+    that the run starts from, or trained on the captions.
 
     Process 0 finds or trains it and publishes it in the work directory; the others receive its
     bytes, so all are equal by construction.
 
     Raises:
-      ConfigError: its size is not `model.text.vocab_size`, or the work directory's differs from
-        the one in `tokenizer.path`.
+      ConfigError: its size is not `model.text.vocab_size`, the work directory's differs from the
+        one in `tokenizer.path`, or the weights of `config.init` bring another kind.
     """
     text = config.model.text
     published = epath.Path(workdir) / "tokenizer"
@@ -205,6 +206,8 @@ def _lead_tokenizer(config: Config, *, source: Any, published: epath.Path) -> An
                 f" run began with, {published}; leave it out or start in another --workdir"
             )
         return found
+    if given is None and (trained := build_model.vocabulary_of_weights(config)) is not None:
+        given = tokenizers.KINDS[kind](trained.model, context_length=text.context_length)
     if given is None and kind == "clip":
         merges = clip_tokenizer.packaged_merges()
         given = clip_tokenizer.ClipTokenizer(merges, context_length=text.context_length)

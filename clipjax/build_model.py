@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from clipjax import pretrained
 from clipjax.common.exits import CleanExit, ConfigError
 from clipjax.config import Config
-from clipjax.data.tokenizers import Tokenizer, first_difference
+from clipjax.data.tokenizers import Tokenizer, first_difference, kind_of
 from clipjax.models import clip, flops
 from clipjax.models.kernels import self_check
 from clipjax.models.kernels.rows import Place
@@ -65,17 +65,45 @@ def initial_state(config: Config, program: Any, *, tokenizer: Tokenizer) -> Trai
     return initial_weights(config, init(jax.random.key(config.seed)))
 
 
+def takes_text(config: Config) -> bool:
+    """Whether the text tower starts from the weights that `config.init` names."""
+    return bool(config.init.weights) and "text" in config.init.towers
+
+
+def vocabulary_of_weights(config: Config) -> Tokenizer | None:
+    """The vocabulary that the text weights of `config.init` bring; None where it names none.
+
+    Raises:
+      ConfigError: they bring none, or one of another kind than `config.tokenizer.kind`.
+    """
+    if not takes_text(config):
+        return None
+    kind, where = config.tokenizer.kind, f"config.init.weights={config.init.weights}"
+    trained = pretrained.read_tokenizer(config.init.weights)
+    if trained is None and kind != "clip":  # which an installed package may bring
+        raise ConfigError(
+            f"{where}: brings no vocabulary; set config.tokenizer.kind and .path to the one that"
+            " its text tower was trained with, or leave text out of config.init.towers"
+        )
+    if trained is not None and (theirs := kind_of(trained)) != kind:
+        raise ConfigError(
+            f"config.tokenizer.kind={kind}: {where} brings a vocabulary of kind {theirs}; set"
+            f" config.tokenizer.kind={theirs}, or leave text out of config.init.towers"
+        )
+    return trained
+
+
 def check_vocabulary(config: Config, tokenizer: Tokenizer) -> None:
     """Raise ConfigError if the text weights that `config.init` names know words by other ids."""
-    init = config.init
-    if not init.weights or "text" not in init.towers:
+    if not takes_text(config):
         return
-    trained = pretrained.read_tokenizer(init.weights)
+    trained = pretrained.read_tokenizer(config.init.weights)
     if trained is not None and (word := first_difference(trained, tokenizer)):
         raise ConfigError(
-            f"config.init.weights={init.weights}: trained with another vocabulary, {word!r} has"
-            " other ids there; set config.tokenizer.kind and .path to the one they were trained"
-            " with, or leave text out of config.init.towers"
+            f"config.tokenizer.path={config.tokenizer.path}: config.init.weights="
+            f"{config.init.weights} were trained with another vocabulary, {word!r} has other ids"
+            " there; leave config.tokenizer.path out, and theirs is taken, or leave text out of"
+            " config.init.towers"
         )
 
 

@@ -163,7 +163,8 @@ def defaults() -> Config:
     c.tokenizer = ConfigDict()
     c.tokenizer.kind = "sentencepiece"  # own; "clip": the release's byte pairs; "siglip": T5's as
     # SigLIP uses it; "gemma": as SigLIP 2
-    c.tokenizer.path = ""  # its file; "" trains one on the captions, "clip": an installed package's
+    # Its file; "" is that of init.weights, else one trained on the captions ("clip": installed).
+    c.tokenizer.path = ""
     c.tokenizer.max_captions = 1_000_000  # captions read to train it
 
     c.checkpoint = ConfigDict()

@@ -82,7 +82,8 @@ def _check_names(config: Config) -> None:
     )
     check_name(config.schedule.name, names=optim.SCHEDULES, kind="config.schedule.name")
     check_name(config.tokenizer.kind, names=TOKENIZERS, kind="config.tokenizer.kind")
-    if config.tokenizer.kind in READY_MADE and not config.tokenizer.path:
+    brought = config.init.weights and "text" in config.init.towers
+    if config.tokenizer.kind in READY_MADE and not config.tokenizer.path and not brought:
         _fail("tokenizer.path", "", f"name the vocabulary of kind {config.tokenizer.kind}")
     for name, settings in config.evals.items():
         check_name(settings.kind, names=evals.KINDS, kind=f"config.evals.{name}.kind")

@@ -118,9 +118,7 @@ def _run(foreign: Foreign, *, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]
     """What a run would say of these weights."""
     settings = config.defaults()
     settings.model = config.model("custom", dtype="float32", **foreign.model)
-    settings.tokenizer.kind = next(
-        kind for kind, made in tokenizers.KINDS.items() if type(tokenizer) is made
-    )
+    settings.tokenizer.kind = tokenizers.kind_of(tokenizer)
     return {
         "step": 0,
         "examples_seen": 0,

@@ -6,6 +6,8 @@ change that was allowed. The training program opens the folder, the evaluating o
 
 import importlib.metadata
 import json
+import logging
+import os
 import time
 from typing import Any
 
@@ -18,6 +20,10 @@ from clipjax.common import urls
 from clipjax.common.exits import ConfigError
 from clipjax.config import Config
 from clipjax.parallel import distributed
+from clipjax.training.checkpoint import FOLDER
+from clipjax.training.resume import ASIDE
+
+log = logging.getLogger(__name__)
 
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint")
 
@@ -64,13 +70,8 @@ def _open(folder: epath.Path, config: Config, *, allow_config_change: bool) -> N
     except OSError as error:
         raise ConfigError(f"--workdir={folder}: cannot be made: {error.strerror}") from error
     file = folder / "config.json"
-    if file.exists():
-        old = settings.flatten(read_config(folder))
-        changed = settings.changed(old, settings.flatten(settings.to_keep(config)))
-        if changed and not _has_begun(folder):
-            changed = {}
-            if (folder / "tokenizer").exists():  # of captions or a size that may be others now
-                (folder / "tokenizer").rmtree()
+    if file.exists() and _has_saved(folder):
+        changed = _changed(folder, config)
         if changed and not allow_config_change:
             told = "; ".join(f"{key}: {a!r} → {b!r}" for key, (a, b) in sorted(changed.items()))
             raise ConfigError(
@@ -80,6 +81,8 @@ def _open(folder: epath.Path, config: Config, *, allow_config_change: bool) -> N
         if changed:
             _append(folder / "config_changes.jsonl", {"time": time.time(), "changed": changed})
     try:
+        if file.exists() and not _has_saved(folder):
+            _begin_anew(folder, config)
         temporary = folder / "config.json.tmp"
         temporary.write_text(json.dumps(settings.to_keep(config), indent=2) + "\n")
         temporary.replace(file)
@@ -87,11 +90,46 @@ def _open(folder: epath.Path, config: Config, *, allow_config_change: bool) -> N
         raise ConfigError(f"--workdir={folder}: cannot be written: {error.strerror}") from error
 
 
-def _has_begun(folder: epath.Path) -> bool:
-    """Whether anything was trained there: a start that fails leaves its settings, to be mended."""
-    log, checkpoints = folder / "metrics.jsonl", folder / "checkpoints"
-    saved = checkpoints.exists() and any(step.name.isdigit() for step in checkpoints.iterdir())
-    return saved or (log.exists() and log.stat().length > 0)
+def _changed(folder: epath.Path, config: Config) -> dict[str, Any]:
+    """The run-defining settings that differ from those of the latest start."""
+    old = settings.flatten(read_config(folder))
+    return settings.changed(old, settings.flatten(settings.to_keep(config)))
+
+
+def _has_saved(folder: epath.Path) -> bool:
+    """Whether a checkpoint was saved there, be it damaged since: only that binds later starts."""
+    return any(
+        step.name.isdigit()
+        for kept in (folder / FOLDER, folder / ASIDE)
+        if kept.exists()
+        for step in kept.iterdir()
+    )
+
+
+def _begin_anew(folder: epath.Path, config: Config) -> None:
+    """Clear away what a start left that saved nothing, so that it binds the next one to nothing.
+
+    Its vocabulary is made again, of captions that may be others now. Its log goes on if the
+    settings are the same, as after a kill; else it is moved to `WORKDIR/failed_starts/`.
+    """
+    vocabulary, named = folder / "tokenizer", os.path.expanduser(config.tokenizer.path)
+    is_named = named and os.path.abspath(named).startswith(os.path.abspath(vocabulary))
+    if vocabulary.exists() and not is_named:
+        vocabulary.rmtree()
+    try:
+        differs = bool(_changed(folder, config))
+    except ConfigError:  # its config.json cannot be read
+        differs = True
+    lines = folder / "metrics.jsonl"
+    if differs and lines.exists() and lines.stat().length:
+        number = 1
+        while (kept := folder / "failed_starts" / str(number)).exists():
+            number += 1
+        kept.mkdir(parents=True)
+        for name in ("metrics.jsonl", "tensorboard", "report"):
+            if (folder / name).exists():
+                (folder / name).rename(kept / name)
+        log.warning("%s: a start with other settings saved nothing; its log is in %s", folder, kept)
 
 
 def _append(file: epath.Path, line: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """ViT-L/14@336px as the paper makes it: one more epoch of a trained ViT-L/14 at 336 pixels.
 
 python -m clipjax.main --config=configs/vitl14_336.py --workdir=gs://BUCKET/vitl14_336 \
-    --config.init.weights=gs://BUCKET/vitl14 --config.tokenizer.path=gs://BUCKET/vitl14/tokenizer \
+    --config.init.weights=gs://BUCKET/vitl14 \
     --config.data.name=NAME --config.data.path=gs://BUCKET/tensorflow_datasets
 
 Learning rate 2e-5 (table 20), FixRes-like (section 2.5). The position table is interpolated from

@@ -32,6 +32,11 @@ def from_files(files: Mapping[str, bytes], *, context_length: int) -> Tokenizer:
     raise ConfigError(f"tokenizer: none of {known} among {sorted(files) or 'no files'}")
 
 
+def kind_of(tokenizer: Tokenizer) -> str:
+    """The name in `KINDS` of a tokenizer's kind."""
+    return next(name for name, made in KINDS.items() if type(tokenizer) is made)
+
+
 def load(path: str | os.PathLike[str], *, kind: str, context_length: int) -> Tokenizer:
     """The tokenizer in a file of its kind, or in a folder that `publish` wrote.
 
