@@ -63,7 +63,7 @@ def source(data: Config, *, image_size: int, seed: int, where: str = "data") -> 
     elif data.source in ("digits", "mnist_5k"):
         made = make(split=data.split)
     elif data.source == "folder":
-        made = make(data.path)
+        made = make(data.path, split=data.split, text_key=data.text_key)
     elif data.source in sources.SHARDED:
         index = data.get("index")
         made = make(

@@ -17,7 +17,7 @@ from PIL import Image
 from clipjax import build_data
 from clipjax.common import lists
 from clipjax.common.exits import ConfigError
-from clipjax.data.sources.folder import Folder
+from clipjax.data.sources.folder import PATHS, Folder
 from clipjax.evals import prompts
 from clipjax.parallel import distributed
 from clipjax.pictures import canvas, contact_sheet
@@ -27,7 +27,7 @@ BEST = 5  # images shown for a query
 
 def show_best(model: Any, queries: Sequence[str], *, images: str, workdir: str) -> Any:
     """Write the sheet of the best images for each query and print them; returns its path."""
-    source = Folder(images) if images else _evaluation_images(model.config)
+    source = Folder(images, text_key=PATHS) if images else _evaluation_images(model.config)
     embeds = model.embedder(len(source)).images(
         model.variables, source, image_size=model.image_size, poll=lambda: False
     )

@@ -59,6 +59,7 @@ def describe(
         batch_line(config.batch_size, mesh=mesh),
         f"state       {as_bytes(local_bytes(state))} on each device, {whole:.1%} of it unsharded",
         f"data        {source.name}: {len(source):,} records; {examples:,} examples = {epochs}",
+        *([f"            {source.details}"] if hasattr(source, "details") else []),
         f"steps       {horizon.total:,} (warm-up {horizon.warmup:,}), starting at {start:,};"
         f" checkpoint every {horizon.save_every:,}, log every {horizon.log_every:,}",
         *_stage_line(stage, total=horizon.total),

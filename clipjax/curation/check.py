@@ -139,6 +139,7 @@ def summary(found: Findings, *, source: Any) -> dict[str, Any]:
     """The findings as a few numbers, JSON-ready; image bytes to three digits."""
     return {
         "source": source.name,
+        **({"read": source.details} if hasattr(source, "details") else {}),
         "records": len(source),
         "looked at": found.seen,
         "left out by the source": dict(getattr(source, "skipped", {})),

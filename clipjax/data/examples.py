@@ -197,5 +197,6 @@ def content_id(content: bytes) -> np.uint32:
 
 def record_id(source: str, *, key: str) -> np.uint32:
     """A 32-bit hash that names a record in logs."""
-    digest = hashlib.blake2b(f"{source}\n{key}".encode(), digest_size=4).digest()
+    name = f"{source}\n{key}".encode("utf-8", "backslashreplace")  # keys may be names of files
+    digest = hashlib.blake2b(name, digest_size=4).digest()
     return np.uint32(int.from_bytes(digest, "little"))

@@ -14,6 +14,8 @@ import simplejpeg
 from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+FILE_FORMATS = ("AVIF", "BMP", "GIF", "PPM", "TIFF")  # besides them, see `from_file`
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 MAX_PIXELS = 50_000_000  # 150 MB of RGB; larger ones are refused from the header alone
 MAX_ASPECT = 100  # longer side over shorter side
 MIN_SIDE = 2  # pixels; 1-pixel images are trackers and placeholders
@@ -104,6 +106,29 @@ def grey(data: bytes, *, side: int) -> np.ndarray:
     return np.asarray(image, dtype=np.float64)
 
 
+def from_file(data: bytes) -> bytes:
+    """An image file as one of `FORMATS`: of `FILE_FORMATS` the first frame becomes a PNG.
+
+    Sources of single files call this. Shards hold what strangers put on the web, and need no more
+    decoders than they have. Pixels stay as they are; what is no image at all is returned as it is.
+
+    Raises BadImage where a file of `FILE_FORMATS` is damaged or breaks one of the limits.
+    """
+    Image.init()
+    formats = tuple(name for name in FILE_FORMATS if name in Image.OPEN)  # a build may lack some
+    try:
+        Image.open(io.BytesIO(data), formats=formats)
+    except Image.UnidentifiedImageError:  # of `FORMATS`, or no image
+        return data
+    except Exception:  # damaged or too large, which is told below
+        pass
+    image = _open(data, formats=formats)
+    buffer = io.BytesIO()
+    image = image if image.mode in PNG_MODES else _rgb(image)
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
 def shrink(data: bytes, *, side: int, quality: int) -> bytes:
     """The image as a JPEG whose shorter side is at most `side` pixels.
 
@@ -140,10 +165,10 @@ def _check_size(width: int, height: int) -> None:
         raise BadImage("extreme aspect ratio")
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes, *, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """The decoded first frame in its own mode, its size checked before any pixel is decoded."""
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=formats)
         _check_size(*image.size)
         image.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

@@ -267,6 +267,9 @@ def _overview(
         f"{suite.name}: {len(records)} sets: {len(tasks) - done} to measure, {done} measured"
         f" before, {len(missing)} missing, {len(failed)} that cannot be used"
     )
+    for record in (task.record for task in tasks):
+        classes = f" of {count:,} classes" if (count := record.data["classes"]) else ""
+        say(f"  {record.name}: {record.data['n']:,} images{classes}, {record.data['where']}")
     for record in failed:
         say(f"  {record.name}: {record.message}")
     for record in missing:

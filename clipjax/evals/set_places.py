@@ -13,7 +13,7 @@ from clipjax.common.exits import ConfigError
 from clipjax.data import sources
 from clipjax.data.sources import tfds
 from clipjax.data.sources.associations import Associations
-from clipjax.data.sources.folder import Folder
+from clipjax.data.sources.folder import PATHS, Folder
 from clipjax.data.sources.labelled_table import LabelledTable
 from clipjax.data.sources.tfds_labelled import TfdsLabelled
 from clipjax.data.sources.webdataset_folder import WebDatasetFolder
@@ -89,12 +89,18 @@ def _plain(entry: Entry, data: str, split: str) -> Found:
         there = split == "test" and file.exists()
         return (Associations(str(file)), f"{file} (table)", split) if there else None
     if (folder / split).is_dir():
-        return Folder(str(folder / split)), f"{folder / split} (images by class)", split
+        return _images(str(folder / split)), f"{folder / split} (images by class)", split
     for ending in TABLES:
         file = folder / f"{split}{ending}"
         if file.exists():
             return LabelledTable(str(file)), f"{file} (table)", split
     return None
+
+
+def _images(path: str, *, split: str = "") -> Folder:
+    """A folder of images; files beside them are captions only where there are no classes."""
+    made = Folder(path, split=split, text_key=PATHS)
+    return made if hasattr(made, "labels") else Folder(path, split=split)
 
 
 def _is_own(entry: Entry) -> bool:
@@ -111,7 +117,7 @@ def _own(entry: Entry, path: str, *, split: str, image_size: int) -> Found:
         make: Callable[..., Any] = sources.get(entry.source)
         split_too = {"split": split} if entry.source in sources.SPLIT else {}
         drawn = {"image_size": image_size} if entry.source in sources.DRAWN else {}
-        made = make(path) if path else make(**split_too, **drawn)
+        made = make(path, **split_too) if path else make(**split_too, **drawn)
         return made, path or entry.source, split
     place = epath.Path(path).expanduser()
     if (place / split / "nshards.txt").exists():
@@ -119,9 +125,8 @@ def _own(entry: Entry, path: str, *, split: str, image_size: int) -> Found:
     if (place / "classnames.txt").exists() or (place / "dataset_type.txt").exists():
         WebDatasetFolder(str(place), split=split)  # raises: tells which splits there are
     if place.is_dir():
-        inner = place / split
-        place = inner if inner.is_dir() else place
-        return Folder(str(place)), f"{place} (images by class)", split
+        made = _images(str(place), split=split)
+        return made, f"{made.top} (images by class)", split
     if place.exists():
         return LabelledTable(str(place)), f"{place} (table)", split
     return None

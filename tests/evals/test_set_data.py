@@ -164,6 +164,23 @@ def test_an_official_validation_split_beside_the_training_split(tmp_path):
         set_data.open_validation(dataclasses.replace(own, validation_path="nowhere"), **place)
 
 
+def test_an_own_folder_is_read_as_any_folder_is(tmp_path):
+    folder_of(tmp_path / "x" / "train", count=9)
+    folder_of(tmp_path / "x" / "val", count=6)
+    with pytest.raises(DataError, match="splits, which are no classes: train, val; name the one"):
+        opened(suites.own("x", path=str(tmp_path / "x")))
+    found = opened(suites.own("x", path=str(tmp_path / "x"), split="val"))
+    assert found.keys == CLASSES and found.n == 6 and str(tmp_path / "x" / "val") in found.where
+    for source in ("", "folder"):
+        own = suites.own("x", path=str(tmp_path / "x"), split="train", source=source)
+        assert opened(own).n == 9
+    (tmp_path / "x" / "val" / "ant" / "0.txt").write_text("a note")  # no matter where classes are
+    assert opened(suites.own("x", path=str(tmp_path / "x" / "val"))).keys == CLASSES
+    (tmp_path / "x" / "val" / "dog").mkdir()
+    with pytest.raises(DataError, match=r"1 of 4 folders of classes hold no images: dog"):
+        opened(suites.own("x", path=str(tmp_path / "x" / "val")))
+
+
 def prompts_of(entry, source, keys, **options):
     made, origin = prompt_files.of_set(entry, source=source, keys=keys, **options)
     return dict(zip(made.keys, made.names, strict=True)), made.templates, origin

@@ -28,7 +28,7 @@ SOURCES = {
 }
 # Need no path: packages hold the data.
 OWN = ("digits", "mnist_5k", "objects", "objects_noto", "scenes")
-SPLIT = ("digits", "mnist_5k", "scenes")  # into "train" and others
+SPLIT = ("digits", "folder", "mnist_5k", "scenes")  # into "train" and others
 DRAWN = ("objects", "objects_noto", "scenes")  # in any size
 SHARDED = {  # `sources.sharded`, from `path`; what a folder's shards end with
     "parquet": ".parquet",
