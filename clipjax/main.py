@@ -8,8 +8,7 @@ from typing import NoReturn
 
 from absl import flags
 
-from clipjax.common import cli, streams
-from clipjax.common.exits import ConfigError
+from clipjax.common import cli, interrupts
 
 CONFIG = cli.define_config_flag()
 WORKDIR = flags.DEFINE_string(
@@ -26,16 +25,10 @@ def main() -> NoReturn:
     """Check the settings, then train; ends the process with the exit code."""
     from clipjax import config_check
 
-    streams.tolerate("stdout")  # what counts is in the work directory, too
+    interrupts.leave_at_once()  # until there is something to save, see parallel/preemption.py
     config = cli.config(CONFIG)
     config_check.check(config)
     workdir = WORKDIR.value or os.path.join("runs", cli.config_name(CONFIG))
-    if WORKDIR.value and "://" not in workdir:
-        parent = os.path.dirname(os.path.abspath(workdir))
-        if not os.path.isdir(parent) and not WORKDIR.value.startswith("runs/"):
-            raise ConfigError(
-                f"--workdir={workdir}: its parent {parent} does not exist; make it first"
-            )
 
     from clipjax import train  # jax and its friends load here, after the cheap checks
     from clipjax.parallel import leaving

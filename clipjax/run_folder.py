@@ -16,7 +16,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from clipjax import config as settings
-from clipjax.common import urls
+from clipjax.common import files, urls
 from clipjax.common.exits import ConfigError
 from clipjax.config import Config
 from clipjax.parallel import distributed
@@ -32,17 +32,11 @@ def open_for_training(workdir: str, config: Config, *, allow_config_change: bool
     """Make the folder, or check that it is this run's, on all processes alike.
 
     Raises:
-      ConfigError: the folder cannot be made, or a run-defining setting differs from its config.
+      ConfigError: a run-defining setting differs from the folder's config.
+      WriteError: the folder cannot be made or written.
     """
-    problem = ""
-    if distributed.is_lead():
-        try:
-            _open(epath.Path(workdir), config, allow_config_change=allow_config_change)
-        except ConfigError as error:
-            problem = str(error)
-    problem = distributed.from_lead(problem.encode()).decode()
-    if problem:
-        raise ConfigError(problem)
+    folder = epath.Path(workdir)
+    distributed.on_lead(lambda: _open(folder, config, allow_config_change=allow_config_change))
 
 
 def check_same(config: Config) -> None:
@@ -65,10 +59,7 @@ def check_same(config: Config) -> None:
 
 
 def _open(folder: epath.Path, config: Config, *, allow_config_change: bool) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--workdir={folder}: cannot be made: {error.strerror}") from error
+    files.make_folder(folder, setting="--workdir")
     file = folder / "config.json"
     if file.exists() and _has_saved(folder):
         changed = _changed(folder, config)
@@ -80,14 +71,10 @@ def _open(folder: epath.Path, config: Config, *, allow_config_change: bool) -> N
             )
         if changed:
             _append(folder / "config_changes.jsonl", {"time": time.time(), "changed": changed})
-    try:
+    with files.errors(folder, setting="--workdir"):
         if file.exists() and not _has_saved(folder):
             _begin_anew(folder, config)
-        temporary = folder / "config.json.tmp"
-        temporary.write_text(json.dumps(settings.to_keep(config), indent=2) + "\n")
-        temporary.replace(file)
-    except OSError as error:
-        raise ConfigError(f"--workdir={folder}: cannot be written: {error.strerror}") from error
+        files.write_json(file, settings.to_keep(config))
 
 
 def _changed(folder: epath.Path, config: Config) -> dict[str, Any]:
@@ -134,7 +121,7 @@ def _begin_anew(folder: epath.Path, config: Config) -> None:
 
 def _append(file: epath.Path, line: dict[str, Any]) -> None:
     before = file.read_text() if file.exists() else ""
-    file.write_text(before + json.dumps(line) + "\n")
+    files.write(file, before + json.dumps(line) + "\n")
 
 
 def read_config(workdir: Any) -> Config:

@@ -46,10 +46,6 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
             ("--config=configs/quickstart.py", "--config.schedule.warmup=90000 steps"),
             "longer than the whole run",
         ),
-        (
-            ("--config=configs/quickstart.py", "--workdir=/nowhere/run"),
-            "its parent /nowhere does not exist",
-        ),
         (("--config=configs/quickstart.py", "--config.loss.name=softmax"), "config.loss.name"),
         (("--config=configs/figure2.py:caption,scenes", "--config.batchsize=3"), "batch_size"),
         (("--config=configs/quickstart.py:tiny",), "quickstart.py: has no variants; drop"),

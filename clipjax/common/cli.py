@@ -15,7 +15,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from clipjax.common import exits, shipped, streams
+from clipjax.common import exits, interrupts, shipped, streams
 from clipjax.common.registry import closest
 
 
@@ -41,8 +41,8 @@ def define_config_flag() -> Any:
 def run(main: Callable[[], int | None]) -> None:
     """Parse flags, run `main`, leave with its exit code.
 
-    A CleanExit from parsing or from `main` becomes one line on stderr and its code; other
-    exceptions keep their traceback.
+    A CleanExit from parsing or from `main` becomes one line on stderr and its code, and so do
+    Ctrl-C (130) and output that cannot be written (74); other exceptions keep their traceback.
     """
     _run(lambda _: main(), parse=_parse)
 
@@ -64,13 +64,26 @@ def run_verb(verbs: Mapping[str, Callable[[], int | None]]) -> None:
 
 
 def _run(main: Callable[[list[str]], int | None], *, parse: Any) -> None:
-    streams.tolerate("stderr")
+    streams.prepare()
+    logging.get_absl_handler().python_handler.stream = sys.stderr  # it has kept its import's
+    interrupts.raise_in_work()
     os.umask(os.umask(0) | 0o022)  # what is written is code and weights: nobody else may change it
     try:
-        app.run(lambda argv: sys.exit(main(argv) or exits.DONE), flags_parser=parse)
+        app.run(lambda argv: sys.exit(_with_output(main(argv) or exits.DONE)), flags_parser=parse)
     except exits.CleanExit as error:
         print(f"clipjax: {error}", file=sys.stderr, flush=True)
         sys.exit(error.code)
+    except KeyboardInterrupt:
+        print("clipjax: interrupted", file=sys.stderr, flush=True)
+        sys.exit(exits.INTERRUPTED)
+
+
+def _with_output(code: int) -> int:
+    """The exit code of a program that has ended with `code`: 74 if what it said is lost."""
+    lost = streams.close_output()
+    if lost:
+        print(f"clipjax: standard output: cannot be written: {lost}", file=sys.stderr, flush=True)
+    return exits.CHECKPOINT_IO if lost and code == exits.DONE else code
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ BAD_CONFIG = 64  # bad config or flags: do not restart
 BAD_DATA = 65  # bad data: do not restart
 PEER_FAILURE = 70  # a peer or the runtime failed: restart
 OUT_OF_MEMORY = 71  # out of device memory: do not restart
-CHECKPOINT_IO = 74  # checkpoints cannot be written or read
+CHECKPOINT_IO = 74  # checkpoints cannot be written or read, other files not written
 HANG = 75  # a hang was ended by the watchdog: restart
 DIVERGED = 76  # non-finite steps in a row: do not restart
 INTERRUPTED = 130  # Ctrl-C, state saved
@@ -90,3 +90,17 @@ class CheckpointError(CleanExit):
     """A checkpoint cannot be written or read; the message names step and path."""
 
     code = CHECKPOINT_IO
+
+
+class WriteError(CleanExit):
+    """A file cannot be written; the message names it and says why. See `common/files.py`.
+
+    Args:
+      elsewhere: the place will not do, and another must be named: exit code 64. Else 74.
+    """
+
+    code = CHECKPOINT_IO
+
+    def __init__(self, message: str = "", *, elsewhere: bool = False) -> None:
+        super().__init__(message)
+        self.code = BAD_CONFIG if elsewhere else CHECKPOINT_IO

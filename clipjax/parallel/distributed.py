@@ -4,14 +4,15 @@ import contextlib
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from clipjax.common import exits
+from clipjax.common import exits, streams
+from clipjax.common.exits import CleanExit
 from clipjax.parallel import leaving, peers
 from clipjax.parallel.peers import Peers
 
@@ -69,6 +70,8 @@ def _join(
     heartbeat_seconds: int,
     devices: list[int] | None = None,
 ) -> None:
+    if count > 1:
+        streams.mute_libraries()  # on CPUs gloo tells of each of its connections
     jax.distributed.initialize(
         address,
         num_processes=count,
@@ -122,6 +125,24 @@ def from_lead(value: bytes) -> bytes:
     if is_lead():
         data[:] = np.frombuffer(value, np.uint8)
     return np.asarray(multihost_utils.broadcast_one_to_all(data)).astype(np.uint8).tobytes()
+
+
+def on_lead(action: Callable[[], Any]) -> None:
+    """Run `action` on process 0 alone; a collective. Its CleanExit is raised on every process."""
+    problem: CleanExit | None = None
+    if is_lead():
+        try:
+            action()
+        except CleanExit as error:
+            problem = error
+    if jax.process_count() > 1:
+        code, message = (problem.code, str(problem)) if problem is not None else (exits.DONE, "")
+        code, _, message = from_lead(f"{code} {message}".encode()).decode().partition(" ")
+        if problem is None and int(code) != exits.DONE:
+            problem = CleanExit(message)
+            problem.code = int(code)
+    if problem is not None:
+        raise problem
 
 
 def gather(values: Any) -> np.ndarray:

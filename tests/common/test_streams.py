@@ -1,5 +1,6 @@
 """A program ends as it would have, though nothing that it says can be written."""
 
+import os
 import subprocess
 import sys
 
@@ -10,6 +11,17 @@ import tiny
 from clipjax.common import exits
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
+
+SPEAKS = """
+import os, sys
+from clipjax.common import cli
+def main():
+    print("Café 犬 \\udce9", flush=True)
+    print("still here", file=sys.stderr, flush=True)
+    with open(os.devnull) as file:
+        return 7 if file.fileno() < 3 else 0
+cli.run(main)
+"""
 
 
 def ended(*arguments):
@@ -23,6 +35,19 @@ def ended(*arguments):
         ).returncode
 
 
+def spoken(redirection, **environment):
+    """(exit code, all that can be read) of a small program with streams as a shell gives them."""
+    command = f'"{sys.executable}" -c "$0" {redirection}; echo "code ${{PIPESTATUS[0]}}"'
+    done = subprocess.run(
+        ["bash", "-c", command, SPEAKS],
+        cwd=processes.ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+    )
+    told, _, code = (done.stdout + done.stderr).decode().partition("code ")
+    return int(code.split()[0]), told + code
+
+
 def test_a_bad_setting_keeps_its_exit_code():
     assert ended("--config=tests/tiny.py", "--config.batchsize=3") == exits.BAD_CONFIG
 
@@ -32,3 +57,31 @@ def test_a_run_goes_on(tmp_path):
     total = ("--config.total=3 steps", "--config.checkpoint.every=3 steps")
     assert ended("--config=tests/tiny.py", f"--workdir={workdir}", *total) == exits.DONE
     assert sorted(tiny.values(workdir)) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_nowhere_and_no_file_takes_their_number(redirection):
+    code, told = spoken(redirection)
+    assert code == exits.DONE and "Traceback" not in told
+    assert ("still here" in told) == ("2>&-" not in redirection)
+    assert ("Caf" in told) == (" >&-" not in f" {redirection}")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "utf-8"])
+def test_letters_that_an_encoding_lacks_are_escaped(encoding):
+    code, told = spoken("", PYTHONIOENCODING=encoding)
+    assert code == exits.DONE and r"\udce9" in told
+    assert ("Caf\xe9 犬" if encoding == "utf-8" else r"Caf\xe9 \u72ac") in told
+
+
+def test_output_that_is_lost_is_told_and_has_a_code():
+    code, told = spoken(">/dev/full")
+    assert code == exits.CHECKPOINT_IO
+    assert "clipjax: standard output: cannot be written: No space left on device" in told
+    assert "still here" in told and "Traceback" not in told and "ignored" not in told
+
+
+def test_a_reader_that_leaves_is_no_error():
+    code, told = spoken("| true")
+    assert code == exits.DONE and "still here" in told
+    assert "Traceback" not in told and "ignored" not in told

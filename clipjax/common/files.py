@@ -1,0 +1,201 @@
+"""Files and folders that users name, local or remote: every program writes through this module.
+
+files.resolve("~/out", setting="--output")      # the path to use; refused if it is none
+files.write("runs/a/config.json", text)         # whole or not at all, its folder made
+with files.as_local("gs://bucket/x.npz") as x:  # for a library that needs a local file
+with files.errors("runs/a"):                    # for a library that writes by itself
+
+What cannot be written becomes one line with an exit code: 64 where another place must be named, 74
+where this one may do later (a full disk, a quota, a bucket on a bad day).
+"""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import secrets
+import stat
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from clipjax.common.exits import CleanExit, ConfigError, WriteError
+
+PROTOCOLS = ("gs", "s3", "az")  # that etils.epath writes to
+ONE_SLASH = re.compile(r"(\w+):/(?!/)")  # what is left of a protocol when a path was tidied up
+# Errors that stay until another place is named; all others may pass.
+PLACE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.ENOTDIR),
+    *(errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENODEV, errno.ENXIO),
+)
+ADVICE = {
+    errno.ENOSPC: "make room and start again",
+    errno.EDQUOT: "make room and start again",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f) and start again",
+}
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Whether a path names a protocol."""
+    return "://" in os.fspath(path)
+
+
+def resolve(path: str | os.PathLike[str], *, setting: str) -> str:
+    """The path with its `~` replaced, of a protocol that can be written.
+
+    Args:
+      path: as the user typed it; "" stays "".
+      setting: flag or key that it came from, for errors.
+
+    Raises:
+      ConfigError: the protocol is none of `PROTOCOLS`, or there is no such home folder. Taken for
+        local ones, such paths would become folders called `memory:` or `~`.
+    """
+    path = os.fspath(path)
+    known = ", ".join(f"{protocol}://" for protocol in PROTOCOLS)
+    if is_remote(path):
+        if path.split("://")[0] not in PROTOCOLS:
+            raise ConfigError(f"{setting}={path}: is neither a local path nor one of {known}")
+        return path
+    if slip := ONE_SLASH.match(path):
+        raise ConfigError(f"{setting}={path}: write {slip[1]}:// with two slashes, or ./{path}")
+    full = os.path.expanduser(path)
+    if full.startswith("~"):
+        raise ConfigError(f"{setting}={path}: no such home folder (HOME is not set); write it out")
+    return full
+
+
+def write(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never half of it.
+
+    Raises:
+      WriteError: it cannot be written.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    if is_remote(path):
+        from etils import epath
+
+        with errors(path):
+            epath.Path(path).write_bytes(data)  # an object appears whole
+        return
+    with as_local(path) as local, open(local, "wb") as file:
+        file.write(data)
+
+
+def write_json(path: str | os.PathLike[str], value: Any, *, indent: int = 2) -> None:
+    """`write` a value as strict JSON; NaN and infinity raise ValueError."""
+    write(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def as_local(path: str | os.PathLike[str]) -> Iterator[str]:
+    """A local path to write to: what lies there becomes the file `path` as the block ends.
+
+    Raises:
+      WriteError: it cannot be written, there or here.
+    """
+    with errors(path):
+        if is_remote(path):
+            from etils import epath
+
+            with tempfile.TemporaryDirectory(prefix="clipjax-") as folder:
+                local = os.path.join(folder, "file")
+                yield local
+                epath.Path(local).copy(epath.Path(path), overwrite=True)
+            return
+        target = os.path.realpath(path)  # a link stays one
+        if os.path.exists(target) and not os.path.isfile(target):
+            yield target  # a pipe or device is written to; a folder cannot be
+            return
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        temporary = os.path.join(os.path.dirname(target), f".{secrets.token_hex(6)}.tmp")
+        try:
+            yield temporary
+            _settle(temporary)
+            os.replace(temporary, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+
+def _settle(file: str) -> None:
+    """Bring a file to the disk before its name: after a crash it would be empty."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if mode & 0o022:  # nobody else may change what was written
+            os.fchmod(descriptor, stat.S_IMODE(mode) & ~0o022)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: str | os.PathLike[str], *, setting: str = "") -> None:
+    """Make a folder and those above it, unless they are there.
+
+    Raises:
+      WriteError: it cannot be made; names the setting.
+    """
+    from etils import epath
+
+    with errors(path, setting=setting, what="made"):
+        epath.Path(path).mkdir(parents=True, exist_ok=True)
+
+
+def check_writable(path: str | os.PathLike[str], *, setting: str) -> None:
+    """Raise WriteError now if a file could not be written later, after hours of work."""
+    with errors(path, setting=setting):
+        from etils import epath
+
+        if not is_remote(path):
+            path = os.path.realpath(path)
+            if os.path.isdir(path):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if os.path.exists(path) and not os.path.isfile(path):
+                return  # a pipe or device
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        probe = epath.Path(path).with_name(f".{secrets.token_hex(6)}.tmp")
+        probe.write_bytes(b"")
+        with contextlib.suppress(Exception):  # a bucket may let files be made and not removed
+            probe.unlink()
+
+
+@contextlib.contextmanager
+def errors(
+    path: str | os.PathLike[str], *, setting: str = "", what: str = "written"
+) -> Iterator[None]:
+    """Turn what goes wrong as the block writes to `path` into one line; it does nothing else.
+
+    Raises:
+      WriteError: names the path, with its setting if there is one, and says why.
+    """
+    try:
+        yield
+    except CleanExit:
+        raise
+    except OSError as error:
+        raise failure(error, path, setting=setting, what=what) from error
+    except Exception as error:  # every cloud's package has its own
+        if not is_remote(path):
+            raise
+        raise failure(error, path, setting=setting, what=what) from error
+
+
+def failure(
+    error: Exception, path: str | os.PathLike[str], *, setting: str = "", what: str = "written"
+) -> WriteError:
+    """The one line for an error of writing, with its exit code."""
+    number = error.errno if isinstance(error, OSError) else None
+    reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
+    reason = " ".join(reason.split())[:200] or type(error).__name__
+    if isinstance(error, ImportError):
+        reason = f'{reason}; pip install "clipjax[gcs]"' if "gs://" in os.fspath(path) else reason
+    elif advice := ADVICE.get(number or 0):
+        reason = f"{reason}; {advice}"
+    stays = number in PLACE or isinstance(
+        error, FileNotFoundError | PermissionError | FileExistsError | ImportError
+    )
+    shown = f"{setting}={os.fspath(path)}" if setting else os.fspath(path)
+    return WriteError(f"{shown}: cannot be {what}: {reason}", elsewhere=stays)
