@@ -132,6 +132,7 @@ def _run(foreign: Foreign, *, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]
         "config": settings.to_dict(),
         "clipjax": clipjax.__version__,
         "imported": foreign.origin,
+        **({"notes": list(foreign.notes)} if foreign.notes else {}),
     }
 
 

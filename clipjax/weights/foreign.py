@@ -29,6 +29,7 @@ class Foreign:
       layout: of this model in this format.
       ignored: regexes of names that hold no weights.
       find_tokenizer: makes the model's tokenizer; a file that the user named comes first.
+      notes: what the files leave open and clipjax took, a line each, for people.
     """
 
     origin: str
@@ -37,6 +38,7 @@ class Foreign:
     layout: arrays.Layout
     ignored: tuple[str, ...]
     find_tokenizer: Callable[[str], Tokenizer]
+    notes: tuple[str, ...] = ()
 
     def variables(self, *, keep_half: bool = False) -> dict[str, Any]:
         """`params` and `batch_stats`, numpy, in the layout of scan=True.

@@ -18,6 +18,7 @@ from clipjax.weights import (
     siglip,
 )
 from clipjax.weights.foreign import BATCH_STATS, Foreign
+from clipjax.weights.settings import Settings
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")  # how their names end
 # Format → how a CLIP is written, how a SigLIP is.
@@ -54,22 +55,17 @@ def open_foreign(path: str | os.PathLike[str]) -> Foreign | None:
 
 
 def _open_clip(folder: pathlib.Path) -> Foreign:
-    config = files.read_json(folder / open_clip.CONFIG)
-    try:
-        siglip_too = "_siglip_" in config["model_cfg"]["vision_cfg"].get("timm_model_name", "")
-    except (KeyError, TypeError, AttributeError):
-        siglip_too = False
-    return open_clip_siglip.open(folder) if siglip_too else open_clip.open(folder)
+    config = Settings(files.read_json(folder / open_clip.CONFIG), file=open_clip.CONFIG)
+    name = config.part("model_cfg").part("vision_cfg").given("timm_model_name", "")
+    return open_clip_siglip.open(folder) if "_siglip_" in str(name) else open_clip.open(folder)
 
 
 def _huggingface(folder: pathlib.Path) -> Foreign:
-    kind = files.read_json(folder / huggingface_folder.CONFIG).get("model_type")
+    config = Settings(
+        files.read_json(folder / huggingface_folder.CONFIG), file=huggingface_folder.CONFIG
+    )
     readers = {"clip": huggingface.open, huggingface_siglip.MODEL_TYPE: huggingface_siglip.open}
-    if kind not in readers:
-        raise DataError(
-            f"{huggingface_folder.CONFIG}: model_type={kind!r} is not {' or '.join(readers)}"
-        )
-    return readers[kind](folder)
+    return readers[config.one_of("model_type", readers, None)](folder)
 
 
 def write(

@@ -7,13 +7,14 @@ from typing import Any
 from clipjax.common.exits import DataError
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.models import shapes
-from clipjax.weights import arrays, files, huggingface_folder, tokenizer_files
+from clipjax.weights import arrays, files, huggingface_folder, preprocessing, tokenizer_files
 from clipjax.weights.arrays import CONVOLUTION, LINEAR, Array, Layout, linear, merged, norm
 from clipjax.weights.foreign import Foreign
-from clipjax.weights.huggingface_folder import CONFIG, PREPROCESSOR
+from clipjax.weights.huggingface_folder import CONFIG
+from clipjax.weights.preprocessing import BICUBIC
+from clipjax.weights.settings import Settings
 
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
-BICUBIC = 3  # Pillow's number
 IGNORED = (r"(vision|text)_model\.embeddings\.position_ids",)
 CLIP_MODEL = {  # what a model must be to have a form there
     "logit_bias": False,
@@ -37,7 +38,8 @@ def open(folder: pathlib.Path) -> Foreign:
       DataError: a file is missing or damaged, or asks for what clipjax does not have.
     """
     model = model_of(files.read_json(folder / CONFIG))
-    model |= preprocessing_of(folder, size=model["vision"]["image_size"], resize="crop")
+    images, notes = preprocessing.read(folder, family="CLIP", size=model["vision"]["image_size"])
+    model |= images
     return Foreign(
         origin=f"transformers' {folder.name}",
         model=model,
@@ -47,93 +49,85 @@ def open(folder: pathlib.Path) -> Foreign:
         find_tokenizer=lambda named: tokenizer_files.find(
             named, folder=folder, kind="clip", context_length=model["text"]["context_length"]
         ),
+        notes=notes,
     )
 
 
 def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The model, as of `zoo.MODELS`, that a CLIPModel's config describes; DataError as `open`."""
-    try:
-        # Old repositories keep the settings twice; transformers lets these win.
-        vision = {**config["vision_config"], **(config.get("vision_config_dict") or {})}
-        text = {**config["text_config"], **(config.get("text_config_dict") or {})}
-        activation, epsilon = shared_of(vision, text)
-        width, text_width = vision.get("hidden_size", 768), text.get("hidden_size", 512)
-        vocab_size = text.get("vocab_size", 49_408)
-        end = text.get("eos_token_id", vocab_size - 1)
-        if end not in (ARGMAX, vocab_size - 1):
-            raise DataError(
-                f"{CONFIG}: eos_token_id={end} is not the largest of {vocab_size:,} ids, where"
-                " clipjax looks for the end of a text"
-            )
-        return {
-            "embed_dim": config.get("projection_dim", 512),
-            "activation": activation,
-            "layer_norm_epsilon": epsilon,
-            "vision": {
-                "image_size": vision.get("image_size", 224),
-                "patch_size": vision.get("patch_size", 32),
-                "width": width,
-                "layers": vision.get("num_hidden_layers", 12),
-                "head_width": width // vision.get("num_attention_heads", 12),
-                "mlp_ratio": vision.get("intermediate_size", 3072) / width,
-            },
-            "text": {
-                "context_length": text.get("max_position_embeddings", 77),
-                "vocab_size": vocab_size,
-                "width": text_width,
-                "heads": text.get("num_attention_heads", 8),
-                "layers": text.get("num_hidden_layers", 12),
-                "mlp_ratio": text.get("intermediate_size", 2048) / text_width,
-            },
-        }
-    except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
-        raise DataError(f"{CONFIG}: {error} is missing or misplaced") from None
+    """The model, as of `zoo.MODELS`, that a CLIPModel's config describes; DataError as `open`.
+
+    What it leaves out is as transformers' CLIPConfig has it.
+    """
+    settings = Settings(config, file=CONFIG)
+    vision, text = tower(settings, "vision"), tower(settings, "text")
+    activation, epsilon = shared_of(vision, text, activation="quick_gelu", epsilon=1e-5)
+    vocab_size = text.whole("vocab_size", 49_408)
+    if text.whole("eos_token_id", 49_407) not in (ARGMAX, vocab_size - 1):
+        raise DataError(
+            f"{CONFIG}: eos_token_id={text.given('eos_token_id', 49_407)} is not the largest of"
+            f" {vocab_size:,} ids, where clipjax looks for the end of a text"
+        )
+    return {
+        "embed_dim": settings.whole("projection_dim", 512),
+        "activation": activation,
+        "layer_norm_epsilon": epsilon,
+        "vision": vision_of(vision, width=768, patch_size=32),
+        "text": text_of(text, context_length=77, vocab_size=49_408, width=512, heads=8),
+    }
 
 
-def shared_of(vision: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[str, float]:
-    """(activation, epsilon), which clipjax has one of for both towers."""
-    activations = [part.get("hidden_act", "quick_gelu") for part in (vision, text)]
-    epsilons = [part.get("layer_norm_eps", 1e-5) for part in (vision, text)]
+def tower(config: Settings, name: str) -> Settings:
+    """The settings of a tower. Old repositories may have them twice; transformers lets the
+    `_config_dict` win, which it completes with defaults."""
+    for key in (f"{name}_config_dict", f"{name}_config"):
+        if config.given(key, None) is not None:
+            return config.part(key)
+    return Settings({}, config.file, f"{name}_config.")
+
+
+def vision_of(vision: Settings, *, width: int, patch_size: int) -> dict[str, Any]:
+    """The image tower's shape; `width` and `patch_size` are transformers' defaults."""
+    width, heads = vision.whole("hidden_size", width), vision.whole("num_attention_heads", 12)
+    if width % heads:
+        raise vision.fail("num_attention_heads", f"does not divide hidden_size={width}")
+    return {
+        "image_size": vision.side("image_size", 224),
+        "patch_size": vision.side("patch_size", patch_size),
+        "width": width,
+        "layers": vision.whole("num_hidden_layers", 12),
+        "head_width": width // heads,
+        "mlp_ratio": vision.whole("intermediate_size", 3072) / width,
+    }
+
+
+def text_of(
+    text: Settings, *, context_length: int, vocab_size: int, width: int, heads: int
+) -> dict[str, Any]:
+    """The text tower's shape; the other arguments are transformers' defaults."""
+    inner = text.whole("intermediate_size", 4 * width)
+    width = text.whole("hidden_size", width)
+    return {
+        "context_length": text.whole("max_position_embeddings", context_length),
+        "vocab_size": text.whole("vocab_size", vocab_size),
+        "width": width,
+        "heads": text.whole("num_attention_heads", heads),
+        "layers": text.whole("num_hidden_layers", 12),
+        "mlp_ratio": inner / width,
+    }
+
+
+def shared_of(
+    vision: Settings, text: Settings, *, activation: str, epsilon: float
+) -> tuple[str, float]:
+    """(activation, epsilon), which clipjax has one of for both towers; the arguments are
+    transformers' defaults."""
+    towers = (vision, text)
+    activations = [part.one_of("hidden_act", ACTIVATIONS, activation) for part in towers]
+    epsilons = [part.number("layer_norm_eps", epsilon, most=1) for part in towers]
     for name, values in (("hidden_act", activations), ("layer_norm_eps", epsilons)):
         if values[0] != values[1]:
             raise DataError(f"{CONFIG}: {name} differs between the towers, {values}")
-    if activations[0] not in ACTIVATIONS:
-        raise DataError(f"{CONFIG}: hidden_act={activations[0]!r} is not supported")
     return ACTIVATIONS[activations[0]], epsilons[0]
-
-
-def preprocessing_of(folder: pathlib.Path, *, size: int, resize: str) -> dict[str, Any]:
-    """Our model's settings of images, as far as a `preprocessor_config.json` says them.
-
-    Args:
-      folder: may have none.
-      size: pixels a side, of the model.
-      resize: our `image_resize` where the file says nothing of it.
-
-    Raises:
-      DataError: images are not resized bicubically to the model's size.
-    """
-    file = folder / PREPROCESSOR
-    settings = files.read_json(file) if file.is_file() else {}
-    wanted = {"resample": BICUBIC, "do_resize": True, "do_normalize": True}
-    for key, value in wanted.items():
-        if settings.get(key, value) != value:
-            raise DataError(f"{PREPROCESSOR}: {key}={settings[key]} is not supported")
-    sides = settings.get("size")
-    if isinstance(sides, dict):
-        resize = "squash" if set(sides) == {"height", "width"} else "crop"
-    if settings.get("do_center_crop") not in (None, resize == "crop"):
-        raise DataError(
-            f"{PREPROCESSOR}: size={sides} with do_center_crop={settings['do_center_crop']} is not"
-            " supported"
-        )
-    for key in ("size", "crop_size"):
-        side = settings.get(key) or size
-        if (set(side.values()) if isinstance(side, dict) else {side}) != {size}:
-            raise DataError(f"{PREPROCESSOR}: {key}={side} is not the model's {size} pixels")
-    keys = ("image_mean", "image_std")
-    pixels = {key: tuple(settings[key]) for key in keys if isinstance(settings.get(key), list)}
-    return {**pixels, "image_resize": resize}
 
 
 def layout() -> Layout:

@@ -7,8 +7,9 @@ from clipjax.common.exits import DataError
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.weights import arrays, files, tokenizer_files
 from clipjax.weights.foreign import only_file
+from clipjax.weights.preprocessing import PREPROCESSOR
 
-CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = "model.safetensors.index.json"  # where the weights are in several files
 
 

@@ -7,13 +7,22 @@ from typing import Any
 from clipjax.common.exits import DataError
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.models import shapes
-from clipjax.weights import arrays, files, huggingface, huggingface_folder, siglip, tokenizer_files
+from clipjax.weights import (
+    arrays,
+    files,
+    huggingface,
+    huggingface_folder,
+    preprocessing,
+    siglip,
+    tokenizer_files,
+)
 from clipjax.weights.arrays import CONVOLUTION, ROW, ROWS, Array, Layout, linear, norm
 from clipjax.weights.arrays import merged as joined
 from clipjax.weights.foreign import Foreign
 from clipjax.weights.huggingface import ACTIVATIONS
 from clipjax.weights.huggingface_folder import CONFIG
 from clipjax.weights.openai import packed
+from clipjax.weights.settings import Settings
 
 MODEL_TYPE = "siglip"
 
@@ -25,8 +34,8 @@ def open(folder: pathlib.Path) -> Foreign:
       DataError: a file is missing or damaged, or asks for what clipjax does not have.
     """
     model = model_of(files.read_json(folder / CONFIG))
-    size = model["vision"]["image_size"]
-    model |= huggingface.preprocessing_of(folder, size=size, resize="squash")
+    images, notes = preprocessing.read(folder, family="Siglip", size=model["vision"]["image_size"])
+    model |= images
     return Foreign(
         origin=f"transformers' {folder.name}",
         model=model,
@@ -36,44 +45,31 @@ def open(folder: pathlib.Path) -> Foreign:
         find_tokenizer=lambda named: tokenizer_files.find(
             named, folder=folder, kind="siglip", context_length=model["text"]["context_length"]
         ),
+        notes=notes,
     )
 
 
 def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """The model, as of `zoo.MODELS`, that a SiglipModel's config describes; DataError as `open`."""
-    try:
-        vision, text = dict(config["vision_config"]), dict(config["text_config"])
-        for part in (vision, text):
-            part.setdefault("hidden_act", "gelu_pytorch_tanh")
-            part.setdefault("layer_norm_eps", 1e-6)
-        if not vision.get("vision_use_head", True):
-            raise DataError(f"{CONFIG}: vision_use_head=False is not supported")
-        activation, epsilon = huggingface.shared_of(vision, text)
-        width, text_width = vision.get("hidden_size", 768), text.get("hidden_size", 768)
-        if text.get("projection_size", text_width) != width:
-            raise DataError(f"{CONFIG}: text_config.projection_size is not the image's {width}")
-        return siglip.model(
-            width=width,
-            heads=vision.get("num_attention_heads", 12),
-            activation=activation,
-            epsilon=epsilon,
-            vision={
-                "image_size": vision.get("image_size", 224),
-                "patch_size": vision.get("patch_size", 16),
-                "layers": vision.get("num_hidden_layers", 12),
-                "mlp_ratio": vision.get("intermediate_size", 3072) / width,
-            },
-            text={
-                "context_length": text.get("max_position_embeddings", 64),
-                "vocab_size": text.get("vocab_size", 32_000),
-                "width": text_width,
-                "heads": text.get("num_attention_heads", 12),
-                "layers": text.get("num_hidden_layers", 12),
-                "mlp_ratio": text.get("intermediate_size", 3072) / text_width,
-            },
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        raise DataError(f"{CONFIG}: {error} is missing or misplaced") from None
+    settings = Settings(config, file=CONFIG)
+    vision, text = huggingface.tower(settings, "vision"), huggingface.tower(settings, "text")
+    vision.one_of("vision_use_head", (True,), True)
+    activation, epsilon = huggingface.shared_of(
+        vision, text, activation="gelu_pytorch_tanh", epsilon=1e-6
+    )
+    image = huggingface.vision_of(vision, width=768, patch_size=16)
+    words = huggingface.text_of(text, context_length=64, vocab_size=32_000, width=768, heads=12)
+    width, projected = image.pop("width"), text.given("projection_size", None)
+    if (words["width"] if projected is None else projected) != width:
+        raise text.fail("projection_size", f"is not the image tower's hidden_size={width}")
+    return siglip.model(
+        width=width,
+        heads=width // image.pop("head_width"),
+        activation=activation,
+        epsilon=epsilon,
+        vision=image,
+        text=words,
+    )
 
 
 def layout() -> Layout:

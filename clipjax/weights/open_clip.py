@@ -11,6 +11,7 @@ from clipjax.models import shapes
 from clipjax.models.shapes import IMAGE_MEAN, IMAGE_STD
 from clipjax.weights import arrays, files, openai, tokenizer_files
 from clipjax.weights.foreign import Foreign, only_file
+from clipjax.weights.settings import Settings, is_whole
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = (
@@ -18,17 +19,17 @@ WEIGHTS = (
     "open_clip_pytorch_model.safetensors",
     "model.safetensors",
 )
-# What a tower's settings may say; anything else must be absent, false or null.
+# What a tower's settings may say; anything else must be absent, false, null or open_clip's default.
 VISION_KEYS = (
     *("image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio", "no_ln_pre"),
     *("act_kwargs", "norm_kwargs"),
 )
 TEXT_KEYS = (
     *("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "pool_type"),
-    *("no_causal_mask", "proj_bias", "act_kwargs", "norm_kwargs"),
+    *("no_causal_mask", "proj_bias", "act_kwargs", "norm_kwargs", "tokenizer_kwargs"),
 )
-NO_MATTER = ("patch_dropout", "pad_id", "tokenizer_kwargs", "hf_tokenizer_name", "output_tokens")
-DEFAULTS = {"pool_type": ("tok",), "pos_embed_type": ("learnable",), "proj_type": ("linear",)}
+NO_MATTER = ("patch_dropout", "pad_id", "eos_id", "hf_tokenizer_name", "output_tokens")
+DEFAULTS = {"pool_type": "tok", "pos_embed_type": "learnable", "proj_type": "linear"}
 POOLING = {"argmax": "end_of_text", "last": "last"}
 RESIZE_MODES = {"shortest": "crop", "squash": "squash"}
 PREPROCESSING = {
@@ -58,115 +59,129 @@ def open(folder: pathlib.Path) -> Foreign:
     )
 
 
-def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The model, as of `zoo.MODELS`, of an `open_clip_config.json`; DataError as `open`."""
-    try:
-        model = config["model_cfg"]
-        vision, text = model["vision_cfg"], model["text_cfg"]
-        _check(vision, known=VISION_KEYS, where="vision_cfg")
-        exact = activation_of(model, vision)
-        if exact != activation_of(model, text):
-            raise DataError(f"{CONFIG}: the towers have different activations")
-        return {
-            "embed_dim": model["embed_dim"],
-            "activation": exact,
-            "layer_norm_epsilon": epsilon_of(text),
-            "logit_bias": model.get("init_logit_bias") is not None,
-            **images_of(config),
-            "vision": _vision_of(vision),
-            "text": text_of(text),
-        }
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{CONFIG}: {error} is missing or misplaced") from None
+def model_of(config: Mapping[str, Any], *, file: str = CONFIG) -> dict[str, Any]:
+    """The model, as of `zoo.MODELS`, of an `open_clip_config.json`; DataError as `open`.
 
-
-def _vision_of(vision: Mapping[str, Any]) -> dict[str, Any]:
-    shared = {
-        "image_size": square(vision["image_size"]),
-        "width": vision["width"],
-        "head_width": vision.get("head_width", 64),
-    }
-    if isinstance(vision["layers"], list):
-        return {"kind": "resnet", "layers": tuple(vision["layers"]), **shared}
+    What it leaves out is as open_clip's CLIPVisionCfg and CLIPTextCfg have it.
+    """
+    whole = Settings(config, file=file)
+    model = whole.part("model_cfg")
+    vision, text = model.part("vision_cfg"), model.part("text_cfg")
+    _check(vision, known=VISION_KEYS)
+    activation, epsilon = activation_of(model, text), epsilon_of(text)
+    image = _vision_of(vision)
+    if image.get("kind") != "resnet":  # which has neither the one nor the other
+        if activation_of(model, vision) != activation:
+            raise DataError(f"{file}: the towers have different activations")
+        if epsilon_of(vision) != epsilon:
+            raise DataError(f"{file}: the towers have different norm_kwargs")
     return {
-        "patch_size": square(vision["patch_size"]),
-        "layers": vision["layers"],
-        "mlp_ratio": vision.get("mlp_ratio", 4.0),
-        "ln_pre": not vision.get("no_ln_pre", False),
+        "embed_dim": model.whole("embed_dim"),
+        "activation": activation,
+        "layer_norm_epsilon": epsilon,
+        "logit_bias": model.given("init_logit_bias", None) is not None,
+        **images_of(whole),
+        "vision": image,
+        "text": text_of(text),
+    }
+
+
+def _vision_of(vision: Settings) -> dict[str, Any]:
+    shared = {
+        "image_size": vision.side("image_size", 224),
+        "width": vision.whole("width", 768),
+        "head_width": vision.whole("head_width", 64),
+    }
+    layers = vision.given("layers", 12)
+    if isinstance(layers, list):
+        if len(layers) != 4 or not all(is_whole(blocks) for blocks in layers):
+            raise vision.fail("layers", "is no ResNet's: four stages have blocks")
+        return {"kind": "resnet", "layers": tuple(layers), **shared}
+    return {
+        "patch_size": vision.side("patch_size", 16),
+        "layers": vision.whole("layers", 12),
+        "mlp_ratio": vision.number("mlp_ratio", 4.0),
+        "ln_pre": not vision.switch("no_ln_pre", False),
         **shared,
     }
 
 
-def text_of(text: Mapping[str, Any]) -> dict[str, Any]:
-    """The text tower that a `text_cfg` describes; DataError if clipjax has none such."""
-    _check(text, known=TEXT_KEYS, where="text_cfg")
-    pooling = text.get("pool_type", "argmax")
-    if pooling not in POOLING:
-        raise DataError(f"{CONFIG}: text_cfg.pool_type={pooling!r} is not supported")
+def text_of(text: Settings, *, cleaning: str = "lower") -> dict[str, Any]:
+    """The text tower that a `text_cfg` describes; DataError if clipjax has none such.
+
+    Args:
+      text: the settings.
+      cleaning: open_clip's name of what clipjax's tokenizer does to a text first. A tokenizer of
+        transformers' does it itself, after "whitespace".
+    """
+    _check(text, known=TEXT_KEYS)
+    allowed = (cleaning, "whitespace") if text.given("hf_tokenizer_name", None) else (cleaning,)
+    _options(text, "tokenizer_kwargs", known=("clean",)).one_of("clean", allowed, cleaning)
     return {
-        "context_length": text.get("context_length", 77),
-        "vocab_size": text.get("vocab_size", 49_408),
-        "width": text["width"],
-        "heads": text["heads"],
-        "layers": text["layers"],
-        "mlp_ratio": text.get("mlp_ratio", 4.0),
-        "causal": not text.get("no_causal_mask", False),
-        "pooling": POOLING[pooling],
-        "projection_bias": bool(text.get("proj_bias", False)),
+        "context_length": text.whole("context_length", 77),
+        "vocab_size": text.whole("vocab_size", 49_408),
+        "width": text.whole("width", 512),
+        "heads": text.whole("heads", 8),
+        "layers": text.whole("layers", 12),
+        "mlp_ratio": text.number("mlp_ratio", 4.0),
+        "causal": not text.switch("no_causal_mask", False),
+        "pooling": POOLING[text.one_of("pool_type", POOLING, "argmax")],
+        "projection_bias": text.switch("proj_bias", False),
     }
 
 
-def activation_of(model: Mapping[str, Any], tower: Mapping[str, Any]) -> str:
+def activation_of(model: Settings, tower: Settings) -> str:
     """The activation of a tower; never told by the model's name."""
-    if model.get("quick_gelu"):
-        return "quick_gelu"
-    options = tower.get("act_kwargs") or {}
-    if options not in ({}, {"approximate": "none"}, {"approximate": "tanh"}):
-        raise DataError(f"{CONFIG}: act_kwargs={options} is not supported")
-    return "gelu_tanh" if options.get("approximate") == "tanh" else "gelu"
+    options = _options(tower, "act_kwargs", known=("approximate",))
+    form = options.one_of("approximate", ("none", "tanh"), "none")
+    if not model.switch("quick_gelu", False):
+        return "gelu_tanh" if form == "tanh" else "gelu"
+    if options.values:
+        raise tower.fail("act_kwargs", "is not supported beside quick_gelu")
+    return "quick_gelu"
 
 
-def epsilon_of(tower: Mapping[str, Any]) -> float:
-    """Of a tower's LayerNorms."""
-    options = tower.get("norm_kwargs") or {}
-    if set(options) - {"eps"}:
-        raise DataError(f"{CONFIG}: norm_kwargs={options} is not supported")
-    return options.get("eps", 1e-5)
+def epsilon_of(tower: Settings) -> float:
+    """The LayerNorms' epsilon of a tower; PyTorch's default is 1e-5."""
+    return _options(tower, "norm_kwargs", known=("eps",)).number("eps", 1e-5, most=1)
 
 
-def _check(settings: Mapping[str, Any], *, known: tuple[str, ...], where: str) -> None:
-    for key, value in settings.items():
-        if key not in (*known, *NO_MATTER) and value and value not in DEFAULTS.get(key, ()):
-            raise DataError(f"{CONFIG}: {where}.{key}={value!r} is not supported")
+def _options(tower: Settings, key: str, *, known: tuple[str, ...]) -> Settings:
+    """The object under a key, of `known` keys alone; null is an empty one."""
+    if tower.given(key, None) is None:
+        return Settings({}, tower.file, f"{tower.where}{key}.")
+    options = tower.part(key)
+    if set(options.values) - set(known):
+        raise tower.fail(key, "is not supported")
+    return options
 
 
-def images_of(config: Mapping[str, Any]) -> dict[str, Any]:
+def _check(settings: Settings, *, known: tuple[str, ...]) -> None:
+    for key, value in settings.values.items():
+        unset = value == DEFAULTS[key] if key in DEFAULTS else value is None or value is False
+        if key not in (*known, *NO_MATTER) and not unset:
+            raise settings.fail(key, "is not supported")
+
+
+def images_of(config: Settings) -> dict[str, Any]:
     """Our model's settings of images, of a `preprocess_cfg`.
 
-    What it leaves out, or says to be null, is as open_clip takes it then: for SigLIP no other.
+    What it leaves out, or says to be null, is as open_clip takes it then: for SigLIP no other. Its
+    size open_clip replaces by the model's, its fill_color is seen with resize_mode "longest" only.
 
     Raises:
       DataError: we have no such preprocessing.
     """
-    said = config.get("preprocess_cfg") or {}
-    found = PREPROCESSING | {key: value for key, value in said.items() if value is not None}
-    for key, known in (("interpolation", ("bicubic",)), ("resize_mode", tuple(RESIZE_MODES))):
-        if found[key] not in known:
-            raise DataError(f"{CONFIG}: preprocess_cfg.{key}={found[key]!r} is not supported")
+    said = config.without_nulls()
+    said = said.part("preprocess_cfg", {}).without_nulls()
+    said.one_of("mode", ("RGB",), "RGB")
+    said.one_of("interpolation", ("bicubic",), PREPROCESSING["interpolation"])
+    mode = said.one_of("resize_mode", RESIZE_MODES, PREPROCESSING["resize_mode"])
     return {
-        "image_mean": tuple(found["mean"]),
-        "image_std": tuple(found["std"]),
-        "image_resize": RESIZE_MODES[found["resize_mode"]],
+        "image_mean": said.three("mean", PREPROCESSING["mean"], least=-255),
+        "image_std": said.three("std", PREPROCESSING["std"], least=1e-3),
+        "image_resize": RESIZE_MODES[mode],
     }
-
-
-def square(size: Any) -> int:
-    """The side of a square, given as one number or as two equal ones."""
-    if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
-        return size[0]
-    if not isinstance(size, int):
-        raise DataError(f"{CONFIG}: {size} is no side of a square")
-    return size
 
 
 def write(

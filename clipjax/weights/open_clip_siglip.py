@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipjax.common.exits import DataError
+from clipjax.data.siglip_tokenizer import SiglipTokenizer
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.models import shapes
 from clipjax.weights import arrays, files, open_clip, openai, siglip, tokenizer_files
@@ -14,6 +15,7 @@ from clipjax.weights.arrays import merged as joined
 from clipjax.weights.foreign import Foreign, only_file
 from clipjax.weights.open_clip import CONFIG, WEIGHTS
 from clipjax.weights.openai import packed
+from clipjax.weights.settings import Settings
 
 NAME = re.compile(r"vit_(\w+)_patch(\d+)_siglip_(\d+)")
 # timm's names → width, layers, heads, MLP width of the image tower.
@@ -22,7 +24,17 @@ TOWERS = {
     "large": (1024, 24, 16, 4096),
     "so400m": (1152, 27, 16, 4304),
 }
-EXACT, TANH = "gelu", "gelu_tanh"  # timm computes all towers with the first, so400m with the second
+# The towers that timm has, by name and patch → the smallest image, and the activation that timm
+# computes it with, whatever open_clip's configuration says of the text tower's.
+VARIANTS = {
+    ("base", 16): (224, "gelu"),
+    ("base", 32): (256, "gelu_tanh"),
+    ("large", 16): (256, "gelu"),
+    ("so400m", 14): (224, "gelu"),
+    ("so400m", 16): (256, "gelu_tanh"),
+}
+EPSILON = 1e-6  # of timm's LayerNorms
+CLEANING = "canonicalize"  # open_clip's name of what SigLIP does to a text
 
 
 def open(folder: pathlib.Path) -> Foreign:
@@ -44,40 +56,43 @@ def open(folder: pathlib.Path) -> Foreign:
     )
 
 
-def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
+def model_of(config: Mapping[str, Any], *, file: str = CONFIG) -> dict[str, Any]:
     """The model, as of `zoo.MODELS`, of an `open_clip_config.json`; DataError as `open`."""
-    try:
-        model = config["model_cfg"]
-        vision, text = model["vision_cfg"], model["text_cfg"]
-        found = NAME.fullmatch(vision["timm_model_name"])
-        if not found or found[1] not in TOWERS:
-            raise DataError(f"{CONFIG}: timm_model_name={vision['timm_model_name']!r} is not read")
-        width, layers, heads, hidden = TOWERS[found[1]]
-        activation = TANH if found[1] == "so400m" else EXACT
-        if open_clip.activation_of(model, text) != activation:
-            raise DataError(
-                f"{CONFIG}: open_clip computes the towers with different activations; take the"
-                " model as transformers has it"
-            )
-        return siglip.model(
-            width=width,
-            heads=heads,
-            activation=activation,
-            epsilon=open_clip.epsilon_of(text),
-            vision={
-                "image_size": open_clip.square(vision.get("image_size", int(found[3]))),
-                "patch_size": int(found[2]),
-                "layers": layers,
-                "mlp_ratio": hidden / width,
-            },
-            text={
-                key: value
-                for key, value in open_clip.text_of(text).items()
-                if key not in siglip.SHARED["text"]
-            },
-        ) | open_clip.images_of(config)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{CONFIG}: {error} is missing or misplaced") from None
+    whole = Settings(config, file=file)
+    model = whole.part("model_cfg")
+    vision, text = model.part("vision_cfg"), model.part("text_cfg")
+    name = NAME.fullmatch(str(vision.given("timm_model_name")))
+    variant = (name[1], int(name[2])) if name else ("", 0)
+    if not name or variant not in VARIANTS:
+        raise vision.fail("timm_model_name", "is not read")
+    width, layers, heads, hidden = TOWERS[name[1]]
+    _, activation = VARIANTS[variant]
+    if model.whole("embed_dim") != width:
+        raise model.fail("embed_dim", f"is not the image tower's width of {width}")
+    if open_clip.activation_of(model, text) != activation:
+        raise DataError(
+            f"{file}: open_clip computes the towers with different activations; take the model as"
+            " transformers has it"
+        )
+    if open_clip.epsilon_of(text) != EPSILON:
+        raise text.fail("norm_kwargs", f"is not the image tower's epsilon of {EPSILON}")
+    words = open_clip.text_of(text, cleaning=CLEANING)
+    for key, value in siglip.SHARED["text"].items():
+        if words.pop(key) != value:
+            raise DataError(f"{file}: text_cfg describes no SigLIP's text tower ({key})")
+    return siglip.model(
+        width=width,
+        heads=heads,
+        activation=activation,
+        epsilon=EPSILON,
+        vision={
+            "image_size": vision.side("image_size", int(name[3])),
+            "patch_size": int(name[2]),
+            "layers": layers,
+            "mlp_ratio": hidden / width,
+        },
+        text=words,
+    ) | open_clip.images_of(whole)
 
 
 def layout(model: Mapping[str, Any]) -> Layout:
@@ -116,41 +131,56 @@ def write(
     Raises:
       DataError: open_clip has no such model.
     """
-    files.write_json(folder / CONFIG, config_of(shapes.complete(model)))
+    cleaning = CLEANING if type(tokenizer) is SiglipTokenizer else ""
+    files.write_json(folder / CONFIG, config_of(shapes.complete(model), cleaning=cleaning))
     tensors = arrays.Written(params, layout=layout(model))
     files.write_safetensors(folder / WEIGHTS[0], tensors)
     for name, content in tokenizer_files.for_transformers(tokenizer).items():
         (folder / name).write_bytes(content)
 
 
-def config_of(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The `open_clip_config.json` of our complete model; DataError if open_clip has no such."""
+def config_of(model: Mapping[str, Any], *, cleaning: str = CLEANING) -> dict[str, Any]:
+    """The `open_clip_config.json` of our complete model; DataError if open_clip has no such.
+
+    Args:
+      model: ours, complete.
+      cleaning: open_clip's name of what its tokenizer does to a text first; "" leaves punctuation.
+    """
     siglip.check(model, where="open_clip")
     vision, text = model["vision"], model["text"]
     width = vision["width"]
     hidden = round(width * vision["mlp_ratio"])
     sizes = (width, vision["layers"], width // vision["head_width"], hidden)
     names = {sizes: name for name, sizes in TOWERS.items()}
-    if sizes not in names:
-        raise DataError(f"open_clip has no SigLIP of these sizes; it has {', '.join(TOWERS)}")
-    if model["activation"] != (TANH if names[sizes] == "so400m" else EXACT):
+    variant = (names.get(sizes, ""), vision["patch_size"])
+    if variant not in VARIANTS:
+        known = ", ".join(f"{name}/{patch}" for name, patch in VARIANTS)
+        raise DataError(f"open_clip has no SigLIP of these sizes; it has {known}")
+    smallest, activation = VARIANTS[variant]
+    if model["activation"] != activation:
         raise DataError(
             f"open_clip computes this image tower with another activation than"
             f" {model['activation']}; write --format=huggingface"
+        )
+    if model["layer_norm_epsilon"] != EPSILON:
+        raise DataError(
+            f"open_clip computes this image tower with a LayerNorm epsilon of {EPSILON}, not"
+            f" {model['layer_norm_epsilon']}; write --format=huggingface"
         )
     config = {
         "embed_dim": model["embed_dim"],
         "custom_text": True,
         "vision_cfg": {
             "image_size": vision["image_size"],
-            "timm_model_name": f"vit_{names[sizes]}_patch{vision['patch_size']}_siglip_224",
+            "timm_model_name": f"vit_{variant[0]}_patch{variant[1]}_siglip_{smallest}",
             "timm_model_pretrained": False,
             "timm_pool": "map",
             "timm_proj": "none",
         },
         **open_clip.rest_of(model, text, own_tokenizer=True),
     }
-    config["text_cfg"]["tokenizer_kwargs"] = {"clean": "canonicalize"}
+    if cleaning:
+        config["text_cfg"]["tokenizer_kwargs"] = {"clean": cleaning}
     return {
         "model_cfg": config,
         "preprocess_cfg": open_clip.preprocessing_of(model),
