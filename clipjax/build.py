@@ -19,7 +19,7 @@ from clipjax.common import durations
 from clipjax.common.exits import ConfigError
 from clipjax.config import Config
 from clipjax.models import clip
-from clipjax.models.shapes import patches
+from clipjax.models.config import patches
 from clipjax.optim import optimizer as optimizers
 from clipjax.optim import schedules
 from clipjax.parallel import compiler_options, same_program, sharding

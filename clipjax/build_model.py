@@ -12,7 +12,7 @@ from clipjax.config import Config
 from clipjax.data.tokenizers import Tokenizer, first_difference, kind_of
 from clipjax.models import clip, flops
 from clipjax.models.kernels import self_check
-from clipjax.models.kernels.rows import Place
+from clipjax.models.kernels.rows import KernelMesh
 from clipjax.optim import optimizer as optimizers
 from clipjax.parallel import accelerators, sharding
 from clipjax.parallel import mesh as meshes
@@ -29,7 +29,7 @@ def model(config: Config, *, mesh: Mesh) -> clip.CLIP:
     return clip.from_dict(
         config.model.to_dict(),
         constrain=functools.partial(sharding.constrain_batch, mesh=mesh),
-        place=_place(config, mesh=mesh),
+        kernel_mesh=_kernel_mesh(config, mesh=mesh),
     )
 
 
@@ -39,11 +39,13 @@ def check_kernels(config: Config, *, mesh: Mesh) -> None:
     Raises:
       CleanExit: they differ by more than rounding; names by how much and what to do.
     """
-    place = _place(config, mesh=meshes.make_mesh(ONE_DEVICE, devices=mesh.local_devices[:1]))
-    if place is None:
+    kernel_mesh = _kernel_mesh(
+        config, mesh=meshes.make_mesh(ONE_DEVICE, devices=mesh.local_devices[:1])
+    )
+    if kernel_mesh is None:
         return
     plain = clip.from_dict(config.model.to_dict())
-    for tower, (kernels, forms) in self_check.errors(plain, place=place).items():
+    for tower, (kernels, forms) in self_check.errors(plain, kernel_mesh=kernel_mesh).items():
         if not self_check.passes(kernels, forms):
             raise CleanExit(
                 f"the TPU kernels are wrong on {mesh.local_devices[0].device_kind}: error"
@@ -52,10 +54,10 @@ def check_kernels(config: Config, *, mesh: Mesh) -> None:
             )
 
 
-def _place(config: Config, *, mesh: Mesh) -> Place | None:
+def _kernel_mesh(config: Config, *, mesh: Mesh) -> KernelMesh | None:
     on_tpu = mesh.devices.flat[0].platform == "tpu"
     wanted = {"auto": on_tpu, "on": True, "off": False}[config.kernels]
-    return Place(mesh, interpret=not on_tpu) if wanted else None
+    return KernelMesh(mesh, interpret=not on_tpu) if wanted else None
 
 
 def initial_state(config: Config, program: Any, *, tokenizer: Tokenizer) -> TrainState:

@@ -72,14 +72,14 @@ def model(name: str, **changes: Any) -> Config:
     c.image_mean = shape["image_mean"]  # of pixels in [0, 1], red green blue
     c.image_std = shape["image_std"]
     c.image_resize = shape.get("image_resize", "crop")  # or "squash": both sides, as SigLIP
-    c.vision = ConfigDict(shape["vision"])  # the fields of a tower of `models/shapes.py`
+    c.vision = ConfigDict(shape["vision"])  # the fields of a tower of `models/config.py`
     c.vision.remat = "none"  # what the backward pass recomputes: "none", "block", "mlp", "dots"
     c.text = ConfigDict(shape["text"])
     c.text.remat = "none"  # as for vision
     c.scan = True  # layers under one lax.scan: compiles in constant time
     c.dtype = "bfloat16"  # of matmul operands; statistics, softmax and logits are float32
     c.param_dtype = "float32"  # of the stored parameters
-    with c.ignore_type():  # 4 and 3.7 are both an mlp_ratio; `shapes.py` checks types
+    with c.ignore_type():  # 4 and 3.7 are both an mlp_ratio; `models/config.py` checks types
         c.update(changes)
     return c
 
@@ -290,8 +290,10 @@ def _as_tuple(value: Any) -> Any:
 def changed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Run-defining settings that differ: key → (old, new), from two flattened configs.
 
-    A key that only one side has counts with None on the other, so that a run written by an older
-    clipjax is compared on what both know plus what was added.
+    A key that an older clipjax did not know had its default there, so that its runs go on; any
+    other key that only one side has counts with None on the other.
     """
+    defaults_now = flatten(defaults())
     keys = [key for key in {**old, **new} if not is_operational(key)]
-    return {k: (old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)}
+    pairs = {key: (old.get(key, defaults_now.get(key)), new.get(key)) for key in keys}
+    return {key: (before, now) for key, (before, now) in pairs.items() if before != now}

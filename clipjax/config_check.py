@@ -11,7 +11,8 @@ from clipjax.common.exits import ConfigError
 from clipjax.common.registry import check_name
 from clipjax.config import Config, flatten
 from clipjax.data import sources
-from clipjax.models import shapes, text_shapes, zoo
+from clipjax.models import config as model_config
+from clipjax.models import zoo
 from clipjax.parallel import compiler_options
 
 DTYPES = ("float32", "bfloat16")
@@ -45,7 +46,7 @@ def _fail(key: str, value: Any, problem: str) -> None:
 
 
 def _check_model(model: Config) -> None:
-    shapes.parse(model.to_dict(), where="config.model")
+    model_config.parse(model.to_dict(), where="config.model")
     for key in ("dtype", "param_dtype"):
         check_name(model[key], names=DTYPES, kind=f"config.model.{key}")
     check_name(model.name, names=[*zoo.MODELS, "custom"], kind="config.model.name")
@@ -57,7 +58,7 @@ def _check_against_zoo(model: Config) -> None:
     released = zoo.get(model.name)
     ours = flatten(model)
     for name, theirs in flatten(released).items():
-        if ours[name] != theirs and name not in shapes.NOT_SHAPE:
+        if ours[name] != theirs and name not in model_config.NOT_SHAPE:
             _fail(
                 f"model.{name}",
                 ours[name],
@@ -99,7 +100,7 @@ def _check_names(config: Config) -> None:
 
 def _check_text_kind(config: Config) -> None:
     kind = config.model.text.kind
-    predicts = kind in text_shapes.PREDICTING
+    predicts = kind in model_config.PREDICTING
     if predicts != (config.loss.name == losses.LIKELIHOOD):
         wanted = losses.LIKELIHOOD if predicts else f"one of {', '.join(losses.LOSSES)}"
         _fail("loss.name", config.loss.name, f"model.text.kind={kind} needs {wanted}")

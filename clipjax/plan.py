@@ -228,15 +228,15 @@ def _outcome(row: dict[str, Any]) -> str:
 def _ranges(sweeping: dict[str, list[str]]) -> dict[str, Any]:
     """What to try, with counts as numbers; ConfigError for what cannot be read."""
     from clipjax.common.registry import check_name
-    from clipjax.models import shapes
+    from clipjax.models import config as model_config
 
     for remat in sweeping["remats"]:
-        check_name(remat, names=shapes.REMAT_POLICIES, kind="--sweep_remats")
+        check_name(remat, names=model_config.REMAT_POLICIES, kind="--sweep_remats")
     counts = sweeping["micro_batches"]
     if not all(count.isdigit() and int(count) > 0 for count in counts):
         raise ConfigError(f"--sweep_micro_batches={','.join(counts)}: write counts, 1,2,4")
     return {
-        "remats": sweeping["remats"] or list(shapes.REMAT_POLICIES),
+        "remats": sweeping["remats"] or list(model_config.REMAT_POLICIES),
         "micro_batches": [int(count) for count in counts],
         "meshes": sweeping["meshes"],
     }

@@ -19,7 +19,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from clipjax import config
-from clipjax.models import shapes
+from clipjax.models import config as model_config
 
 WAYS = {
     "caption": "captioning",
@@ -35,7 +35,7 @@ def get_config(variant="transformer"):
     if way not in WAYS or scale not in ("", "scenes"):
         raise ValueError(f'"{variant}" is none of {", ".join(WAYS)}, each perhaps with ",scenes"')
     c = _scenes() if scale else _rn50()
-    kind = shapes.TOWERS["text"][WAYS[way]]
+    kind = model_config.TOWERS["text"][WAYS[way]]
     known = [field.name for field in dataclasses.fields(kind) if field.name in c.model.text]
     text = kind(**{**{name: c.model.text[name] for name in known}, "kind": WAYS[way]})
     c.model.name = "custom"

@@ -88,6 +88,14 @@ def test_every_setting_is_named_operational_or_defines_the_run():
         assert key in operational
 
 
+def test_a_setting_that_an_older_clipjax_did_not_know_is_no_change_at_its_default():
+    new = config.flatten(config.defaults())
+    old = {key: value for key, value in new.items() if key != "model.vision.activation"}
+    assert config.changed(old, new) == {}
+    new["model.vision.activation"] = "gelu"
+    assert config.changed(old, new) == {"model.vision.activation": ("", "gelu")}
+
+
 def test_changes_compare_lists_and_tuples_alike():
     c = config.defaults()
     old = config.flatten({**c.to_dict(), "sharding_rules": []})

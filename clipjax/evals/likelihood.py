@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from clipjax.data import eval_batches
 from clipjax.evals import class_scores, embed, zero_shot
-from clipjax.models.prediction import CaptionPredictor
+from clipjax.models.baselines.prediction import CaptionPredictor
 from clipjax.parallel import sharding
 
 PROMPTS = 16  # looked at together: a captioning model sees each with each image of a batch

@@ -1,1 +1,1 @@
-"""CLIP's encoders. `shapes.py` holds their settings, `zoo.py` the public models'."""
+"""CLIP's encoders. `config.py` holds their settings, `zoo.py` the public models'."""

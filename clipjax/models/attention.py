@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from clipjax.models.kernels import attention as kernel
 from clipjax.models.kernels.bias import add_bias
-from clipjax.models.kernels.rows import Place
+from clipjax.models.kernels.rows import KernelMesh
 from clipjax.models.layers import DenseParams, Initializer
 
 
@@ -36,8 +36,8 @@ class Attention(nn.Module):
     """Self-attention with biases, [B, T, D] → [B, T, D] in `dtype`; `causal`: nothing looks ahead.
 
     Query, key and value each have their own matrix [D, H, K], because a packed one needs a reshape
-    that costs a layout copy on TPU. With a `place` the kernel replaces the plain form where it
-    fits; the parameters are the same.
+    that costs a layout copy on TPU. With a `kernel_mesh` the kernel replaces the plain form where
+    it fits; the parameters are the same.
     """
 
     heads: int
@@ -46,7 +46,7 @@ class Attention(nn.Module):
     out_init: Initializer
     dtype: Any
     param_dtype: Any
-    place: Place | None = None
+    kernel_mesh: KernelMesh | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -61,12 +61,12 @@ class Attention(nn.Module):
             (*split, width), (width,), self.out_init, name="out", **dtypes
         )()
         sizes = {"tokens": tokens, "width": width, "heads": self.heads}
-        if self.place is not None and kernel.fits(place=self.place, **sizes):
+        if self.kernel_mesh is not None and kernel.fits(kernel_mesh=self.kernel_mesh, **sizes):
             query, key, value = (
                 add_bias(
                     x @ matrix.reshape(width, width),
                     bias.reshape(width),
-                    place=self.place,
+                    kernel_mesh=self.kernel_mesh,
                     features="tensor",
                 )
                 for matrix, bias in inputs
@@ -77,9 +77,11 @@ class Attention(nn.Module):
                 value=value,
                 heads=self.heads,
                 causal=self.causal,
-                place=self.place,
+                kernel_mesh=self.kernel_mesh,
             )
-            return add_bias(x @ out_kernel.reshape(width, width), out_bias, place=self.place)
+            return add_bias(
+                x @ out_kernel.reshape(width, width), out_bias, kernel_mesh=self.kernel_mesh
+            )
         query, key, value = (
             jnp.einsum("BTD,DHK->BHTK", x, matrix) + bias[:, None, :] for matrix, bias in inputs
         )

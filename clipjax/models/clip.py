@@ -1,5 +1,6 @@
 """CLIP: two towers, the joint embedding and the logit scale; built by `build.py` and the API."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -8,12 +9,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from clipjax.models import shapes, text_shapes, towers
-from clipjax.models.kernels.rows import Place
+from clipjax.models import config as settings
+from clipjax.models import towers
+from clipjax.models.baselines.prediction import CaptionPredictor
+from clipjax.models.compute import Compute, Constrain, identity
+from clipjax.models.config import ClipConfig
+from clipjax.models.kernels.rows import KernelMesh
 from clipjax.models.layers import l2_normalize
-from clipjax.models.prediction import CaptionPredictor
-from clipjax.models.shapes import ClipConfig
-from clipjax.models.transformer import Constrain
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # paper section 2.5; the parameter is a logarithm
 # With a sigmoid loss: nearly all pairs are negative, and start so (SigLIP, Zhai et al. 2023).
@@ -23,18 +25,17 @@ SIGMOID_LOGIT_SCALE, SIGMOID_LOGIT_BIAS = math.log(10), -10.0
 class CLIP(nn.Module):
     """Two encoders into one space (paper section 2.4).
 
-    `constrain` is applied to activations [B, ...] at block boundaries: the caller's sharding
-    constraint. `place`, if given, is where kernels replace plain forms (see `kernels`).
+    Attributes:
+      config: what is computed.
+      compute: how.
     """
 
     config: ClipConfig
-    constrain: Constrain = towers.identity
-    place: Place | None = None
+    compute: Compute = Compute()
 
     def setup(self) -> None:
-        shared = {"config": self.config, "constrain": self.constrain, "place": self.place}
-        self.vision = towers.build(self.config.vision, **shared)
-        self.text = towers.build(self.config.text, **shared)
+        self.vision = towers.build(self.config, "vision", compute=self.compute)
+        self.text = towers.build(self.config, "text", compute=self.compute)
         biased = self.config.logit_bias
         scale = SIGMOID_LOGIT_SCALE if biased else INITIAL_LOGIT_SCALE
         constant = nn.initializers.constant
@@ -95,18 +96,25 @@ class CLIP(nn.Module):
 def from_dict(
     model: Mapping[str, Any],
     *,
-    constrain: Constrain = towers.identity,
-    place: Place | None = None,
+    constrain: Constrain = identity,
+    kernel_mesh: KernelMesh | None = None,
 ) -> Any:
-    """The model that a nested dict describes, see `shapes.py`: a CLIP, or the `CaptionPredictor`
+    """The model that a nested dict describes, see `config.py`: a CLIP, or the `CaptionPredictor`
     that it is compared with.
 
     A key `name` is a label and ignored. Raises ConfigError naming the key that is unknown,
     missing or impossible.
     """
-    config = shapes.parse(model)
-    kind = CaptionPredictor if config.text.kind in text_shapes.PREDICTING else CLIP
-    return kind(config, constrain=constrain, place=place)
+    config = settings.parse(model)
+    kind = CaptionPredictor if config.text.kind in settings.PREDICTING else CLIP
+    compute = Compute(
+        dtype=jnp.dtype(config.dtype),
+        param_dtype=jnp.dtype(config.param_dtype),
+        scan=config.scan,
+        constrain=constrain,
+        kernel_mesh=kernel_mesh,
+    )
+    return kind(config, compute)
 
 
 def initialise(model: CLIP) -> Callable[[jax.Array], dict[str, Any]]:
@@ -116,7 +124,8 @@ def initialise(model: CLIP) -> Callable[[jax.Array], dict[str, Any]]:
     """
 
     # One example, which no mesh could share: what works on many devices is left out.
-    model = model.clone(constrain=towers.identity, place=None)
+    compute = dataclasses.replace(model.compute, constrain=identity, kernel_mesh=None)
+    model = model.clone(compute=compute)
 
     def from_key(key: jax.Array) -> dict[str, Any]:
         size = model.config.vision.image_size

@@ -7,7 +7,7 @@ recomputed: "model FLOPs", as PaLM (Chowdhery et al. 2022, appendix B) defines u
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from clipjax.models import shapes
+from clipjax.models import config as model_config
 
 
 def training_flops_per_pair(
@@ -27,12 +27,12 @@ def image_flops(model: Mapping[str, Any], *, patch_dropout: float = 0.0) -> floa
     vision = model["vision"]
     if vision["kind"] == "resnet":
         return _resnet(model)
-    patches = shapes.patches(vision)
+    patches = model_config.patches(vision)
     width = vision["width"]
     embed = 2.0 * patches * 3 * vision["patch_size"] ** 2 * width
     ratio, tokens = (
         vision["mlp_ratio"],
-        shapes.kept_patches(patches, patch_dropout) + vision["class_token"],
+        model_config.kept_patches(patches, patch_dropout) + vision["class_token"],
     )
     blocks = vision["layers"] * _block(tokens, width=width, mlp_ratio=ratio)
     if vision["pooling"] == "map":  # key and value of every token; the rest of one

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from clipjax.models.kernels.bias import add_bias
-from clipjax.models.kernels.rows import Place
+from clipjax.models.kernels.rows import KernelMesh
 
 Initializer = Callable[..., jax.Array]
 
@@ -140,7 +140,7 @@ class Mlp(nn.Module):
     down_init: Initializer
     dtype: Any
     param_dtype: Any
-    place: Place | None = None
+    kernel_mesh: KernelMesh | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -153,4 +153,6 @@ class Mlp(nn.Module):
             (self.hidden, width), (width,), self.down_init, name="down", **dtypes
         )()
         x = checkpoint_name(x @ up + up_bias, "mlp_hidden")  # [B, T, F]
-        return add_bias(ACTIVATIONS[self.activation](x) @ down, down_bias, place=self.place)
+        return add_bias(
+            ACTIVATIONS[self.activation](x) @ down, down_bias, kernel_mesh=self.kernel_mesh
+        )

@@ -12,8 +12,10 @@ from flax import linen as nn
 
 from clipjax.models.attention import QueryAttention
 from clipjax.models.batch_norm import BatchNorm
+from clipjax.models.compute import Compute, Constrain
+from clipjax.models.config import ResNetConfig
 from clipjax.models.layers import Initializer
-from clipjax.models.transformer import REMAT_POLICIES, Constrain
+from clipjax.models.transformer import REMAT_POLICIES
 
 EXPANSION = 4  # a block's outer width over its inner one
 
@@ -118,37 +120,31 @@ class ModifiedResNet(nn.Module):
     `train` normalises with the batch's own statistics and updates collection `batch_stats`.
     """
 
+    config: ResNetConfig
     embed_dim: int
-    image_size: int
-    width: int
-    layers: tuple[int, ...]
-    head_width: int
-    remat: str
-    dtype: Any
-    param_dtype: Any
-    constrain: Constrain
+    compute: Compute
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False, project: bool = True) -> jax.Array:
         del project  # the pool ends in the joint space
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        tower, compute, dtypes = self.config, self.compute, self.compute.dtypes
         shared = {"train": train, **dtypes}
-        policy = REMAT_POLICIES[self.remat]
+        policy = REMAT_POLICIES[tower.remat]
         block = Bottleneck if policy is None else nn.remat(Bottleneck, policy=policy)
 
-        x = image.astype(self.dtype)
-        x = ConvNorm(self.width // 2, 3, stride=2, name="stem_1", **shared)(x)
-        x = ConvNorm(self.width // 2, 3, name="stem_2", **shared)(x)
-        x = ConvNorm(self.width, 3, name="stem_3", **shared)(x)
-        x = self.constrain(nn.avg_pool(x, (2, 2), strides=(2, 2)))  # [B, S/4, S/4, width]
-        for stage, count in enumerate(self.layers):
+        x = image.astype(compute.dtype)
+        x = ConvNorm(tower.width // 2, 3, stride=2, name="stem_1", **shared)(x)
+        x = ConvNorm(tower.width // 2, 3, name="stem_2", **shared)(x)
+        x = ConvNorm(tower.width, 3, name="stem_3", **shared)(x)
+        x = compute.constrain(nn.avg_pool(x, (2, 2), strides=(2, 2)))  # [B, S/4, S/4, width]
+        for stage, count in enumerate(tower.layers):
             for i in range(count):
                 x = block(
-                    self.width * 2**stage,
+                    tower.width * 2**stage,
                     stride=2 if stage and not i else 1,
-                    constrain=self.constrain,
+                    constrain=compute.constrain,
                     name=f"stage_{stage + 1}_block_{i}",
                     **shared,
                 )(x)
-        pool = AttentionPool(x.shape[-1] // self.head_width, self.embed_dim, name="pool", **dtypes)
+        pool = AttentionPool(x.shape[-1] // tower.head_width, self.embed_dim, name="pool", **dtypes)
         return pool(x).astype(jnp.float32)  # [B, E]

@@ -1,4 +1,4 @@
-"""The text towers: a transformer pooled at one of its tokens, and the mean of all words."""
+"""The text tower: a transformer, pooled at one of its tokens."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from clipjax.models.kernels.rows import Place
+from clipjax.models.compute import Compute
+from clipjax.models.config import TextConfig
 from clipjax.models.layers import LayerNorm, Linear
-from clipjax.models.transformer import Constrain, apply_blocks
-from clipjax.models.words import is_word
+from clipjax.models.transformer import apply_blocks
 
 
 class TokenEmbedding(nn.Module):
@@ -30,7 +30,7 @@ class TokenEmbedding(nn.Module):
 def pool_end_of_text(x: jax.Array, *, text: jax.Array) -> jax.Array:
     """The features at each caption's end-of-text token: x [B, T, D], text int [B, T] → [B, D].
 
-    End of text is the largest id of the vocabulary, so its first place is the argmax.
+    End of text is the largest id of the vocabulary, so its first kernel_mesh is the argmax.
     """
     end = jnp.argmax(text, axis=-1)[:, None, None]  # [B, 1, 1]
     # Not x[rows, end]: that indexing makes the partitioner gather the whole batch.
@@ -41,90 +41,36 @@ class TextTransformer(nn.Module):
     """Token ids int32 [B, T] → float32 [B, E], not yet L2-normalised.
 
     Learned positions (N(0, 0.01)), blocks, `ln_final`, pooling, projection (N(0, D^-½)) (paper
-    section 2.4, released model.py); causality and pooling as `shapes.TextConfig` says. Padding
-    needs no mask: it comes after the end-of-text token, which cannot look ahead. Without causality
-    padding is looked at, as SigLIP does.
+    section 2.4, released model.py); causality and pooling as `config` says. Padding needs no mask:
+    it comes after the end-of-text token, which cannot look ahead. Without causality padding is
+    looked at, as SigLIP does.
     """
 
+    config: TextConfig
     embed_dim: int
-    context_length: int
-    vocab_size: int
-    width: int
-    heads: int
-    layers: int
-    mlp_ratio: float
-    causal: bool
-    pooling: str
-    projection_bias: bool
-    activation: str
-    epsilon: float
-    remat: str
-    scan: bool
-    dtype: Any
-    param_dtype: Any
-    constrain: Constrain
-    place: Place | None = None
+    compute: Compute
 
     @nn.compact
     def __call__(self, text: jax.Array) -> jax.Array:
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        tower, compute, dtypes = self.config, self.compute, self.compute.dtypes
         normal = nn.initializers.normal
 
-        x = TokenEmbedding(self.vocab_size, self.width, name="token_embedding", **dtypes)(text)
+        x = TokenEmbedding(tower.vocab_size, tower.width, name="token_embedding", **dtypes)(text)
         positions = self.param(
             "position_embedding",
             normal(0.01),
-            (self.context_length, self.width),
-            self.param_dtype,
+            (tower.context_length, tower.width),
+            compute.param_dtype,
         )  # [T, D]
-        x = self.constrain(x + positions.astype(self.dtype))  # [B, T, D]
-        x = apply_blocks(
-            x,
-            causal=self.causal,
-            scan=self.scan,
-            remat=self.remat,
-            layers=self.layers,
-            heads=self.heads,
-            mlp_width=round(self.width * self.mlp_ratio),
-            activation=self.activation,
-            epsilon=self.epsilon,
-            constrain=self.constrain,
-            place=self.place,
-            **dtypes,
-        )
+        x = compute.constrain(x + positions.astype(compute.dtype))  # [B, T, D]
+        x = apply_blocks(x, blocks=tower.blocks, compute=compute)
         # Each position is normalised alone, so the others need not be.
-        x = pool_end_of_text(x, text=text) if self.pooling == "end_of_text" else x[:, -1]
-        x = LayerNorm(self.epsilon, name="ln_final", **dtypes)(x)  # [B, D]
+        x = pool_end_of_text(x, text=text) if tower.pooling == "end_of_text" else x[:, -1]
+        x = LayerNorm(tower.layer_norm_epsilon, name="ln_final", **dtypes)(x)  # [B, D]
         return Linear(
             self.embed_dim,
-            normal(self.width**-0.5),
-            use_bias=self.projection_bias,
+            normal(tower.width**-0.5),
+            use_bias=tower.projection_bias,
             name="projection",
             **dtypes,
         )(x)
-
-
-class BagOfWords(nn.Module):
-    """Token ids int32 [B, T] → float32 [B, E], not yet L2-normalised.
-
-    The mean embedding of a caption's words, whatever their order, then `ln_final` and `projection`
-    as in the transformer; the start and end of text do not count, and no word at all gives zeros.
-    """
-
-    embed_dim: int
-    context_length: int
-    vocab_size: int
-    width: int
-    epsilon: float
-    dtype: Any
-    param_dtype: Any
-
-    @nn.compact
-    def __call__(self, text: jax.Array) -> jax.Array:
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        x = TokenEmbedding(self.vocab_size, self.width, name="token_embedding", **dtypes)(text)
-        counted = is_word(text)[..., None]  # [B, T, 1]
-        x = jnp.sum(x * counted, axis=1, dtype=jnp.float32) / jnp.maximum(counted.sum(axis=1), 1)
-        x = LayerNorm(self.epsilon, name="ln_final", **dtypes)(x.astype(self.dtype))  # [B, D]
-        normal = nn.initializers.normal(self.width**-0.5)
-        return Linear(self.embed_dim, normal, name="projection", **dtypes)(x)

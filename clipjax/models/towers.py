@@ -1,36 +1,31 @@
-"""The towers by kind, and what every model does before them; `clip.py` and `prediction.py` use it.
+"""The towers by kind, and what every model does before them; `clip.py` and `baselines` use it.
 
 The only place that normalises pixels, so that everything before it handles uint8.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from clipjax.models.captioning import CaptionDecoder
-from clipjax.models.kernels.rows import Place
+from clipjax.models import config as settings
+from clipjax.models.baselines.bag_of_words import BagOfWords
+from clipjax.models.baselines.captioning import CaptionDecoder
+from clipjax.models.baselines.word_prediction import WordPredictor
+from clipjax.models.compute import Compute
+from clipjax.models.config import ClipConfig
 from clipjax.models.resnet import ModifiedResNet
-from clipjax.models.shapes import ClipConfig
-from clipjax.models.text import BagOfWords, TextTransformer
-from clipjax.models.transformer import Constrain
+from clipjax.models.text import TextTransformer
 from clipjax.models.vit import VisionTransformer
-from clipjax.models.words import WordPredictor
 
-KINDS: dict[str, Any] = {
-    "vit": VisionTransformer,
-    "resnet": ModifiedResNet,
-    "transformer": TextTransformer,
-    "bag_of_words": BagOfWords,
-    "word_prediction": WordPredictor,
-    "captioning": CaptionDecoder,
+MODULES: dict[type, Any] = {
+    settings.VisionConfig: VisionTransformer,
+    settings.ResNetConfig: ModifiedResNet,
+    settings.TextConfig: TextTransformer,
+    settings.BagOfWordsConfig: BagOfWords,
+    settings.WordPredictionConfig: WordPredictor,
+    settings.CaptioningConfig: CaptionDecoder,
 }
-
-
-def identity(x: jax.Array) -> jax.Array:
-    """x: the default of a model's `constrain`, for one device."""
-    return x
 
 
 def normalize_pixels(image: jax.Array, config: ClipConfig) -> jax.Array:
@@ -41,19 +36,7 @@ def normalize_pixels(image: jax.Array, config: ClipConfig) -> jax.Array:
     return (image.astype(jnp.float32) - center) * scale
 
 
-def build(tower: Any, *, config: ClipConfig, constrain: Constrain, place: Place | None) -> Any:
-    """A tower from its settings and from what both share, as far as it knows them."""
-    module = KINDS[tower.kind]
-    shared = {
-        "embed_dim": config.embed_dim,
-        "activation": config.activation,
-        "epsilon": config.layer_norm_epsilon,
-        "scan": config.scan,
-        "dtype": jnp.dtype(config.dtype),
-        "param_dtype": jnp.dtype(config.param_dtype),
-        "constrain": constrain,
-        "place": place,
-    }
-    known = {field.name for field in dataclasses.fields(module)}
-    settings = {key: value for key, value in vars(tower).items() if key != "kind"}
-    return module(**settings, **{key: value for key, value in shared.items() if key in known})
+def build(config: ClipConfig, name: str, *, compute: Compute) -> Any:
+    """The module of the tower `name`, "vision" or "text"."""
+    tower = config.tower(name)
+    return MODULES[type(tower)](tower, config.embed_dim, compute)

@@ -10,11 +10,10 @@ import numpy as np
 from flax import linen as nn
 
 from clipjax.models.attention import Attention
+from clipjax.models.compute import Compute
+from clipjax.models.config import BlockConfig
 from clipjax.models.kernels import layer_norm as kernel
-from clipjax.models.kernels.rows import Place
 from clipjax.models.layers import Mlp, NormParams, layer_norm
-
-Constrain = Callable[[jax.Array], jax.Array]
 
 # What the backward pass finds saved: everything; each block's input only; that and the MLP's inner
 # features before the activation, the dearest product to make again; the block's input and the
@@ -28,7 +27,7 @@ REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
 
 
 class Block(nn.Module):
-    """x += attention(ln_1(x)); x += mlp(ln_2(x)). [B, T, D] → [B, T, D] in `dtype`.
+    """x += attention(ln_1(x)); x += mlp(ln_2(x)). [B, T, D] → [B, T, D] in `compute.dtype`.
 
     Initialised as the released text blocks: attention N(0, D^-½), attention output and second
     MLP matrix N(0, D^-½ (2 layers)^-½), first MLP matrix N(0, (2 D)^-½). The release leaves the
@@ -36,76 +35,68 @@ class Block(nn.Module):
     towers. Biases start at 0.
     """
 
-    layers: int
-    heads: int
-    mlp_width: int
-    activation: str
-    epsilon: float
-    dtype: Any
-    param_dtype: Any
-    constrain: Constrain
-    causal: bool = False
-    place: Place | None = None
+    config: BlockConfig
+    compute: Compute
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         width = x.shape[-1]
         normal = nn.initializers.normal
-        into_stream = normal(width**-0.5 * (2 * self.layers) ** -0.5)
+        into_stream = normal(width**-0.5 * (2 * self.config.layers) ** -0.5)
+        shared = {"kernel_mesh": self.compute.kernel_mesh, **self.compute.dtypes}
 
         x, y = self.branch(x, norm="ln_1")
         x = x + Attention(
-            self.heads,
-            self.causal,
+            self.config.heads,
+            self.config.causal,
             normal(width**-0.5),
             into_stream,
-            place=self.place,
             name="attention",
-            **dtypes,
+            **shared,
         )(y)
         x, y = self.branch(x, norm="ln_2")
         x = x + Mlp(
-            self.mlp_width,
-            self.activation,
+            self.config.mlp_width,
+            self.config.activation,
             normal((2 * width) ** -0.5),
             into_stream,
-            place=self.place,
             name="mlp",
-            **dtypes,
+            **shared,
         )(y)
-        return self.constrain(x)
+        return self.compute.constrain(x)
 
     def branch(self, x: jax.Array, *, norm: str) -> tuple[jax.Array, jax.Array]:
         """The stream x, for the way around, and its LayerNorm, for the way through."""
-        scale, bias = NormParams(x.shape[-1], self.param_dtype, name=norm)()
-        if self.place is None:
-            return x, layer_norm(x, scale=scale, bias=bias, epsilon=self.epsilon, dtype=self.dtype)
-        return kernel.layer_norm(x, scale=scale, bias=bias, epsilon=self.epsilon, place=self.place)
+        dtype, param_dtype = self.compute.dtype, self.compute.param_dtype
+        scale, bias = NormParams(x.shape[-1], param_dtype, name=norm)()
+        settings = {"scale": scale, "bias": bias, "epsilon": self.config.layer_norm_epsilon}
+        if self.compute.kernel_mesh is None:
+            return x, layer_norm(x, **settings, dtype=dtype)
+        return kernel.layer_norm(x, **settings, kernel_mesh=self.compute.kernel_mesh)
 
 
-def apply_blocks(x: jax.Array, *, scan: bool, remat: str, layers: int, **block: Any) -> jax.Array:
-    """Run `layers` blocks on x [B, T, D]; call from a module's compact method, which owns them.
+def apply_blocks(x: jax.Array, *, blocks: BlockConfig, compute: Compute) -> jax.Array:
+    """Run all blocks on x [B, T, D]; call from a module's compact method, which owns them.
 
-    scan=True compiles one block and keeps its parameters stacked under `blocks`; scan=False
-    compiles each, under `block_0`, `block_1`, …. `block` holds `Block`'s other attributes.
+    `compute.scan` compiles one block and keeps its parameters stacked under `blocks`; without it
+    each is compiled, under `block_0`, `block_1`, ….
     """
-    policy = REMAT_POLICIES[remat]
+    policy = REMAT_POLICIES[blocks.remat]
     block_class = Block
     if policy is not None:
         # Inside a scan the loop itself keeps the compiler from merging the two forward passes.
-        block_class = nn.remat(Block, policy=policy, prevent_cse=not scan)
-    if not scan:
-        for i in range(layers):
-            x = block_class(layers=layers, name=f"block_{i}", **block)(x)
+        block_class = nn.remat(Block, policy=policy, prevent_cse=not compute.scan)
+    if not compute.scan:
+        for i in range(blocks.layers):
+            x = block_class(blocks, compute, name=f"block_{i}")(x)
         return x
     scanned = nn.scan(
         lambda module, x, _: (module(x), None),
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        length=layers,
+        length=blocks.layers,
     )
-    x, _ = scanned(block_class(layers=layers, name="blocks", **block), x, None)
+    x, _ = scanned(block_class(blocks, compute, name="blocks"), x, None)
     return x
 
 

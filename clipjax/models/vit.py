@@ -1,5 +1,6 @@
 """The image tower as a Vision Transformer: CLIP's and, by other settings, SigLIP's."""
 
+import functools
 from typing import Any
 
 import jax
@@ -7,9 +8,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from clipjax.models.attention import QueryAttention
-from clipjax.models.kernels.rows import Place
+from clipjax.models.compute import Compute
+from clipjax.models.config import BlockConfig, VisionConfig
 from clipjax.models.layers import LayerNorm, Linear, Mlp
-from clipjax.models.transformer import Constrain, apply_blocks
+from clipjax.models.transformer import apply_blocks
 
 
 class PatchEmbedding(nn.Module):
@@ -53,59 +55,38 @@ class MapPool(nn.Module):
     big_vision builds it). Initialised as a block of a stack of one.
     """
 
-    heads: int
-    mlp_width: int
-    activation: str
-    epsilon: float
-    dtype: Any
-    param_dtype: Any
+    blocks: BlockConfig
+    compute: Compute
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        blocks, dtypes = self.blocks, self.compute.dtypes
         batch, _, width = x.shape
         normal = nn.initializers.normal
         into_stream = normal(width**-0.5 * 2**-0.5)
 
-        probe = self.param("probe", normal(width**-0.5), (width,), self.param_dtype)
-        probe = jnp.broadcast_to(probe.astype(self.dtype), (batch, 1, width))
+        probe = self.param("probe", normal(width**-0.5), (width,), self.compute.param_dtype)
+        probe = jnp.broadcast_to(probe.astype(self.compute.dtype), (batch, 1, width))
         x = QueryAttention(
-            self.heads, width, normal(width**-0.5), into_stream, name="attention", **dtypes
+            blocks.heads, width, normal(width**-0.5), into_stream, name="attention", **dtypes
         )(probe, x)  # [B, 1, D]
-        y = LayerNorm(self.epsilon, name="ln", **dtypes)(x)
+        y = LayerNorm(blocks.layer_norm_epsilon, name="ln", **dtypes)(x)
         up_init = normal((2 * width) ** -0.5)
-        y = Mlp(self.mlp_width, self.activation, up_init, into_stream, name="mlp", **dtypes)(y)
-        return (x + y)[:, 0]  # [B, D]
+        mlp = Mlp(blocks.mlp_width, blocks.activation, up_init, into_stream, name="mlp", **dtypes)
+        return (x + mlp(y))[:, 0]  # [B, D]
 
 
 class VisionTransformer(nn.Module):
     """Normalised pixels float32 [B, H, W, 3] → float32 [B, E], not yet L2-normalised.
 
     Class token, learned positions, `ln_pre`, blocks, `ln_post`, pooling, projection, each as
-    `shapes.VisionConfig` says. Class token, positions and projection start as N(0, D^-½) (released
-    model.py). With `patches`, int32 [B, K], the blocks see these patches alone.
+    `config` says. Class token, positions and projection start as N(0, D^-½) (released model.py).
+    With `patches`, int32 [B, K], the blocks see these patches alone.
     """
 
+    config: VisionConfig
     embed_dim: int
-    image_size: int
-    patch_size: int
-    width: int
-    layers: int
-    head_width: int
-    mlp_ratio: float
-    class_token: bool
-    pooling: str
-    ln_pre: bool
-    patch_bias: bool
-    projection: bool
-    activation: str
-    epsilon: float
-    remat: str
-    scan: bool
-    dtype: Any
-    param_dtype: Any
-    constrain: Constrain
-    place: Place | None = None
+    compute: Compute
 
     @nn.compact
     def __call__(
@@ -118,48 +99,33 @@ class VisionTransformer(nn.Module):
     ) -> jax.Array:
         """`project=False`: float32 [B, D], what the projection would be applied to."""
         del train  # computes the same
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        normal = nn.initializers.normal(self.width**-0.5)
-        heads = self.width // self.head_width
-        mlp = {
-            "mlp_width": round(self.width * self.mlp_ratio),
-            "activation": self.activation,
-            "epsilon": self.epsilon,
-        }
+        tower, compute, dtypes = self.config, self.compute, self.compute.dtypes
+        norm = functools.partial(LayerNorm, tower.layer_norm_epsilon, **dtypes)
+        normal = nn.initializers.normal(tower.width**-0.5)
 
         x = PatchEmbedding(
-            self.patch_size, self.width, self.patch_bias, name="patch_embedding", **dtypes
+            tower.patch_size, tower.width, tower.patch_bias, name="patch_embedding", **dtypes
         )(image)
-        if self.class_token:
-            token = self.param("class_embedding", normal, (self.width,), self.param_dtype)
-            token = jnp.broadcast_to(token.astype(self.dtype), (len(x), 1, self.width))
+        if tower.class_token:
+            token = self.param("class_embedding", normal, (tower.width,), compute.param_dtype)
+            token = jnp.broadcast_to(token.astype(compute.dtype), (x.shape[0], 1, tower.width))
             x = jnp.concatenate([token, x], axis=1)  # [B, T, D]
-        positions = self.param("position_embedding", normal, x.shape[1:], self.param_dtype)
-        x = x + positions.astype(self.dtype)
+        positions = self.param("position_embedding", normal, x.shape[1:], compute.param_dtype)
+        x = x + positions.astype(compute.dtype)
         if patches is not None:
-            x = keep(x, patches, before=int(self.class_token))  # [B, 1 + K, D]
-        x = self.constrain(x)
-        if self.ln_pre:
-            x = LayerNorm(self.epsilon, name="ln_pre", **dtypes)(x)
-        x = apply_blocks(
-            x,
-            scan=self.scan,
-            remat=self.remat,
-            layers=self.layers,
-            heads=heads,
-            constrain=self.constrain,
-            place=self.place,
-            **mlp,
-            **dtypes,
-        )
-        if self.pooling == "token":
+            x = keep(x, patches, before=int(tower.class_token))  # [B, 1 + K, D]
+        x = compute.constrain(x)
+        if tower.ln_pre:
+            x = norm(name="ln_pre")(x)
+        x = apply_blocks(x, blocks=tower.blocks, compute=compute)
+        if tower.pooling == "token":
             x = x[:, 0]  # each token is normalised alone, so the others need not be
-        x = LayerNorm(self.epsilon, name="ln_post", **dtypes)(x)
-        if self.pooling == "map":
-            x = MapPool(heads, name="pool", **mlp, **dtypes)(x)
-        elif self.pooling == "mean":
+        x = norm(name="ln_post")(x)
+        if tower.pooling == "map":
+            x = MapPool(tower.blocks, compute, name="pool")(x)
+        elif tower.pooling == "mean":
             x = jnp.mean(x, axis=1, dtype=jnp.float32)
-        if not (self.projection and project):
+        if not (tower.projection and project):
             return x.astype(jnp.float32)  # [B, D]
         return Linear(self.embed_dim, normal, name="projection", **dtypes)(x)  # [B, E]
 

@@ -6,7 +6,7 @@ Importing this module imports neither jax nor numpy, so configs and `--help` sta
 from typing import Any
 
 from clipjax.common.registry import check_name
-from clipjax.models import shapes
+from clipjax.models import config as model_config
 
 VOCAB_SIZE = 49_408
 CONTEXT_LENGTH = 77
@@ -165,7 +165,7 @@ def get(name: str) -> dict[str, Any]:
     Raises ConfigError, naming the closest model, if the name is not one of `MODELS`.
     """
     check_name(name, names=MODELS, kind="model.name")
-    return shapes.complete(MODELS[name])
+    return model_config.complete(MODELS[name])
 
 
 def parameter_count(name: str) -> int:

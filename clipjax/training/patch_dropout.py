@@ -5,7 +5,7 @@
 import jax
 import jax.numpy as jnp
 
-from clipjax.models.shapes import kept_patches
+from clipjax.models.config import kept_patches
 
 
 def draw_patches(key: jax.Array, *, rows: int, patches: int, dropped: float) -> jax.Array:

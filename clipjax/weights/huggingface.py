@@ -6,7 +6,7 @@ from typing import Any
 
 from clipjax.common.exits import DataError
 from clipjax.data.tokenizers import Tokenizer
-from clipjax.models import shapes
+from clipjax.models import config as model_config
 from clipjax.weights import arrays, files, huggingface_folder, preprocessing, tokenizer_files
 from clipjax.weights.arrays import CONVOLUTION, LINEAR, Array, Layout, linear, merged, norm
 from clipjax.weights.foreign import Foreign
@@ -172,7 +172,7 @@ def write(
     Raises:
       DataError: CLIPModel has no such model.
     """
-    model = shapes.complete(model)
+    model = model_config.uniform(model)
     huggingface_folder.write(
         folder,
         config=config_of(model, tokenizer=tokenizer),

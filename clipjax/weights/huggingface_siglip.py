@@ -6,7 +6,7 @@ from typing import Any
 
 from clipjax.common.exits import DataError
 from clipjax.data.tokenizers import Tokenizer
-from clipjax.models import shapes
+from clipjax.models import config as model_config
 from clipjax.weights import (
     arrays,
     files,
@@ -107,7 +107,7 @@ def write(
       DataError: SiglipModel has no such model.
     """
     siglip.check(model, where="transformers")
-    model = shapes.complete(model)
+    model = model_config.uniform(model)
     if model["image_resize"] != "squash":
         raise DataError(
             "transformers' SigLIP resizes both sides of an image, this model crops"

@@ -7,8 +7,8 @@ from typing import Any
 from clipjax.common.exits import DataError
 from clipjax.data.clip_tokenizer import ClipTokenizer, packaged_merges
 from clipjax.data.tokenizers import Tokenizer
-from clipjax.models import shapes
-from clipjax.models.shapes import IMAGE_MEAN, IMAGE_STD
+from clipjax.models import config as model_config
+from clipjax.models.config import IMAGE_MEAN, IMAGE_STD
 from clipjax.weights import arrays, files, openai, tokenizer_files
 from clipjax.weights.foreign import Foreign, only_file
 from clipjax.weights.settings import Settings, is_whole
@@ -217,7 +217,7 @@ def config_of(model: Mapping[str, Any], *, own_tokenizer: bool) -> dict[str, Any
     Raises:
       DataError: open_clip has no such model.
     """
-    model = shapes.complete(model)
+    model = model_config.uniform(model)
     text = model["text"]
     config = {
         "embed_dim": model["embed_dim"],

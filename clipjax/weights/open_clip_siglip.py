@@ -8,7 +8,7 @@ from typing import Any
 from clipjax.common.exits import DataError
 from clipjax.data.siglip_tokenizer import SiglipTokenizer
 from clipjax.data.tokenizers import Tokenizer
-from clipjax.models import shapes
+from clipjax.models import config as model_config
 from clipjax.weights import arrays, files, open_clip, openai, siglip, tokenizer_files
 from clipjax.weights.arrays import CONVOLUTION, ROW, ROWS, Array, Layout, linear, norm
 from clipjax.weights.arrays import merged as joined
@@ -132,7 +132,7 @@ def write(
       DataError: open_clip has no such model.
     """
     cleaning = CLEANING if type(tokenizer) is SiglipTokenizer else ""
-    files.write_json(folder / CONFIG, config_of(shapes.complete(model), cleaning=cleaning))
+    files.write_json(folder / CONFIG, config_of(model_config.uniform(model), cleaning=cleaning))
     tensors = arrays.Written(params, layout=layout(model))
     files.write_safetensors(folder / WEIGHTS[0], tensors)
     for name, content in tokenizer_files.for_transformers(tokenizer).items():

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from clipjax.common.exits import DataError
-from clipjax.models.shapes import IMAGE_MEAN, IMAGE_STD
+from clipjax.models.config import IMAGE_MEAN, IMAGE_STD
 from clipjax.weights import files
 from clipjax.weights.settings import Settings
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipjax.common.exits import DataError
-from clipjax.models import shapes
+from clipjax.models import config as model_config
 
 SHARED = {  # what a model must be to have a form there
     "vision": {
@@ -52,7 +52,7 @@ def model(
 
 def is_siglip(model: Mapping[str, Any]) -> bool:
     """Whether our model is of SigLIP's kind."""
-    full = shapes.complete(model)
+    full = model_config.complete(model)
     return bool(full.get("logit_bias")) and all(
         full[tower].get(key) == value
         for tower, settings in SHARED.items()

@@ -10,16 +10,16 @@ from clipjax.common.exits import CleanExit
 from clipjax.models import clip
 from clipjax.models.kernels import attention, layer_norm, self_check
 from clipjax.models.kernels.bias import add_bias
-from clipjax.models.kernels.rows import Place
+from clipjax.models.kernels.rows import KernelMesh
 from clipjax.parallel.mesh import make_mesh
 
 RNG = np.random.default_rng(0)
 MESHES = [(1, 1, 1), (2, 2, 2), (1, 8, 1)]
 
 
-def place(sizes):
+def kernel_mesh(sizes):
     devices = jax.devices()[: int(np.prod(sizes))]
-    return Place(
+    return KernelMesh(
         make_mesh(dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)), devices=devices), True
     )
 
@@ -67,14 +67,14 @@ def exact_attention(query, key, value, d_out, *, heads, causal):
     [(17, 64, (1, 1, 1)), (77, 32, (1, 1, 1)), (129, 64, (1, 1, 1)), (9, 64, (2, 2, 2))],
 )
 def test_attention_and_its_gradients(tokens, head_width, mesh, causal, dtype):
-    at, heads = place(mesh), 256 // head_width
+    at, heads = kernel_mesh(mesh), 256 // head_width
     inputs = [rounded((4, tokens, 256), dtype) for _ in range(4)]
     query, key, value, d_out = (x for x, _ in inputs)
-    assert attention.fits(tokens=tokens, width=256, heads=heads, place=at)
+    assert attention.fits(tokens=tokens, width=256, heads=heads, kernel_mesh=at)
 
     def call(query, key, value):
         return attention.attention(
-            query, key=key, value=value, heads=heads, causal=causal, place=at
+            query, key=key, value=value, heads=heads, causal=causal, kernel_mesh=at
         )
 
     out, pull_back = jax.vjp(jax.jit(call), query, key, value)
@@ -84,7 +84,9 @@ def test_attention_and_its_gradients(tokens, head_width, mesh, causal, dtype):
 
 def test_attention_does_not_overflow_on_large_scores():
     x = jnp.full((1, 9, 128), 60.0)
-    out = attention.attention(x, key=x, value=x, heads=2, causal=True, place=place((1, 1, 1)))
+    out = attention.attention(
+        x, key=x, value=x, heads=2, causal=True, kernel_mesh=kernel_mesh((1, 1, 1))
+    )
     np.testing.assert_allclose(out, x, rtol=1e-6)
 
 
@@ -99,7 +101,7 @@ def test_attention_does_not_overflow_on_large_scores():
     ],
 )
 def test_which_shapes_the_attention_kernel_takes(sizes, mesh, fits):
-    assert attention.fits(place=place(mesh), **sizes) == fits
+    assert attention.fits(kernel_mesh=kernel_mesh(mesh), **sizes) == fits
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -109,10 +111,10 @@ def test_layer_norm_and_its_gradients(mesh, dtype):
         rounded((8, 5, 96), dtype) for _ in range(3)
     )
     scale, bias = (jnp.asarray(RNG.normal(size=96), jnp.float32) for _ in range(2))
-    at = place(mesh)
+    at = kernel_mesh(mesh)
 
     def call(x, scale, bias):
-        return layer_norm.layer_norm(x, scale=scale, bias=bias, epsilon=1e-5, place=at)
+        return layer_norm.layer_norm(x, scale=scale, bias=bias, epsilon=1e-5, kernel_mesh=at)
 
     (same, out), pull_back = jax.vjp(jax.jit(call), x, scale, bias)
     d_x, d_scale, d_bias = pull_back((around, through))
@@ -139,10 +141,10 @@ def test_bias_and_its_gradient(mesh):
         rounded((8, 5, 16), jnp.float32),
     )
     bias = jnp.asarray(RNG.normal(size=16), jnp.float32)
-    at = place(mesh)
+    at = kernel_mesh(mesh)
 
     def call(x, bias):
-        return add_bias(x, bias, place=at, features="tensor")
+        return add_bias(x, bias, kernel_mesh=at, features="tensor")
 
     out, pull_back = jax.vjp(jax.jit(call), x, bias)
     d_x, d_bias = pull_back(d_out)
@@ -174,8 +176,8 @@ def test_a_model_with_kernels_is_the_model_without(mesh, shape, assert_gradients
     text = RNG.integers(0, 32, (8, 7)).astype(np.int32)
     params = clip.initialise(clip.from_dict(shape))(jax.random.key(0))["params"]
 
-    def loss(place):
-        model = clip.from_dict(shape, place=place)
+    def loss(kernel_mesh):
+        model = clip.from_dict(shape, kernel_mesh=kernel_mesh)
 
         def value(params):
             out = model.apply({"params": params}, image, text)
@@ -184,7 +186,7 @@ def test_a_model_with_kernels_is_the_model_without(mesh, shape, assert_gradients
         return jax.jit(jax.value_and_grad(value))(params)
 
     value, gradient = loss(None)
-    kernel_value, kernel_gradient = loss(place(mesh))
+    kernel_value, kernel_gradient = loss(kernel_mesh(mesh))
     np.testing.assert_allclose(kernel_value, value, rtol=1e-5)
     assert_gradients_close(kernel_gradient, gradient, tolerance=2e-5)
 
@@ -192,14 +194,14 @@ def test_a_model_with_kernels_is_the_model_without(mesh, shape, assert_gradients
 def test_the_self_check_passes_and_sees_a_wrong_kernel(monkeypatch):
     narrow = MODEL["vision"] | {"width": 128}
     model = clip.from_dict(MODEL | {"dtype": "bfloat16", "vision": narrow})
-    at = place((1, 1, 1))
-    found = self_check.errors(model, place=at)
+    at = kernel_mesh((1, 1, 1))
+    found = self_check.errors(model, kernel_mesh=at)
     assert set(found) == {"vision", "text"}
     assert all(self_check.passes(*pair) for pair in found.values()), found
     assert not self_check.passes(float("nan"), 1e-3)
 
     monkeypatch.setattr(attention, "LOG2_E", 1.0)
-    found = self_check.errors(model, place=at)
+    found = self_check.errors(model, kernel_mesh=at)
     assert not any(self_check.passes(*pair) for pair in found.values()), found
 
 
@@ -208,7 +210,7 @@ def test_a_run_does_not_start_with_a_wrong_kernel(monkeypatch):
     c.model = config.model("custom", **MODEL)
     c.kernels = "on"
     mesh = make_mesh({"data": 8, "fsdp": 1, "tensor": 1})
-    monkeypatch.setattr(self_check, "errors", lambda model, place: {"text": (0.5, 0.01)})
+    monkeypatch.setattr(self_check, "errors", lambda model, kernel_mesh: {"text": (0.5, 0.01)})
     with pytest.raises(CleanExit, match=r"text tower.*--config\.kernels=off"):
         build_model.check_kernels(c, mesh=mesh)
     c.kernels = "auto"  # no kernels here

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clipjax.models import shapes
+from clipjax.models import config as model_config
 from clipjax.models.attention import causal_mask, dot_product_attention
 from clipjax.models.layers import ACTIVATIONS, LayerNorm, l2_normalize
 from clipjax.models.vit import PatchEmbedding
@@ -21,7 +21,7 @@ def test_activations_are_the_released_ones():
     tanh = [-0.00363739, -0.15880801, 0.0, 0.34571401, 1.95459769]
     np.testing.assert_allclose(ACTIVATIONS["gelu"](x), exact, atol=1e-6)
     np.testing.assert_allclose(ACTIVATIONS["gelu_tanh"](x), tanh, atol=1e-6)
-    assert set(ACTIVATIONS) == set(shapes.ACTIVATIONS)
+    assert set(ACTIVATIONS) == set(model_config.ACTIVATIONS)
 
 
 def test_quick_gelu_gradient():

@@ -9,7 +9,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from clipjax.common.exits import ConfigError
-from clipjax.models import clip, resnet, shapes, zoo
+from clipjax.models import clip, resnet, zoo
+from clipjax.models import config as model_config
 from clipjax.models.batch_norm import BatchNorm
 from clipjax.parallel.mesh import BATCH_AXES, make_mesh
 
@@ -71,7 +72,7 @@ def resnet_image(params, stats, *, train):
         x = x * p_unit["norm"]["scale"] + p_unit["norm"]["bias"]
         return x if last else np.maximum(x, 0)
 
-    x = (np.float64(IMAGE) / 255 - shapes.IMAGE_MEAN) / shapes.IMAGE_STD
+    x = (np.float64(IMAGE) / 255 - model_config.IMAGE_MEAN) / model_config.IMAGE_STD
     x = unit(unit(unit(x, "stem_1", stride=2), "stem_2"), "stem_3")
     x = pool(x)
     for name, halves, shortcut in (
@@ -184,7 +185,7 @@ def test_remat_changes_no_number():
 )
 def test_impossible_shapes_are_named(key, value, message):
     with pytest.raises(ConfigError, match=message):
-        shapes.parse(TINY | {"vision": TINY["vision"] | {key: value}})
+        model_config.parse(TINY | {"vision": TINY["vision"] | {key: value}})
 
 
 def test_lists_from_json_will_do():

@@ -5,33 +5,28 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from clipjax.models.compute import Compute
+from clipjax.models.config import TextConfig
 from clipjax.models.text import TextTransformer, pool_end_of_text
-from clipjax.models.transformer import REMAT_POLICIES
 
 CONTEXT = 8
 END = 29
 
 
 def encoder(*, causal):
-    model = TextTransformer(
-        embed_dim=6,
+    settings = TextConfig(
         context_length=CONTEXT,
         vocab_size=END + 1,
         width=16,
         heads=2,
         layers=2,
-        mlp_ratio=4,
         causal=causal,
         pooling="end_of_text" if causal else "last",
         projection_bias=not causal,
         activation="quick_gelu",
-        epsilon=1e-5,
-        remat=next(iter(REMAT_POLICIES)),
-        scan=True,
-        dtype=jnp.float32,
-        param_dtype=jnp.float32,
-        constrain=lambda x: x,
+        layer_norm_epsilon=1e-5,
     )
+    model = TextTransformer(settings, embed_dim=6, compute=Compute())
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, CONTEXT), jnp.int32))
     variables = jax.tree.map(lambda x: np.float32(rng.normal(size=x.shape)), shapes)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from clipjax.models import shapes
+from clipjax.models import config as model_config
+from clipjax.models.compute import Compute
 from clipjax.models.transformer import REMAT_POLICIES, apply_blocks, unstack_blocks
 
 
@@ -18,20 +19,16 @@ class Stack(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return apply_blocks(
-            x,
-            causal=True,
-            scan=self.scan,
-            remat=self.remat,
+        blocks = model_config.BlockConfig(
             layers=2,
             heads=2,
             mlp_width=24,
             activation="quick_gelu",
-            epsilon=1e-5,
-            dtype=jnp.float32,
-            param_dtype=jnp.float32,
-            constrain=lambda x: x,
+            layer_norm_epsilon=1e-5,
+            remat=self.remat,
+            causal=True,
         )
+        return apply_blocks(x, blocks=blocks, compute=Compute(scan=self.scan))
 
 
 INPUT = np.random.default_rng(0).normal(size=(3, 5, 8)).astype(np.float32)
@@ -63,7 +60,7 @@ def test_remat_changes_no_number(remat, scan, assert_gradients_close):
 
 
 def test_every_policy_that_a_config_may_name_exists():
-    assert set(REMAT_POLICIES) == set(shapes.REMAT_POLICIES)
+    assert set(REMAT_POLICIES) == set(model_config.REMAT_POLICIES)
 
 
 def test_remat_recomputes_scores_and_keeps_projections():

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from clipjax.common.exits import ConfigError
-from clipjax.models import shapes, zoo
+from clipjax.models import config as model_config
+from clipjax.models import zoo
 
 
 @pytest.mark.parametrize(
@@ -85,14 +86,14 @@ def test_check_names_the_wrong_setting(section, key, value, message):
     model = zoo.get("ViT-B/32")
     (model[section] if section else model)[key] = value
     with pytest.raises(ConfigError, match=message):
-        shapes.parse(model)
+        model_config.parse(model)
 
 
 def test_check_names_a_missing_setting():
     model = zoo.get("ViT-B/32")
     del model["text"]["width"]
     with pytest.raises(ConfigError, match=r"model\.text\.width is missing"):
-        shapes.parse(model)
+        model_config.parse(model)
 
 
 def test_defaults_are_the_released_models():
@@ -108,5 +109,19 @@ def test_defaults_are_the_released_models():
             for key in ("context_length", "vocab_size", "width", "heads", "layers")
         },
     }
-    assert shapes.parse(older) == shapes.parse(model)
-    assert shapes.complete(older) == model
+    assert model_config.parse(older) == model_config.parse(model)
+    assert model_config.complete(older) == model
+
+
+def test_a_tower_may_have_an_activation_and_an_epsilon_of_its_own():
+    model = zoo.get("ViT-B/32")
+    model["text"] |= {"activation": "gelu", "layer_norm_epsilon": 1e-6}
+    config = model_config.parse(model)
+    assert config.tower("text").blocks.activation == "gelu"
+    assert config.tower("text").blocks.layer_norm_epsilon == 1e-6
+    assert config.tower("vision").blocks.activation == "quick_gelu"
+    assert config.tower("vision").blocks.layer_norm_epsilon == 1e-5
+    with pytest.raises(ConfigError, match=r"model\.text\.activation=gelu"):
+        model_config.uniform(model)
+    model["vision"] |= {"activation": "gelu", "layer_norm_epsilon": 1e-6}
+    assert model_config.uniform(model)["activation"] == "gelu"

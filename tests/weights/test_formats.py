@@ -15,7 +15,8 @@ from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import tokenizers
 from clipjax.data.sentencepiece_tokenizer import train_sentencepiece
 from clipjax.data.siglip_tokenizer import GemmaTokenizer, SiglipTokenizer
-from clipjax.models import shapes, transformer, zoo
+from clipjax.models import config as model_config
+from clipjax.models import transformer, zoo
 from clipjax.weights import (
     arrays,
     big_vision,
@@ -138,7 +139,9 @@ def convolution(conv, norm, out, into, size):
 def test_a_released_state_dict_is_told_by_its_shapes_and_fits(name):
     found = released_shapes(name)
     model = openai.model_of(found)
-    assert shapes.complete(model) == shapes.complete({**zoo.get(name), "logit_bias": False})
+    assert model_config.complete(model) == model_config.complete(
+        {**zoo.get(name), "logit_bias": False}
+    )
     layout, wanted = openai.layout(model), shapes_of(model)
     with pytest.raises(AssertionError, match="was read before"):
         arrays.read(Shapes(found), layout=layout, shapes=wanted, ignored=openai.IGNORED)
@@ -163,8 +166,8 @@ def test_written_and_read_again_is_the_same_bits(to, name, tmp_path):
     formats.write(tmp_path / "a", to=to, **given)
     found, run = pretrained.read(tmp_path / "a")
     small.assert_equal(found, variables)
-    read = shapes.complete(run["config"]["model"])
-    assert {**read, "dtype": "float32"} == shapes.complete(
+    read = model_config.complete(run["config"]["model"])
+    assert {**read, "dtype": "float32"} == model_config.complete(
         {**model, "dtype": "float32", "param_dtype": "float32", "scan": True}
         | {"logit_bias": model.get("logit_bias", False)}
         | {tower: {**model[tower], "remat": "none"} for tower in ("vision", "text")}
@@ -333,7 +336,7 @@ def test_a_siglip_from_big_vision(stacked, prefix, tmp_path):
     np.savez(tmp_path / "model.npz", **tensors, **extra)
     small.assert_equal(pretrained.read_variables(tmp_path / "model.npz")["params"], params)
     opened = formats.open_foreign(tmp_path / "model.npz")
-    assert shapes.complete(opened.model) == shapes.complete(model)
+    assert model_config.complete(opened.model) == model_config.complete(model)
     with pytest.raises(ConfigError, match=r"spiece\.model.*--tokenizer"):
         pretrained.read(tmp_path / "model.npz")
 

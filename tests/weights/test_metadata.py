@@ -10,7 +10,7 @@ import vocabulary
 from clipjax import pretrained
 from clipjax.common.exits import CleanExit
 from clipjax.data.siglip_tokenizer import SiglipTokenizer
-from clipjax.models import shapes
+from clipjax.models import config as model_config
 from clipjax.weights import formats
 
 TOWER_NAMES = ("vision", "text")
@@ -134,7 +134,7 @@ def outcome(folder):
     """The model, with its weights read; None where one line refused."""
     try:
         _, run = pretrained.read(folder)
-        return flat(shapes.complete(run["config"]["model"]))
+        return flat(model_config.complete(run["config"]["model"]))
     except CleanExit as error:
         line = str(error)
         assert "\n" not in line and len(line) < 400 and folder.name in line

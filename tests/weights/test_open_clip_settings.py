@@ -7,8 +7,8 @@ import small
 
 from clipjax import pretrained
 from clipjax.common.exits import DataError
-from clipjax.models import shapes
-from clipjax.models.shapes import IMAGE_MEAN, IMAGE_STD
+from clipjax.models import config as model_config
+from clipjax.models.config import IMAGE_MEAN, IMAGE_STD
 from clipjax.weights import open_clip, open_clip_siglip, siglip
 
 
@@ -100,7 +100,7 @@ def siglip_config(name="base", patch=16, **text):
         vision={"image_size": smallest, "patch_size": patch, **shape},
         text={**shape, "context_length": 64, "vocab_size": 32_000, "width": width, "heads": heads},
     )
-    config = open_clip_siglip.config_of(shapes.complete(model))
+    config = open_clip_siglip.config_of(model_config.complete(model))
     config["model_cfg"]["text_cfg"] |= text
     return config
 
@@ -116,7 +116,7 @@ def test_both_towers_of_a_siglip_have_the_activation_that_timm_computes(variant)
     model = open_clip_siglip.model_of(right)
     model["activation"] = "gelu" if activation == "gelu_tanh" else "gelu_tanh"
     with pytest.raises(DataError, match=r"another activation .* --format=huggingface"):
-        open_clip_siglip.config_of(shapes.complete(model))
+        open_clip_siglip.config_of(model_config.complete(model))
 
 
 @pytest.mark.interop

@@ -8,7 +8,7 @@ import small
 
 from clipjax import pretrained
 from clipjax.common.exits import DataError
-from clipjax.models.shapes import IMAGE_MEAN, IMAGE_STD
+from clipjax.models.config import IMAGE_MEAN, IMAGE_STD
 from clipjax.weights import preprocessing
 from clipjax.weights.preprocessing import PREPROCESSOR, PROCESSOR
 

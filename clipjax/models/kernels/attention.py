@@ -24,22 +24,22 @@ import jax.numpy as jnp
 from jax import lax
 
 from clipjax.models.kernels import rows
-from clipjax.models.kernels.rows import Place
+from clipjax.models.kernels.rows import KernelMesh
 
 LANES = 128  # features in one register row, on every TPU so far
 LOG2_E = 1.4426950408889634
 
 
-def fits(*, tokens: int, width: int, heads: int, place: Place) -> bool:
+def fits(*, tokens: int, width: int, heads: int, kernel_mesh: KernelMesh) -> bool:
     """Whether the kernel takes such operands: whole heads in register rows, scores in VMEM.
 
     Args:
       tokens: T.
       width: H·K, of the global arrays.
       heads: H.
-      place: where.
+      kernel_mesh: the devices it runs on.
     """
-    local = width // place.mesh.shape["tensor"]
+    local = width // kernel_mesh.mesh.shape["tensor"]
     buffers = 2 * 7 * tokens * local * 4  # backward, each operand and result twice, float32
     scores = 6 * (tokens + LANES) ** 2 * 4
     in_rows = heads > 0 and LANES % (width // heads) == 0 and local % LANES == 0
@@ -47,7 +47,13 @@ def fits(*, tokens: int, width: int, heads: int, place: Place) -> bool:
 
 
 def attention(
-    query: jax.Array, *, key: jax.Array, value: jax.Array, heads: int, causal: bool, place: Place
+    query: jax.Array,
+    *,
+    key: jax.Array,
+    value: jax.Array,
+    heads: int,
+    causal: bool,
+    kernel_mesh: KernelMesh,
 ) -> jax.Array:
     """softmax(query · keyᵀ / √K) · value, each [B, T, H·K] → [B, T, H·K]; differentiable.
 
@@ -57,35 +63,44 @@ def attention(
       query, key, value: global arrays; rows over `data` × `fsdp`, heads over `tensor`.
       heads: H, of the global arrays; `fits` says which shapes will do.
       causal: whether position T may look at positions S ≤ T only.
-      place: where.
+      kernel_mesh: the devices it runs on.
     """
-    return _attention(query, key, value, query.shape[-1] // heads, causal, place)
+    return _attention(query, key, value, query.shape[-1] // heads, causal, kernel_mesh)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _attention(
-    query: Any, key: Any, value: Any, head_width: int, causal: bool, place: Place
+    query: Any, key: Any, value: Any, head_width: int, causal: bool, kernel_mesh: KernelMesh
 ) -> Any:
-    return _forward(query, key, value, head_width, causal, place)[0]
+    return _forward(query, key, value, head_width, causal, kernel_mesh)[0]
 
 
-def _forward(query: Any, key: Any, value: Any, head_width: int, causal: bool, place: Place) -> Any:
+def _forward(
+    query: Any, key: Any, value: Any, head_width: int, causal: bool, kernel_mesh: KernelMesh
+) -> Any:
     operands = (query, key, value)
     settings = {"head_width": head_width, "causal": causal}
     (out,) = rows.run(
-        attention_forward, *operands, place=place, features="tensor", results=1, **settings
+        attention_forward,
+        *operands,
+        kernel_mesh=kernel_mesh,
+        features="tensor",
+        results=1,
+        **settings,
     )
     return out, operands
 
 
-def _backward(head_width: int, causal: bool, place: Place, operands: Any, d_out: Any) -> Any:
+def _backward(
+    head_width: int, causal: bool, kernel_mesh: KernelMesh, operands: Any, d_out: Any
+) -> Any:
     settings = {"head_width": head_width, "causal": causal}
     return tuple(
         rows.run(
             attention_backward,
             *operands,
             d_out,
-            place=place,
+            kernel_mesh=kernel_mesh,
             features="tensor",
             results=3,
             **settings,

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from clipjax.models.kernels import rows
-from clipjax.models.kernels.rows import Place
+from clipjax.models.kernels.rows import KernelMesh
 
 
 def layer_norm(
-    x: jax.Array, *, scale: jax.Array, bias: jax.Array, epsilon: float, place: Place
+    x: jax.Array, *, scale: jax.Array, bias: jax.Array, epsilon: float, kernel_mesh: KernelMesh
 ) -> tuple[jax.Array, jax.Array]:
     """(x, LayerNorm of x over its features); differentiable. Both [B, T, D] in x's dtype.
 
@@ -27,30 +27,32 @@ def layer_norm(
       x: global array, rows over `data` × `fsdp`.
       scale, bias: [D].
       epsilon: added to the variance.
-      place: where.
+      kernel_mesh: the devices it runs on.
     """
-    return _norm(x, scale, bias, epsilon, place)
+    return _norm(x, scale, bias, epsilon, kernel_mesh)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _norm(x: Any, scale: Any, bias: Any, epsilon: float, place: Place) -> Any:
-    return _forward(x, scale, bias, epsilon, place)[0]
+def _norm(x: Any, scale: Any, bias: Any, epsilon: float, kernel_mesh: KernelMesh) -> Any:
+    return _forward(x, scale, bias, epsilon, kernel_mesh)[0]
 
 
-def _forward(x: Any, scale: Any, bias: Any, epsilon: float, place: Place) -> Any:
+def _forward(x: Any, scale: Any, bias: Any, epsilon: float, kernel_mesh: KernelMesh) -> Any:
     shared = (scale[None], bias[None])
-    (out,) = rows.run(layer_norm_forward, x, *shared, place=place, results=1, epsilon=epsilon)
+    (out,) = rows.run(
+        layer_norm_forward, x, *shared, kernel_mesh=kernel_mesh, results=1, epsilon=epsilon
+    )
     return (x, out), (x, scale)
 
 
-def _backward(epsilon: float, place: Place, residuals: Any, gradients: Any) -> Any:
+def _backward(epsilon: float, kernel_mesh: KernelMesh, residuals: Any, gradients: Any) -> Any:
     x, scale = residuals
     d_x, *sums = rows.run(
         layer_norm_backward,
         x,
         *gradients,
         scale[None],
-        place=place,
+        kernel_mesh=kernel_mesh,
         results=1,
         sums=2,
         epsilon=epsilon,

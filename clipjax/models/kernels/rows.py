@@ -22,8 +22,8 @@ VMEM_BYTES = 48 * 2**20  # that a kernel may take; TPU7x has 64 MiB a core, v4 t
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a kernel runs.
+class KernelMesh:
+    """The devices that a kernel runs on, and how.
 
     Attributes:
       mesh: of the devices that share the arrays; rows lie over `data` × `fsdp`.
@@ -37,7 +37,7 @@ class Place:
 def run(
     kernel: Callable[..., None],
     *operands: jax.Array,
-    place: Place,
+    kernel_mesh: KernelMesh,
     features: str | None = None,
     results: int = 0,
     sums: int = 0,
@@ -49,7 +49,7 @@ def run(
       kernel: kernel(*operands, *results, *sums, **settings) on references to one example: [1, T, D]
         each, but [1, D] for operands that all examples share, and float32 [1, 1, D] for sums.
       *operands: global arrays [B, T, D], or [1, D].
-      place: where.
+      kernel_mesh: the devices it runs on.
       features: the mesh axis that D is split over; None if every device holds it whole.
       results: how many arrays like the first operand come out.
       sums: how many float32 [B, 1, D] come out after them.
@@ -76,13 +76,13 @@ def run(
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=("parallel",), vmem_limit_bytes=VMEM_BYTES
             ),
-            interpret=place.interpret,
+            interpret=kernel_mesh.interpret,
             name=kernel.__name__,
         )(*operands)
 
     return jax.shard_map(
         local,
-        mesh=place.mesh,
+        mesh=kernel_mesh.mesh,
         in_specs=tuple(split if x.ndim == 3 else shared for x in operands),
         out_specs=(split,) * (results + sums),
         check_vma=False,

@@ -5,42 +5,33 @@ One block of each tower, forward and backward, at the run's own shapes, is compa
 form in float32.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from clipjax.models.clip import CLIP
-from clipjax.models.kernels.rows import Place
-from clipjax.models.shapes import CaptioningConfig, TextConfig, VisionConfig
+from clipjax.models.compute import Compute
+from clipjax.models.kernels.rows import KernelMesh
 from clipjax.models.transformer import Block
 
 MARGIN = 3.0  # times the plain form's own rounding error that the kernels may be off
 FLOOR = 1e-3  # a relative error that is none
 
 
-def errors(model: CLIP, *, place: Place) -> dict[str, tuple[float, float]]:
+def errors(model: CLIP, *, kernel_mesh: KernelMesh) -> dict[str, tuple[float, float]]:
     """{tower: (error of the kernels, error of the plain form)}, see `worst_error`.
 
     Args:
       model: whose blocks to check, one example each.
-      place: a mesh of one device of this process.
+      kernel_mesh: one device of this process.
     """
-    vision, text = model.config.vision, model.config.text
-    dtype = jnp.dtype(model.config.dtype)
-    blocks = {}
-    if isinstance(vision, VisionConfig):
-        tokens = vision.class_token + (vision.image_size // vision.patch_size) ** 2
-        blocks["vision"] = (tokens, vision.width, vision.width // vision.head_width, False)
-    if isinstance(text, TextConfig):
-        blocks["text"] = (text.context_length, text.width, text.heads, text.causal)
-    if isinstance(text, CaptioningConfig):
-        tokens = text.prefix + text.context_length - 1
-        blocks["text"] = (tokens, text.width, text.heads, True)
-    settings = {"activation": model.config.activation, "epsilon": model.config.layer_norm_epsilon}
+    towers = {name: model.config.tower(name) for name in ("vision", "text")}
     return {
-        tower: _errors(*shape, settings=settings, dtype=dtype, place=place)
-        for tower, shape in blocks.items()
+        name: _errors(tower, dtype=model.compute.dtype, kernel_mesh=kernel_mesh)
+        for name, tower in towers.items()
+        if hasattr(tower, "blocks")
     }
 
 
@@ -49,44 +40,28 @@ def passes(kernels: float, plain: float) -> bool:
     return kernels <= max(MARGIN * plain, FLOOR)
 
 
-def _errors(
-    tokens: int,
-    width: int,
-    heads: int,
-    causal: bool,
-    *,
-    settings: dict[str, Any],
-    dtype: Any,
-    place: Place,
-) -> tuple[float, float]:
-    x = jax.random.normal(jax.random.key(0), (1, tokens, width)).astype(dtype)
+def _errors(tower: Any, *, dtype: Any, kernel_mesh: KernelMesh) -> tuple[float, float]:
+    # One layer, with a smaller MLP: no kernel of ours is in the products.
+    blocks = dataclasses.replace(tower.blocks, layers=1, mlp_width=2 * tower.width)
+    x = jax.random.normal(jax.random.key(0), (1, tower.tokens, tower.width)).astype(dtype)
 
-    def results(dtype: Any, place: Place | None) -> Any:
-        block = Block(
-            layers=1,
-            heads=heads,
-            mlp_width=2 * width,
-            **settings,
-            dtype=dtype,
-            param_dtype=jnp.float32,
-            constrain=lambda x: x,
-            causal=causal,
-            place=place,
-        )
-        params = block.clone(place=None).init(jax.random.key(1), x.astype(dtype))
+    def results(compute: Compute) -> Any:
+        plain = dataclasses.replace(compute, kernel_mesh=None)
+        params = Block(blocks, plain).init(jax.random.key(1), x.astype(compute.dtype))
 
         def loss(params: Any, x: jax.Array) -> Any:
-            out = block.apply(params, x)
+            out = Block(blocks, compute).apply(params, x)
             assert isinstance(out, jax.Array)
             return jnp.sum(jnp.sin(out.astype(jnp.float32))), out
 
         gradient = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-        (_, out), gradients = jax.jit(gradient)(params, x.astype(dtype))
+        (_, out), gradients = jax.jit(gradient)(params, x.astype(compute.dtype))
         return out, gradients
 
     with jax.default_matmul_precision("highest"):
-        exact = results(jnp.float32, None)
-    return worst_error(results(dtype, place), exact), worst_error(results(dtype, None), exact)
+        exact = results(Compute())
+    with_kernels, plain = Compute(dtype, kernel_mesh=kernel_mesh), Compute(dtype)
+    return worst_error(results(with_kernels), exact), worst_error(results(plain), exact)
 
 
 def worst_error(actual: Any, exact: Any) -> float:

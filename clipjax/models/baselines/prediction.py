@@ -1,7 +1,7 @@
 """A model that predicts captions from images, which CLIP is compared with (paper, Figure 2).
 
-Two ways to predict: `words.py` and `captioning.py`. No embedding of a text alone exists; zero-shot
-classes are told by which of their prompts the image makes most likely.
+Two ways to predict: `word_prediction.py` and `captioning.py`. No embedding of a text alone exists;
+zero-shot classes are told by which of their prompts the image makes most likely.
 """
 
 from collections.abc import Collection
@@ -10,9 +10,8 @@ import jax
 from flax import linen as nn
 
 from clipjax.models import towers
-from clipjax.models.kernels.rows import Place
-from clipjax.models.shapes import ClipConfig
-from clipjax.models.transformer import Constrain
+from clipjax.models.compute import Compute
+from clipjax.models.config import ClipConfig
 
 
 class CaptionPredictor(nn.Module):
@@ -22,13 +21,11 @@ class CaptionPredictor(nn.Module):
     """
 
     config: ClipConfig
-    constrain: Constrain = towers.identity
-    place: Place | None = None
+    compute: Compute = Compute()
 
     def setup(self) -> None:
-        shared = {"config": self.config, "constrain": self.constrain, "place": self.place}
-        self.vision = towers.build(self.config.vision, **shared)
-        self.text = towers.build(self.config.text, **shared)
+        self.vision = towers.build(self.config, "vision", compute=self.compute)
+        self.text = towers.build(self.config, "text", compute=self.compute)
 
     def embed(
         self,

@@ -2,7 +2,7 @@
 
 The nested dict under config key `model` has these fields, by name. A weight file's importer writes
 the same dict, so that what a model computes follows from its settings and never from its name.
-`config.py` shows them, `zoo.py` holds the released ones, `clip.py` builds the modules.
+`clipjax/config.py` shows them, `zoo.py` holds the released ones, `clip.py` builds the modules.
 """
 
 import dataclasses
@@ -11,22 +11,52 @@ from typing import Any
 
 from clipjax.common.exits import ConfigError
 from clipjax.common.registry import check_name, closest
-from clipjax.models.shape_fields import REMAT_POLICIES, check_multiple, one_of
-from clipjax.models.text_shapes import (
-    BagOfWordsConfig,
-    CaptioningConfig,
-    TextConfig,
-    TextTower,
-    WordPredictionConfig,
-)
 
 ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh")
 DTYPES = ("float32", "bfloat16", "float16")
+REMAT_POLICIES = ("none", "block", "mlp", "dots")
 VISION_POOLING = ("token", "map", "mean")
+TEXT_POOLING = ("end_of_text", "last")
+PREDICTING = ("word_prediction", "captioning")  # kinds of text tower that give no embedding
 
 # Per channel, red green blue, of pixels in [0, 1] (released clip.py).
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def one_of(names: tuple[str, ...], default: str) -> Any:
+    """A field that takes one of these names."""
+    return dataclasses.field(default=default, metadata={"names": names})
+
+
+def check_multiple(tower: Any, key: str, *, of: str, where: str) -> None:
+    """Raise ConfigError unless one setting of a tower is a multiple of another."""
+    value, divisor = getattr(tower, key), getattr(tower, of)
+    if value % divisor:
+        raise ConfigError(
+            f"{where}.{key} is {value}, not a multiple of {where}.{of} = {divisor}; change one"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockConfig:
+    """The blocks of a transformer, as `transformer.py` builds them.
+
+    Attributes:
+      layers: how many.
+      heads: H, attention heads.
+      mlp_width: F, inner features of the MLPs.
+      activation, layer_norm_epsilon, remat: as in the towers.
+      causal: no token sees those after it.
+    """
+
+    layers: int
+    heads: int
+    mlp_width: int
+    activation: str
+    layer_norm_epsilon: float
+    remat: str = "none"
+    causal: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +76,7 @@ class VisionConfig:
       ln_pre: a LayerNorm before the blocks.
       patch_bias: a bias in the patch embedding.
       projection: a matrix from D to the joint space; without one D is the joint dimension.
+      activation, layer_norm_epsilon: of this tower; "" and 0 take the model's, see `ClipConfig`.
       remat: what the backward pass makes again instead of keeping, see `transformer.py`.
     """
 
@@ -61,7 +92,29 @@ class VisionConfig:
     ln_pre: bool = True
     patch_bias: bool = False
     projection: bool = True
+    activation: str = one_of(("", *ACTIVATIONS), "")
+    layer_norm_epsilon: float = 0.0
     remat: str = one_of(REMAT_POLICIES, "none")
+
+    @property
+    def heads(self) -> int:
+        """H, attention heads."""
+        return self.width // self.head_width
+
+    @property
+    def patches(self) -> int:
+        """N, patches of an image."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def tokens(self) -> int:
+        """T, what the blocks see of an image."""
+        return self.patches + self.class_token
+
+    @property
+    def blocks(self) -> BlockConfig:
+        """The tower's blocks."""
+        return _blocks(self, causal=False)
 
     def check(self, *, embed_dim: int, where: str) -> None:
         """Raise ConfigError on sizes that do not go together."""
@@ -120,13 +173,149 @@ class ResNetConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """A text transformer. The defaults are the released towers' (paper section 2.4).
+
+    Attributes:
+      kind: "transformer"; chooses this class.
+      context_length: T, tokens of a caption, start and end included.
+      vocab_size: counts the start and end tokens.
+      width, heads, layers, mlp_ratio: as in `VisionConfig`; a head has width / heads features.
+      causal: no token sees those after it.
+      pooling: "end_of_text" takes the first token of the largest id, "last" the last of all T.
+      projection_bias: a bias after the projection into the joint space.
+      activation, layer_norm_epsilon, remat: as in `VisionConfig`.
+    """
+
+    context_length: int
+    vocab_size: int
+    width: int
+    heads: int
+    layers: int
+    kind: str = "transformer"
+    mlp_ratio: float = 4
+    causal: bool = True
+    pooling: str = one_of(TEXT_POOLING, "end_of_text")
+    projection_bias: bool = False
+    activation: str = one_of(("", *ACTIVATIONS), "")
+    layer_norm_epsilon: float = 0.0
+    remat: str = one_of(REMAT_POLICIES, "none")
+
+    @property
+    def tokens(self) -> int:
+        """T, what the blocks see of a caption."""
+        return self.context_length
+
+    @property
+    def blocks(self) -> BlockConfig:
+        """The tower's blocks."""
+        return _blocks(self, causal=self.causal)
+
+    def check(self, *, embed_dim: int, where: str) -> None:
+        """Raise ConfigError on sizes that do not go together."""
+        check_multiple(self, "width", of="heads", where=where)
+
+
+@dataclasses.dataclass(frozen=True)
+class BagOfWordsConfig:
+    """The mean of a caption's word embeddings: the text encoder of the paper's Figure 2.
+
+    Attributes:
+      kind: "bag_of_words"; chooses this class.
+      context_length, vocab_size, width, layer_norm_epsilon: as in `TextConfig`.
+    """
+
+    context_length: int
+    vocab_size: int
+    width: int
+    kind: str = "bag_of_words"
+    layer_norm_epsilon: float = 0.0
+
+    def check(self, *, embed_dim: int, where: str) -> None:
+        """Nothing that must go together."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WordPredictionConfig:
+    """The words of its caption, in any order, predicted from the image; see `baselines`.
+
+    Attributes:
+      kind: "word_prediction"; chooses this class.
+      context_length, vocab_size: as in `TextConfig`.
+    """
+
+    context_length: int
+    vocab_size: int
+    kind: str = "word_prediction"
+
+    def check(self, *, embed_dim: int, where: str) -> None:
+        """Nothing that must go together."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptioningConfig:
+    """A language model of the caption with the image as its first tokens; see `baselines`.
+
+    Attributes:
+      kind: "captioning"; chooses this class.
+      prefix: tokens that the image becomes (paper, appendix A.2).
+      context_length, vocab_size, width, heads, layers, mlp_ratio, activation, layer_norm_epsilon,
+        remat: as in `TextConfig`.
+    """
+
+    context_length: int
+    vocab_size: int
+    width: int
+    heads: int
+    layers: int
+    kind: str = "captioning"
+    prefix: int = 4
+    mlp_ratio: float = 4
+    activation: str = one_of(("", *ACTIVATIONS), "")
+    layer_norm_epsilon: float = 0.0
+    remat: str = one_of(REMAT_POLICIES, "none")
+
+    @property
+    def tokens(self) -> int:
+        """T, what the blocks see of an image and its caption."""
+        return self.prefix + self.context_length - 1
+
+    @property
+    def blocks(self) -> BlockConfig:
+        """The tower's blocks."""
+        return _blocks(self, causal=True)
+
+    def check(self, *, embed_dim: int, where: str) -> None:
+        """Raise ConfigError on sizes that do not go together."""
+        check_multiple(self, "width", of="heads", where=where)
+
+
+def _blocks(tower: Any, *, causal: bool) -> BlockConfig:
+    return BlockConfig(
+        layers=tower.layers,
+        heads=tower.heads,
+        mlp_width=round(tower.width * tower.mlp_ratio),
+        activation=tower.activation,
+        layer_norm_epsilon=tower.layer_norm_epsilon,
+        remat=tower.remat,
+        causal=causal,
+    )
+
+
+VisionTower = VisionConfig | ResNetConfig
+TextTower = TextConfig | BagOfWordsConfig | WordPredictionConfig | CaptioningConfig
+
+
+@dataclasses.dataclass(frozen=True)
 class ClipConfig:
     """Both towers, what they share, and how they compute.
 
     Attributes:
       embed_dim: E, of the joint space.
-      activation: of the MLPs: "quick_gelu" as released, "gelu" exact, "gelu_tanh" approximate.
-      layer_norm_epsilon: PyTorch's default, which the released models use, is 1e-5, Flax's 1e-6.
+      activation: of the MLPs of towers that name none: "quick_gelu" as released, "gelu" exact,
+        "gelu_tanh" approximate.
+      layer_norm_epsilon: of towers that name none; PyTorch's default, which the released models
+        use, is 1e-5, Flax's 1e-6.
       logit_bias: a learned bias of the logits, which the sigmoid loss needs.
       image_mean, image_std: of pixels in [0, 1], red green blue.
       image_resize: how images become squares: "crop" the shorter side's, "squash" both sides.
@@ -136,7 +325,7 @@ class ClipConfig:
     """
 
     embed_dim: int
-    vision: VisionConfig
+    vision: VisionTower
     text: TextTower
     activation: str = one_of(ACTIVATIONS, "quick_gelu")
     layer_norm_epsilon: float = 1e-5
@@ -147,6 +336,16 @@ class ClipConfig:
     scan: bool = True
     dtype: str = one_of(DTYPES, "float32")
     param_dtype: str = one_of(DTYPES, "float32")
+
+    def tower(self, name: str) -> Any:
+        """The settings of "vision" or "text", with the model's where it has none of its own."""
+        tower = getattr(self, name)
+        inherited = {
+            key: getattr(self, key)
+            for key in ("activation", "layer_norm_epsilon")
+            if not getattr(tower, key, True)
+        }
+        return dataclasses.replace(tower, **inherited)
 
 
 TOWERS: dict[str, dict[str, Any]] = {
@@ -199,6 +398,25 @@ def complete(model: Mapping[str, Any]) -> dict[str, Any]:
     return full
 
 
+def uniform(model: Mapping[str, Any]) -> dict[str, Any]:
+    """`complete`, for formats that have one activation and one epsilon for both towers.
+
+    Raises:
+      ConfigError: the towers differ.
+    """
+    full, config = complete(model), parse(model)
+    for key in ("activation", "layer_norm_epsilon"):
+        towers = [getattr(config.tower(name), key, None) for name in TOWERS]
+        values = {value for value in towers if value is not None}
+        if len(values) > 1:
+            raise ConfigError(
+                f"model.vision.{key}={towers[0]} and model.text.{key}={towers[1]}: this format has"
+                " one for both towers; write --format=clipjax"
+            )
+        full[key] = values.pop()
+    return full
+
+
 def _check_keys(
     record: Mapping[str, Any], kind: Any, *, where: str, ignored: tuple[str, ...] = ()
 ) -> None:
@@ -218,7 +436,7 @@ def _check_values(section: Any, *, where: str) -> None:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if field.type is int and not (isinstance(value, int) and number and value > 0):
             raise ConfigError(f"{name} is {value!r}; give a whole number of at least 1")
-        if field.type is float and not (number and value > 0):
+        if field.type is float and not (number and (value > 0 or value == field.default)):
             raise ConfigError(f"{name} is {value!r}; give a number above 0")
         if field.type is bool and not isinstance(value, bool):
             raise ConfigError(f"{name} is {value!r}; give True or False")

@@ -2,22 +2,14 @@
 Figure 2, after Joulin et al. 2016, "Learning visual features from large weakly supervised data".
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from clipjax.models.baselines.bag_of_words import is_word
+from clipjax.models.compute import Compute
+from clipjax.models.config import WordPredictionConfig
 from clipjax.models.layers import Linear
-
-
-def is_word(text: jax.Array) -> jax.Array:
-    """bool [..., T] of token ids int [..., T]: neither the start, nor the end, nor behind it.
-
-    The end of text is the largest id, as `text.pool_end_of_text` takes it.
-    """
-    place = jnp.arange(text.shape[-1])
-    return (place > 0) & (place < jnp.argmax(text, axis=-1)[..., None])
 
 
 class WordPredictor(nn.Module):
@@ -27,29 +19,27 @@ class WordPredictor(nn.Module):
     the caption is drawn alone. Begins as N(0, E^-½).
     """
 
+    config: WordPredictionConfig
     embed_dim: int
-    context_length: int
-    vocab_size: int
-    dtype: Any
-    param_dtype: Any
+    compute: Compute
 
     def setup(self) -> None:
         normal = nn.initializers.normal(self.embed_dim**-0.5)
-        self.vocabulary = Linear(self.vocab_size, normal, self.dtype, self.param_dtype)
+        self.vocabulary = Linear(self.config.vocab_size, normal, **self.compute.dtypes)
 
     def __call__(self, image: jax.Array, text: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Image vectors float32 [B, E], token ids int32 [B, T] → the summed log-likelihood of the
         words and their number, float32 [B] each."""
-        found = jnp.take_along_axis(self._distribution(image), text, axis=1)  # [B, T]
+        likelihoods = jnp.take_along_axis(self._distribution(image), text, axis=1)  # [B, T]
         counted = is_word(text)
-        return jnp.sum(found * counted, axis=1), jnp.sum(counted, axis=1, dtype=jnp.float32)
+        return jnp.sum(likelihoods * counted, axis=1), jnp.sum(counted, axis=1, dtype=jnp.float32)
 
     def of_each(self, image: jax.Array, texts: jax.Array) -> jax.Array:
         """Image vectors float32 [B, E], token ids int32 [C, T] → mean log-likelihood of a word of
         each text for each image, float32 [B, C]."""
         counted = is_word(texts).astype(jnp.float32)  # [C, T]
         places = jnp.arange(len(texts))[:, None]
-        counts = jnp.zeros((len(texts), self.vocab_size)).at[places, texts].add(counted)
+        counts = jnp.zeros((len(texts), self.config.vocab_size)).at[places, texts].add(counted)
         share = counts / jnp.maximum(counted.sum(axis=1, keepdims=True), 1)
         highest = jax.lax.Precision.HIGHEST
         return jnp.einsum("bv,cv->bc", self._distribution(image), share, precision=highest)
