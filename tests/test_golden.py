@@ -33,8 +33,9 @@ def dump(name: str) -> str:
     own = settings(c)
     lines = [f"# {name}: settings that differ from base.txt"]
     lines += [line for line in own if line not in defaults]
-    keys = {line.split(" = ")[0] for line in own}
-    lines += [f"{key} is not there" for line in defaults if (key := line.split(" = ")[0]) not in keys]
+    keys = [line.split(" = ")[0] for line in own]
+    missing = [line.split(" = ")[0] for line in defaults]
+    lines += [f"{key} is not there" for key in missing if key not in keys]
     lines += ["", "# parameters: name, shape, sharding on data=2 × fsdp=4, decay, number of blocks"]
     groups = collections.Counter(re.sub(r"(block|stage)_\d+", r"\1_*", p) for p in parameters(c))
     lines += [f"{line} × {count}" if count > 1 else line for line, count in groups.items()]
