@@ -157,7 +157,7 @@ def program(
     step = make_train_step(
         *make_forward(module, trainable=trainable),
         trainable=trainable,
-        objective=_objective(config),
+        objective=objective(config),
         optimizer=transformation,
         schedule=schedule,
         mesh=mesh,
@@ -276,7 +276,8 @@ def abstract_batch(config: Config, *, mesh: Mesh) -> dict[str, Any]:
     }
 
 
-def _objective(config: Config) -> objectives.Objective:
+def objective(config: Config) -> objectives.Objective:
+    """What the run minimises."""
     if config.loss.name == losses.LIKELIHOOD:
         return objectives.likelihood
     return objectives.contrastive(

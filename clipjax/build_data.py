@@ -6,7 +6,7 @@ from typing import Any
 from etils import epath
 from jax.sharding import Mesh
 
-from clipjax import build_model, evals
+from clipjax import build, build_model, evals
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.config import Config
 from clipjax.data import (
@@ -235,6 +235,7 @@ def evaluators(config: Config, *, mesh: Mesh, tokenizer: Any) -> dict[str, Any]:
             mesh=mesh,
             batch_size=settings.batch_size or _eval_batch(config.batch_size, mesh=mesh),
             **_own_settings(settings, name=name),
+            **(_own_loss(config) if settings.kind == "loss" else {}),
         )
     return made
 
@@ -260,6 +261,16 @@ def _own_settings(settings: Config, *, name: str) -> dict[str, Any]:
     return {key: settings[key] for key in keys} | (
         {"where": f"config.evals.{name}"} if keys else {}
     )
+
+
+def _own_loss(config: Config) -> dict[str, Any]:
+    """What `evals.loss` needs to know of the run's loss."""
+    return {
+        "objective": build.objective(config),
+        "name": config.loss.name,
+        "duplicates": config.loss.duplicates,
+        "pairs_in_training": config.batch_size,
+    }
 
 
 def _eval_batch(batch_size: int, *, mesh: Mesh) -> int:

@@ -180,6 +180,7 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
             "kind": config.evals[name].kind,
             "n": evaluator.n,
             "metrics": metrics,
+            "notes": list(evaluator.notes),
             "chance": evaluator.chance,
             "seconds": seconds,
         }
@@ -199,7 +200,8 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
     if lead:
         file = output_file(workdir, f"{step_name(model.step, average=average)}.json")
         file.write_text(json.dumps(result, indent=2) + "\n")
-        print(f"\n{table.text(rows)}\n\n{file}", flush=True)
+        notes = [f"{name}: {note}" for name, each in found.items() for note in each["notes"]]
+        print(f"\n{table.text(rows, notes=notes)}\n\n{file}", flush=True)
     return result
 
 

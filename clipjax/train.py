@@ -163,7 +163,7 @@ def _stage(run: Run, stage: Stage, *, start: int, state: Any) -> tuple[int, Any,
                         log.pause()
                         values = evaluator(state.to_evaluate, poll=poll)
                         named = {f"eval/{name}/{key}": value for key, value in values.items()}
-                        log.evaluation(step, named)
+                        log.evaluation(step, named, notes={name: evaluator.notes})
                         log.resume()
                         metrics |= named
                 if metrics:

@@ -24,20 +24,24 @@ class Evaluator:
     """evaluator(variables, poll=...) → {metric: value}, a measurement on one set.
 
     Attributes:
-      measure: (variables, poll=...) → ({metric: value}, details); values are floats, and texts that
-        say what was measured.
+      measure: (variables, poll=...) → ({metric: value}, details); values are floats, texts that
+        say what was measured, and `notes`, a list.
       n: images measured on.
       chance: what guessing gives, by metric.
       details: of the newest measurement, for pictures: a kind's own record, or None.
+      notes: of the newest measurement, what changes how its figures are read, with the number of
+        images that it touches.
     """
 
     measure: Callable[..., tuple[dict[str, Any], Any]]
     n: int
     chance: dict[str, float]
     details: Any = None
+    notes: Sequence[str] = ()
 
     def __call__(self, variables: Any, *, poll: Poll) -> dict[str, Any]:
         metrics, self.details = self.measure(variables, poll=poll)
+        self.notes = metrics.pop("notes", ())
         return metrics
 
 

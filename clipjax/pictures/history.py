@@ -37,6 +37,22 @@ def read(path: str) -> dict[str, Series]:
     return series
 
 
+def notes(path: str) -> list[str]:
+    """What stands beside the newest figures of each evaluator: "<name>: …"; file as for `read`."""
+    file = epath.Path(path)
+    newest: dict[str, str] = {}
+    for line in file.read_bytes().splitlines() if file.exists() else ():
+        if b'"eval/' not in line:
+            continue
+        try:
+            values: dict[str, Any] = json.loads(line)
+        except ValueError:
+            continue
+        for name in {key.split("/")[1] for key in values if key.startswith("eval/")}:
+            newest[name] = values.get(f"eval/{name}/notes", "")
+    return [f"{name}: {text}" for name, text in newest.items() if text]
+
+
 def _add(series: dict[str, Series], line: bytes) -> None:
     try:
         values: dict[str, Any] = json.loads(line)

@@ -57,6 +57,7 @@ def page(
     title: str,
     facts: Sequence[str],
     rows: Sequence[Row],
+    notes: Sequence[str] = (),
     pictures: Sequence[Picture],
     state: str,
     progress: float | None = None,
@@ -69,6 +70,7 @@ def page(
       title: the run's name.
       facts: short phrases below it, such as "step 400 of 1,000".
       rows: of the table against guessing.
+      notes: sentences below it, without which its figures are misread.
       pictures: in order.
       state: "running", "complete", ….
       progress: share of the run that is done, None where unknown.
@@ -84,7 +86,7 @@ def page(
         f'<span class="muted">{escape(" · ".join(facts))}</span></div>\n{_bar(progress)}</header>\n'
     ]
     if rows:
-        parts.append(_table(rows))
+        parts.append(_table(rows, notes))
     parts += [figure(picture) for picture in pictures]
     made_by = [f"Artwork: {attribution}"] if attribution else []
     if not complete:
@@ -110,7 +112,7 @@ def _bar(progress: float | None) -> str:
     return f'<div class="bar"><i style="width: {_percent(progress)}"></i></div>\n'
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _table(rows: Sequence[Row], notes: Sequence[str]) -> str:
     lines = [
         "<section>\n<h2>Latest measurements</h2>\n"
         '<p class="muted" style="margin: 0 0 8px">Beside each, what guessing would score; in the'
@@ -123,7 +125,9 @@ def _table(rows: Sequence[Row]) -> str:
             f'<td class="share">{_share(row)}</td><td class="now">{row.show(row.value)}</td>'
             f"<td>{row.show(row.chance)}</td><td>{row.times}</td><td>{row.step:,}</td></tr>"
         )
-    return "\n".join(lines) + "\n</tbody>\n</table>\n</section>\n"
+    lines.append("</tbody>\n</table>")
+    lines += [f'<p class="muted">{escape(note)}</p>' for note in notes]
+    return "\n".join(lines) + "\n</section>\n"
 
 
 def _share(row: Row) -> str:

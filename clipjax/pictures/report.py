@@ -155,7 +155,8 @@ class Report:
     def table(self) -> str:
         """The latest measurements against guessing, lines for a terminal; "" where none are."""
         rows = self.attempt(lambda: self._rows(history.read(self.log)), what="table")
-        return tables.text(rows or [])
+        notes = self.attempt(lambda: history.notes(self.log), what="notes")
+        return tables.text(rows or [], notes=notes or [])
 
     def _rows(self, known: history.History) -> list[tables.Row]:
         return tables.rows(known, chance=self.chance)
@@ -236,6 +237,7 @@ class Report:
                 time.strftime("%d %B %Y %H:%M UTC", time.gmtime()),
             ],
             rows=self._rows(known),
+            notes=history.notes(self.log),
             pictures=[self.pictures[file] for file in sorted(self.pictures, key=_place)],
             state=state,
             progress=step / total if total else None,

@@ -57,15 +57,15 @@ def rows(history: History, *, chance: Mapping[str, float] | None = None) -> list
     ]
 
 
-def text(rows: Sequence[Row]) -> str:
-    """The table for a terminal, several lines; "" without rows."""
+def text(rows: Sequence[Row], *, notes: Sequence[str] = ()) -> str:
+    """The table for a terminal, several lines, with notes below; "" without rows."""
     if not rows:
         return ""
     cells = [("", "now", "guessing", "", "step")]
     for row in rows:
         now, guess = row.show(row.value), row.show(row.chance)
         cells.append((row.label, now, guess, row.times, f"{row.step:,}"))
-    return aligned(cells)
+    return "\n".join([aligned(cells), *(f"note: {note}" for note in notes)])
 
 
 def aligned(cells: Sequence[Sequence[str]]) -> str:

@@ -7,7 +7,7 @@ ahead. A line holds its own step's values; only `perf/…` are means since the l
 import collections
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -71,6 +71,7 @@ class StepLog:
             smoothing=0.05,
         )
         self.stragglers = Stragglers()
+        self.noted: dict[str, str] = {}  # of each evaluator, what was said last
         self._begin_window()
 
     def _begin_window(self) -> None:
@@ -155,16 +156,28 @@ class StepLog:
                 refresh=False,
             )
 
-    def evaluation(self, step: int, metrics: dict[str, Any]) -> None:
-        """A line with the evaluations of a step; texts among them go to the file only."""
+    def evaluation(
+        self, step: int, metrics: dict[str, Any], *, notes: Mapping[str, Sequence[str]]
+    ) -> None:
+        """A line with the evaluations of a step; texts among them go to the file only.
+
+        `notes` by evaluator go to the file as "eval/<name>/notes", and get a line where they are
+        others than the last time.
+        """
         if self.writer is not None:
-            self.writer.write(step, {"examples_seen": self.examples(step), **metrics})
+            texts = {name: "; ".join(each) for name, each in notes.items() if each}
+            kept = {f"eval/{name}/notes": text for name, text in texts.items()}
+            self.writer.write(step, {"examples_seen": self.examples(step), **metrics, **kept})
             told = ", ".join(
                 f"{name.removeprefix('eval/')} {value:.4g}"
                 for name, value in metrics.items()
                 if not isinstance(value, str)
             )
             self.say(f"step {step:,}: {told}")
+            for name, text in texts.items():
+                if self.noted.get(name) != text:
+                    self.say(f"note: {name}: {text}")
+            self.noted |= texts
 
     def say(self, text: str) -> None:
         """A line above the bar, from the lead process."""
