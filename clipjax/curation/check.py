@@ -16,7 +16,8 @@ import numpy as np
 
 from clipjax.curation import workers
 from clipjax.data import captions, images
-from clipjax.data.examples import BadRecord, Source, place, read, shard_of
+from clipjax.data.bad_record import BadRecord
+from clipjax.data.examples import Source, place, read, shard_of
 
 CHUNK = 64  # records
 WORST = 10  # shards and broken records named
@@ -100,11 +101,11 @@ def inspect(indices: Sequence[int], *, source: Source) -> Findings:
             texts = captions.usable(record["text"])
             if not texts:
                 raise captions.BadCaption("empty caption")
-        except (BadRecord, captions.BadCaption, images.BadImage) as error:
+        except BadRecord as error:
             key = place(source, index)
-            found.reasons[str(error)] += 1
+            found.reasons[error.reason] += 1
             found.bad_by_shard[shard_of(key)] += 1
-            found.bad.append((key, str(error)))
+            found.bad.append((key, error.message))
             continue
         found.formats[file_format] += 1
         found.shorter[min(size)] += 1
@@ -197,7 +198,7 @@ def sheet(source: Any, indices: Sequence[int], *, count: int = 24) -> Any:
             record = read(source, index)
             text, _ = captions.choose(record["text"], rng=rng)
             pixels.append(images.decode_eval(record["image"], size=160))
-        except (BadRecord, captions.BadCaption, images.BadImage):
+        except BadRecord:
             continue
         texts.append(text)
     if not pixels:

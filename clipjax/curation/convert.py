@@ -15,7 +15,8 @@ from typing import Any
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.curation import workers
 from clipjax.data import captions, images
-from clipjax.data.examples import BadRecord, Source, read
+from clipjax.data.bad_record import BadRecord
+from clipjax.data.examples import Source, read
 from clipjax.data.sources import tf_example
 
 SETTINGS = "convert.json"
@@ -127,8 +128,8 @@ def write_shard(
     for index in range(first, min(first + shard_records, len(source))):
         try:
             example = converted(read(source, index), side=side, quality=quality)
-        except (BadRecord, captions.BadCaption, images.BadImage) as error:
-            left_out[str(error)] += 1
+        except BadRecord as error:
+            left_out[error.reason] += 1
             continue
         writer.write(example)
         written += 1

@@ -15,7 +15,8 @@ import numpy as np
 
 from clipjax.curation import workers
 from clipjax.data import images
-from clipjax.data.examples import BadRecord, place, read
+from clipjax.data.bad_record import BadRecord
+from clipjax.data.examples import place, read
 from clipjax.data.sources.selection import Selected, SelectionWriter, unfold
 
 CHUNK = 256  # records
@@ -112,7 +113,7 @@ def hash_some(indices: Sequence[int], *, source: Any) -> tuple[np.ndarray, np.nd
             exact[row] = exact_hash(data)
             perceptual[row] = perceptual_hash(data) or exact[row]
             usable[row] = True
-        except (BadRecord, images.BadImage):
+        except BadRecord:
             # Unlike any other, so that damaged records are no copies of one another.
             exact[row] = perceptual[row] = exact_hash(f"unusable {index}".encode())
     return exact, perceptual, usable

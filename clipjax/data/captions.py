@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from clipjax.data.bad_record import BadRecord
+
 MAX_CHARACTERS = 4096  # no context length in use reads this far; bounds the tokenizer's work
 REMOTE_SHARDS = 32  # fetched for a sample
 
@@ -22,8 +24,8 @@ UNWANTED = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff\u200b\
 Texts = str | bytes | Sequence[str] | Mapping[str, str | Sequence[str]]  # one, several, by field
 
 
-class BadCaption(ValueError):
-    """A record has no usable caption; the message is a short reason that counters can group by."""
+class BadCaption(BadRecord):
+    """A record has no usable caption."""
 
 
 class HasCaptions(Protocol):

@@ -14,7 +14,8 @@ import numpy as np
 
 from clipjax.common.exits import DataError
 from clipjax.data import captions, images
-from clipjax.data.examples import BadRecord, Source, Tokenizer, read
+from clipjax.data.bad_record import BadRecord
+from clipjax.data.examples import Source, Tokenizer, read
 
 AHEAD = 2  # batches being decoded while one is used
 
@@ -104,11 +105,11 @@ def load_eval_image(
     try:
         data = read(source, index)["image"]
         return {"image": images.decode_eval(data, size=size, resize=resize)}
-    except (images.BadImage, BadRecord) as error:
+    except BadRecord as error:
         key = getattr(source, "key", None)
         raise DataError(
             f"evaluation source {source.name}: record {key(index) if key else index} is unusable"
-            f" ({error}); repair or remove it"
+            f" ({error.message}); repair or remove it"
         ) from error
 
 

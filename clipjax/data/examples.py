@@ -15,6 +15,7 @@ import numpy as np
 
 from clipjax.common.exits import DataError
 from clipjax.data import captions, images
+from clipjax.data.bad_record import BadRecord
 from clipjax.data.order import GlobalOrder, Order
 
 ATTEMPTS = 16  # substitutes tried for one position before the data are called unusable
@@ -24,8 +25,8 @@ class Source(Protocol):
     """Random access to encoded records; see `clipjax.data.sources`.
 
     `source[index]` is {"image": bytes, "text": str, list of str or these by field, "key": str},
-    with "source" where it is one of several; a record that cannot be read raises ValueError or
-    OSError.
+    with "source" where it is one of several; a record that cannot be read raises BadRecord,
+    ValueError or OSError.
     """
 
     name: str
@@ -105,9 +106,11 @@ class TrainExamples:
           `content_ids` also "image_id" and "text_id", uint32 (see `content_id`), and for counters:
           "position", "key", "source", "truncated" (the caption did not fit), "cleaned"
           (characters were removed from it), "bad" (why the record that belongs here was replaced,
-          else "") and "bad_key" (its key).
+          `BadRecord.reason`, else ""), "bad_detail" (what else is known of that) and "bad_key" (its
+          key).
         """
-        bad = bad_key = ""
+        bad: BadRecord | None = None
+        bad_key = ""
         for attempt in range(ATTEMPTS):
             rng = generator(self.seed, position=position, attempt=attempt)
             if attempt == 0:
@@ -128,9 +131,9 @@ class TrainExamples:
                 image = images.decode_train(
                     record["image"], size=self.image_size, rng=rng, resize=self.image_resize
                 )
-            except (captions.BadCaption, images.BadImage, BadRecord) as error:
-                if not bad:
-                    bad, bad_key = str(error), key or place(self.source, index)
+            except BadRecord as error:
+                if bad is None:
+                    bad, bad_key = error, key or place(self.source, index)
                 continue
             ids, truncated = self.tokenizer.encode([caption])
             content = {}
@@ -148,25 +151,25 @@ class TrainExamples:
                 "source": name,
                 "truncated": bool(truncated[0]),
                 "cleaned": cleaned,
-                "bad": bad,
+                "bad": bad.reason if bad else "",
+                "bad_detail": bad.detail if bad else "",
                 "bad_key": bad_key,
             }
+        assert bad is not None
         raise DataError(
             f"data: {ATTEMPTS} records of source {self.source.name} tried for position {position},"
-            f" none usable; the first was {bad_key} ({bad})"
+            f" none usable; the first was {bad_key} ({bad.message})"
         )
 
 
-class BadRecord(ValueError):
-    """A record cannot be read from its source; the message is a short reason."""
-
-
 def read(source: Source, index: int) -> dict[str, Any]:
-    """`source[index]`, or BadRecord if its bytes cannot be read or parsed."""
+    """`source[index]`; BadRecord, with what the source knows, if it cannot be read or parsed."""
     try:
         return source[index]
+    except BadRecord:
+        raise
     except (ValueError, OSError) as error:
-        raise BadRecord("unreadable record") from error
+        raise BadRecord("unreadable record", str(error)) from error
 
 
 def place(source: Source, index: int) -> str:

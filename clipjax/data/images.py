@@ -13,6 +13,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from clipjax.data.bad_record import BadRecord
+
 FORMATS = ("JPEG", "PNG", "WEBP")
 FILE_FORMATS = ("AVIF", "BMP", "GIF", "PPM", "TIFF")  # besides them, see `from_file`
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
@@ -23,8 +25,8 @@ JPEG_MARGIN = 2  # reduced-scale decoding keeps at least this many times the tar
 JPEG_MAGIC = b"\xff\xd8\xff"
 
 
-class BadImage(ValueError):
-    """An image cannot be used; the message is a short reason that counters can group by."""
+class BadImage(BadRecord):
+    """An image cannot be used."""
 
 
 def decode_train(

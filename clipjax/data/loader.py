@@ -29,7 +29,7 @@ class TrainBatches:
     batch: {"image": uint8 [b, S, S, 3], "text": int32 [b, T], "record_id": uint32 [b]}, this
     host's rows of the global batch, with the content ids if the examples have them. info:
     {"position", "key", "source", "truncated", "cleaned", "bad", "bad_key"}, arrays [b] as
-    in `TrainExamples`, for counters on the host.
+    in `TrainExamples`, for counters on the host; "bad_detail" too where one of them is known.
     """
 
     def __init__(self, iterator: Any):
@@ -128,7 +128,10 @@ def make_rows(
     first = start + batch_index * batch_size
     examples.prepare(first)
     made = [examples[first + int(row)] for row in rows]
-    return {name: np.array([row[name] for row in made]) for name in made[0]}
+    columns = {name: np.array([row[name] for row in made]) for name in made[0]}
+    if not np.any(columns["bad_detail"] != ""):
+        del columns["bad_detail"]  # nearly always, and it would go through all queues
+    return columns
 
 
 def mark_flags_parsed() -> None:

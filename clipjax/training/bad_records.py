@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.common.exits import DataError
+from clipjax.data.bad_record import BadRecord
 from clipjax.data.examples import shard_of
 
 AT_LEAST = 20  # bad records before the fraction means anything
@@ -18,9 +19,10 @@ MEMORY = (
 )
 TOLD, TELL_SECONDS = 10, 60.0  # bad records named one by one; then one in so many seconds
 MOST_SHARDS = 10  # named at the end
-REASONS = (  # as `clipjax.data` words them
+OTHER = "unreadable record"
+REASONS = (  # with a metric each, as `clipjax.data` words them; those of sources count as OTHER
     *("too many pixels", "too small", "extreme aspect ratio", "not a JPEG, PNG or WebP image"),
-    *("damaged image", "empty caption", "unreadable record"),
+    *("damaged image", "empty caption", OTHER),
 )
 
 log = logging.getLogger(__name__)
@@ -60,8 +62,9 @@ class BadRecords:
         wrong = np.flatnonzero(info["bad"] != "")
         self.seen += len(info["bad"])
         self.read += len(info["bad"])
-        for row in wrong:
-            self._tell(info["bad_key"][row], info["bad"][row])
+        messages = {row: _message(info, row) for row in wrong.tolist()}
+        for row, message in messages.items():
+            self._tell(info["bad_key"][row], message)
         self.bad += len(wrong)
         self.by_reason.update(info["bad"][wrong].tolist())
         places = [_place(info["source"][row], info["bad_key"][row]) for row in wrong]
@@ -78,11 +81,13 @@ class BadRecords:
             raise DataError(
                 f"data: {self.bad:,} of {self.seen:,} records could not be used, more than"
                 f" config.data.max_bad_fraction={self.max_fraction}; {most:,} of them are in"
-                f" {shard}; the last was {info['bad_key'][row]} ({info['bad'][row]})"
+                f" {shard}; the last was {info['bad_key'][row]} ({messages[row]}); since the start:"
+                f" {_counts(self.by_reason)}"
             )
         captions = {name: int(np.sum(info[name])) for name in ("truncated", "cleaned")}
-        reasons, sources = info["bad"][wrong], info["source"][wrong]
-        by_reason = {f"bad/{_slug(r)}": int(np.sum(reasons == r)) for r in REASONS}
+        sources = info["source"][wrong]
+        reasons = [r if r in REASONS else OTHER for r in info["bad"][wrong].tolist()]
+        by_reason = {f"bad/{_slug(r)}": reasons.count(r) for r in REASONS}
         by_source = {f"bad/{name}": int(np.sum(sources == name)) for name in self.sources}
         return {"bad": len(wrong), **captions, **by_reason, **by_source}
 
@@ -91,7 +96,7 @@ class BadRecords:
         of this process since its start; "" where there were none."""
         if not self.by_reason:
             return ""
-        reasons = ", ".join(f"{count:,} {name}" for name, count in self.by_reason.most_common())
+        reasons = _counts(self.by_reason)
         most = self.all_by_shard.most_common(MOST_SHARDS)
         shards = ", ".join(f"{name} {count:,}" for name, count in most)
         return (
@@ -106,6 +111,17 @@ class BadRecords:
         more = f" ({self.unnamed:,} more since the last one named)" if self.unnamed else ""
         log.warning("record %s replaced: %s%s", key, reason, more)
         self.named, self.unnamed, self.told = self.named + 1, 0, time.monotonic()
+
+
+def _message(info: dict[str, Any], row: int) -> str:
+    """Why the record of a row was replaced, with what else is known of that."""
+    details = info.get("bad_detail")
+    return BadRecord(info["bad"][row], "" if details is None else details[row]).message
+
+
+def _counts(counted: collections.Counter[str]) -> str:
+    """ "5 damaged image, 2 empty caption", most first."""
+    return ", ".join(f"{count:,} {name}" for name, count in counted.most_common())
 
 
 def _place(source: str, key: str) -> str:

@@ -1,13 +1,22 @@
 """CSV, TSV and JSON lines that name image files."""
 
+import itertools
 import json
+import os
 import pickle
+import re
+import tracemalloc
 
 import fakes
+import numpy as np
 import pytest
 
 from clipjax.common.exits import ConfigError, DataError
+from clipjax.curation import check
+from clipjax.data import examples, loader
+from clipjax.data.bad_record import BadRecord
 from clipjax.data.sources.table import open_tables
+from clipjax.training import bad_records
 
 
 @pytest.fixture
@@ -52,6 +61,106 @@ def test_json_lines(folder):
     (folder / "m.jsonl").write_text("\n".join(lines) + "\n\n")
     source = open_tables(folder / "m.jsonl")
     expect(source, [[f"a{i}", "b"] for i in range(4)])
+
+
+def test_words_for_nothing_are_captions(folder):
+    texts = ["NA", "null", "None", "nan"]
+    rows = "".join(f"images/{i}.jpg,{text}\n" for i, text in enumerate(texts))
+    (folder / "a.csv").write_text(f"filepath,title\n{rows}")
+    expect(open_tables(folder / "a.csv"), texts)
+
+
+ROWS = {  # row → what is said of it, each row on the line after the one before
+    "images/0.jpg,a": "",
+    "images/1.jpg": r"wrong number of fields (line 3: 1 where the head has 2)",
+    "images/1.jpg,a red, fox": r"wrong number of fields (line 4: 3 where the head has 2)",
+    'images/1.jpg,"a': r"broken quotes (line 5: a quote is never closed)",
+    "images/9.jpg,b": r"no such file (line 6: images/9.jpg, looked in FOLDER)",
+    ",c": r"no image path (line 7: '')",
+    "https://a.b/c.jpg,d": r"no such file (line 8: https://a.b/c.jpg: an address; fetch the images"
+    " first, as img2dataset does)",
+    "images,e": r"unreadable file (line 9: images, looked in FOLDER: FOLDER/images is not a file)",
+}
+
+
+def test_what_is_wrong_with_a_row_is_told_with_its_line(folder):
+    (folder / "a.csv").write_text("filepath,title\n" + "\n".join(ROWS))
+    source = open_tables(folder / "a.csv")
+    assert len(source) == len(ROWS)
+    for index, told in enumerate(ROWS.values()):
+        try:
+            message = examples.read(source, index) and ""
+        except BadRecord as error:
+            message = error.message
+        assert message == told.replace("FOLDER", str(folder))
+    for _ in range(2):  # the second time from the index that was kept
+        found, _ = check.check(open_tables(folder / "a.csv"), limit=0, num_workers=0, show=False)
+        summed = check.summary(found, source=source)
+        assert summed["broken by reason"] == {
+            "wrong number of fields": 2,
+            "no such file": 2,
+            "broken quotes": 1,
+            "no image path": 1,
+            "unreadable file": 1,
+        }
+        assert summed["broken, first"][0] == ("a.csv/1", ROWS["images/1.jpg"])
+
+
+def test_training_names_reason_line_and_key(folder, caplog):
+    """In the log, and in the error that ends a run."""
+    (folder / "a.csv").write_text("filepath,title\n" + "images/0.jpg,a\nb.jpg,b\n" * 8)
+    stream = examples.TrainExamples(
+        open_tables(folder / "a.csv"), tokenizer=fakes.FakeTokenizer(), image_size=16, seed=0
+    )
+    counter = bad_records.BadRecords(max_fraction=0.3)
+    told = rf"no such file \(line \d+: b.jpg, looked in {folder}\)"
+    with pytest.raises(DataError, match=rf"the last was a.csv/\d+ \({told}\); .* no such file$"):
+        for first in itertools.count(0, 16):
+            counter.count(
+                loader.make_rows(0, examples=stream, start=first, batch_size=16, rows=np.arange(16))
+            )
+    assert re.search(rf"record a.csv/\d+ replaced: {told}", caplog.text)
+
+
+def test_json_lines_of_any_make(folder):
+    rows = [
+        '{"file_name": "images/0.jpg", "text": "a\\u2028b"}',
+        "  ",
+        '{"file_name": "images/1.jpg", "text": ["a", null, "", "b"]}\r',
+        '{"text": "é\u2028ü", "file_name": "images/2.jpg"}',
+        '{"file_name": "images/3.jpg", "text": 7}',
+        "{",
+        ' "file_name": "images/3.jpg", "text": "over two lines"}',
+    ]
+    (folder / "m.jsonl").write_bytes(b"\xef\xbb\xbf" + "\n".join(rows).encode() + b'\n{"\xe9')
+    source = open_tables(folder / "m.jsonl")
+    expect(source, ["a\u2028b", ["a", "", "b"], "é\u2028ü"])
+    messages = []
+    for index in range(3, len(source)):
+        with pytest.raises(BadRecord) as caught:
+            source[index]
+        messages.append(caught.value.message)
+    assert messages == [
+        "caption is no text (line 5: int 7)",
+        "the line is no JSON (line 6: Expecting property name enclosed in double quotes)",
+        "the line is no JSON (line 7: Extra data)",
+        "no UTF-8 (line 8: byte 0xe9)",
+    ]
+
+
+def test_a_line_without_end_takes_little_memory(folder):
+    with open(folder / "a.csv", "wb") as file:
+        file.write(b"filepath,title\nimages/0.jpg,")
+        file.truncate(1 << 28)  # zeros
+        file.seek(0, os.SEEK_END)
+        file.write(b"\nimages/1.jpg,b\n")
+    tracemalloc.start()
+    source = open_tables(folder / "a.csv")
+    with pytest.raises(BadRecord, match="row too long"):
+        source[0]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert source[1]["text"] == "b" and peak < 30_000_000
 
 
 def test_bad_rows_are_bad_records(folder):

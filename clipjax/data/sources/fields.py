@@ -1,13 +1,15 @@
 """Which field of a record is the image and which the text, for formats with named fields.
 
-Used by `sources.tfrecord`, `sources.parquet` and `sources.table`.
+Used by `sources.tfrecord`, `sources.parquet` and `sources.table`; `texts_of` by `sources.tar` too.
 """
 
 import dataclasses
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from clipjax.common.exits import DataError
 from clipjax.common.registry import closest
+from clipjax.data.bad_record import BadRecord
 
 # As img2dataset, TFDS, Hugging Face datasets and the classic TFRecord converters name them.
 IMAGES = ("jpg", "jpeg", "png", "webp", "image", "image/encoded", "image_raw", "image_bytes")
@@ -64,3 +66,25 @@ class FieldChoice:
             f" seen: {', '.join(seen[:30]) or 'none'}; set config.data.image_key and"
             " config.data.text_key"
         )
+
+
+def texts_of(value: Any) -> str | list[str]:
+    """The text or texts that a field holds; "" for null, and nulls in a list are left out.
+
+    Bytes that are no UTF-8 become surrogates, which `captions` drops and counts. Raises BadRecord
+    for anything but text, bytes and lists of these.
+    """
+    if isinstance(value, list):
+        return [_text(one) for one in value if one is not None]
+    return "" if value is None else _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    shown = repr(value)
+    raise BadRecord(
+        "caption is no text", f"{type(value).__name__} {shown[:40]}{'…' if shown[40:] else ''}"
+    )

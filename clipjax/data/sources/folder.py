@@ -20,7 +20,7 @@ from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import images
 from clipjax.data.sources import folder_files
 from clipjax.data.sources.folder_files import ENDINGS, FolderFiles
-from clipjax.data.sources.tar import MAX_TEXT, parse, text_of
+from clipjax.data.sources.tar import MAX_TEXT, field_texts, parse
 from clipjax.data.sources.tar_table import Choice
 
 CAPTIONS = (".txt", ".caption")  # files that hold the caption of the image beside them, and no more
@@ -246,7 +246,7 @@ class Folder:
         with open(self._full(file), "rb") as opened:
             data = opened.read(MAX_TEXT)
         if field:
-            return text_of(parse(data).get(field))
+            return field_texts(parse(data), field)
         return data.decode("utf-8-sig", errors="surrogateescape")
 
     def _beside(self, image: str, ending: str) -> str:

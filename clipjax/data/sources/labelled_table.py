@@ -13,7 +13,8 @@ import os
 from typing import Any
 
 from clipjax.common.exits import DataError
-from clipjax.data.sources.table import DELIMITERS, IMAGES, LINES, ending_of, read_image
+from clipjax.data.sources.delimited import DELIMITERS
+from clipjax.data.sources.table import IMAGES, LINES, ending_of, read_image
 
 LABELS = ("label", "class")
 CAPTIONS = ("caption", "title", "text")

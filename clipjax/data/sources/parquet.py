@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from clipjax.common.exits import ConfigError, DataError
-from clipjax.data.sources.fields import IMAGES, FieldChoice
+from clipjax.data.bad_record import BadRecord
+from clipjax.data.sources.fields import IMAGES, FieldChoice, texts_of
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.sharded import ShardedSource
 from clipjax.data.sources.tar_reader import REMEDY
@@ -100,16 +101,20 @@ class ParquetFormat:
         return OpenParquet(path, names=self.names)
 
     def image(self, file: "OpenParquet", table: ParquetTable, row: int, /) -> bytes:
-        value = file.value(self.names.image_in(table.columns), row)
+        name = self.names.image_in(table.columns)
+        value = file.value(name, row)
         if isinstance(value, dict):  # Hugging Face's Image feature
-            value = value.get("bytes")
+            path, value = value.get("path"), value.get("bytes")
+            if value is None and path:
+                raise BadRecord("no image bytes", f"path {path} only")
         if not isinstance(value, bytes):
-            raise ValueError("no image bytes in the row")
+            held = f"text {value[:80]!r}" if isinstance(value, str) else type(value).__name__
+            raise BadRecord("no image bytes", f"column {name} holds {held}")
         return value
 
     def text(self, file: "OpenParquet", table: ParquetTable, row: int, /) -> Any:
         found = {name: file.value(name, row) for name in self.names.texts_in(table.columns)}
-        texts = {name: as_texts(value) for name, value in found.items()}
+        texts = {name: texts_of(value) for name, value in found.items()}
         return texts if len(texts) > 1 else next(iter(texts.values()))
 
     def fields(self, file: "OpenParquet", table: ParquetTable, row: int, /) -> Sequence[str]:
@@ -155,7 +160,7 @@ class OpenParquet:
         self._lock = threading.Lock()
 
     def value(self, column: str, row: int) -> Any:
-        """One value as a Python object; ValueError if the group cannot be read."""
+        """One value as a Python object; BadRecord if the group cannot be read."""
         group = bisect.bisect_right(self.ends, row)
         first = self.ends[group - 1] if group else 0
         with self._lock:
@@ -171,21 +176,8 @@ class OpenParquet:
         try:
             table = self.parquet.read_row_group(group, columns=self._wanted, use_threads=False)
         except (pyarrow.ArrowInvalid, OSError) as error:
-            raise ValueError(f"row group {group} cannot be read ({error})") from None
+            raise BadRecord("row group cannot be read", f"group {group}: {error}") from None
         self._kept[group] = table
         while len(self._kept) > 1 and sum(t.nbytes for t in self._kept.values()) > GROUP_BYTES:
             self._kept.popitem(last=False)
         return table
-
-
-def as_texts(value: Any) -> str | list[str]:
-    """A text or list of texts; "" for a missing one. Raises ValueError for anything else."""
-    if value is None:
-        return ""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "surrogateescape")
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and all(isinstance(text, str) for text in value):
-        return value
-    raise ValueError("the text column holds no text and no list of texts")

@@ -40,18 +40,18 @@ class Format(Protocol):
         ...
 
     def image(self, file: Any, table: Any, row: int, /) -> bytes:
-        """ValueError or OSError if it cannot be had."""
+        """BadRecord or OSError if it cannot be had."""
         ...
 
     def text(self, file: Any, table: Any, row: int, /) -> Any:
-        """A text, a list of texts, or these by field; ValueError or OSError.
+        """A text, a list of texts, or these by field; BadRecord or OSError.
 
         Bytes that are no UTF-8 become surrogates, so that `captions` drops and counts them.
         """
         ...
 
     def fields(self, file: Any, table: Any, row: int, /) -> Sequence[str]:
-        """Names of what a record holds, used or not; ValueError or OSError."""
+        """Names of what a record holds, used or not; BadRecord or OSError."""
         ...
 
     def no_pairs(self, name: str, *, samples: int, seen: Sequence[str]) -> DataError:

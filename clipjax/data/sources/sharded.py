@@ -20,6 +20,7 @@ from typing import Any
 
 from clipjax.common import urls
 from clipjax.common.exits import DataError
+from clipjax.data.bad_record import BadRecord
 from clipjax.data.sources import remote, shard_paths
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.shard_format import Format
@@ -92,15 +93,15 @@ class ShardedSource:
         """{"image": bytes, "text": str, list of str, or these by field, "key": str}.
 
         Raises:
-          ValueError: a member is too large, or the record has no text where it should.
+          BadRecord: its bytes cannot be had or taken apart.
           OSError: the shard cannot be read.
           DataError: the shard is not what it was when this source was made.
         """
         file, table, row = self.locate(index)
         try:
             image, text = self.form.image(file, table, row), self.form.text(file, table, row)
-        except ValueError as error:
-            raise ValueError(f"{self.key(index)}: {error}") from None
+        except BadRecord as error:
+            raise BadRecord(error.reason, error.detail, key=self.key(index)) from None
         return {"image": image, "text": text, "key": self.key(index)}
 
     def caption(self, index: int) -> Any:
@@ -108,8 +109,8 @@ class ShardedSource:
         file, table, row = self.locate(index)
         try:
             return self.form.text(file, table, row)
-        except ValueError as error:
-            raise ValueError(f"{self.key(index)}: {error}") from None
+        except BadRecord as error:
+            raise BadRecord(error.reason, error.detail, key=self.key(index)) from None
 
     def fields(self, index: int) -> Sequence[str]:
         """Names of the members, features or columns of one record; raises as `[index]` does."""

@@ -3,33 +3,31 @@
 In the registry of `clipjax.data.sources` as "table". Every row has the path of an image, relative
 to the table's folder or absolute, and a text: the layout of open_clip's CSV (`filepath`, `title`)
 and of Hugging Face's ImageFolder (`file_name`, `text`). Rows stay in the file; only where each one
-begins is kept.
+begins is kept. Text is UTF-8 and what it says: "NA", "null" and "None" are captions. How CSV and
+TSV are taken apart: `sources.delimited`.
 """
 
-import csv
 import dataclasses
 import json
 import os
-from array import array
-from collections.abc import Iterator, Mapping, Sequence
+import string
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from clipjax.common.exits import ConfigError, DataError
-from clipjax.data.sources import index_file, remote, sharded
-from clipjax.data.sources.fields import FieldChoice
-from clipjax.data.sources.parquet import as_texts
+from clipjax.data.bad_record import BadRecord
+from clipjax.data.sources import delimited, index_file, remote, sharded
+from clipjax.data.sources.fields import FieldChoice, texts_of
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.sharded import ShardedSource
 from clipjax.data.sources.tar_reader import OpenTar
 
-FORMAT = 1  # raise it when what is stored changes
-COLUMNS = ("starts", "head", "numbers")
+FORMAT = 2  # raise it when what is stored changes
+COLUMNS = ("starts", "head", "jumps", "numbers")
 IMAGES = ("filepath", "file_name", "filename", "image_path", "image", "path", "file")
-MAX_ROW = 1 << 20  # bytes
 MAX_IMAGE = 64 << 20  # bytes
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
 LINES = (".jsonl", ".ndjson")
 
 
@@ -68,6 +66,7 @@ class RowTable:
     identity: tuple[int, int]
     digest: int
     starts: np.ndarray  # uint64 [n + 1], the end of the last row too
+    jumps: np.ndarray  # uint64 [k, 2]: row and line, see `delimited.RowStarts`
     columns: tuple[str, ...]  # of the head; () for JSON lines
     skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
@@ -85,6 +84,12 @@ class RowTable:
     def key(self, row: int) -> str:
         """The row's number, from 0, without the head."""
         return str(row)
+
+    def line(self, row: int) -> int:
+        """The number of a row's first line in the file, from 1."""
+        jump = int(np.searchsorted(self.jumps[:, 0], row, side="right")) - 1
+        first, line = map(int, self.jumps[jump])
+        return line + row - first
 
 
 class OpenTable:
@@ -116,15 +121,21 @@ class TableFormat:
         return OpenTable(path)
 
     def image(self, file: OpenTable, table: RowTable, row: int, /) -> bytes:
-        values = read_row(file, table, row)
-        name = values.get(self.names.image_in(values))
-        if not isinstance(name, str) or not name or "\0" in name:
-            raise ValueError("no image path in the row")
-        return read_image(os.path.join(file.folder, name))
+        try:
+            values = read_row(file, table, row)
+            name = values.get(self.names.image_in(values))
+            if not isinstance(name, str) or not name or "\0" in name:
+                raise BadRecord("no image path", f"{ascii(name)[:80]}")
+            return named_image(name, folder=file.folder)
+        except BadRecord as error:
+            raise at_line(table, row, error) from None
 
     def text(self, file: OpenTable, table: RowTable, row: int, /) -> Any:
-        values = read_row(file, table, row)
-        texts = {name: as_texts(values[name]) for name in self.names.texts_in(values)}
+        try:
+            values = read_row(file, table, row)
+            texts = {name: texts_of(values[name]) for name in self.names.texts_in(values)}
+        except BadRecord as error:
+            raise at_line(table, row, error) from None
         return texts if len(texts) > 1 else next(iter(texts.values()), "")
 
     def fields(self, file: OpenTable, table: RowTable, row: int, /) -> Sequence[str]:
@@ -150,8 +161,8 @@ class TableFormat:
 def ending_of(path: str) -> str:
     """The table's ending, in lower case; ConfigError if it is none that can be read."""
     ending = os.path.splitext(path)[1].lower()
-    if ending not in DELIMITERS and ending not in LINES:
-        known = ", ".join((*DELIMITERS, *LINES))
+    if ending not in delimited.DELIMITERS and ending not in LINES:
+        known = ", ".join((*delimited.DELIMITERS, *LINES))
         raise ConfigError(f"config.data.path: {path} has none of the endings {known}")
     return ending
 
@@ -161,81 +172,87 @@ def load_table(path: str, *, files: ShardFiles) -> RowTable:
 
     def build() -> index_file.Columns:
         identity = files.identity(path)
-        with open(path, "rb") as file:
-            starts, head = walk(file, path=path)
+        rows, head = walk(path)
         columns = {
-            "starts": np.frombuffer(starts, np.uint64),
+            "starts": np.array([*rows.starts, identity[0]], np.uint64),
             "head": np.frombuffer(json.dumps(head).encode(), np.uint8),
         }
         counted = index_file.numbers(columns, version=FORMAT, identity=identity)
-        return {**columns, "numbers": counted}
+        jumps = np.array(rows.jumps, np.uint64)  # follow from the others, and are not counted
+        return {**columns, "jumps": jumps, "numbers": counted}
 
     ending_of(path)
     columns = files.load_index(path, names=COLUMNS, version=FORMAT, build=build)
     _, size, mtime, digest = columns["numbers"].tolist()
     head = tuple(json.loads(columns["head"].tobytes()))
-    return RowTable((size, mtime), digest, columns["starts"], head)
+    jumps = columns["jumps"].reshape(-1, 2)
+    return RowTable((size, mtime), digest, columns["starts"], jumps, head)
 
 
-def walk(file: Any, *, path: str) -> tuple[array, list[str]]:
-    """Where rows begin, with the end of the last, and the names in the head (CSV)."""
-    starts = array("Q")
+def walk(path: str) -> tuple[delimited.RowStarts, list[str]]:
+    """Where rows begin, and the names in the head, none for JSON lines."""
     ending = ending_of(path)
-    if ending in LINES:
-        at = 0
-        for line in file:
-            if line.strip():
-                starts.append(at)
-            at += len(line)
-        starts.append(at)
-        return starts, []
-    at = 0
-
-    def lines() -> Iterator[str]:  # the reader takes one line at a time, more within quotes
-        nonlocal at
-        for line in file:
-            at += len(line)
-            yield line.decode("utf-8", "replace")
-
-    reader = csv.reader(lines(), delimiter=DELIMITERS[ending])
-    try:
-        head = [name.strip().removeprefix("\ufeff") for name in next(reader, [])]
-        begin = at
-        for row in reader:
-            if row:
-                starts.append(begin)
-            begin = at
-    except csv.Error as error:
-        raise DataError(f"table {path}: {error} near byte {at:,}; repair it") from None
-    starts.append(at)
-    return starts, head
+    if ending not in LINES:
+        return delimited.walk(path, ending=ending)
+    rows = delimited.RowStarts()
+    for line in delimited.lines(path):
+        if line[2].strip(string.whitespace):
+            rows.add(line)
+    return rows, []
 
 
 def read_row(file: OpenTable, table: RowTable, row: int) -> dict[str, Any]:
-    """The values of one row by column; ValueError if it is damaged."""
+    """The values of one row by column; BadRecord if it cannot be taken apart."""
     begin, end = int(table.starts[row]), int(table.starts[row + 1])
-    if end - begin > MAX_ROW:
-        raise ValueError(f"a row of {end - begin:,} bytes is above the limit of {MAX_ROW:,}")
-    data = file.file.read(end - begin, offset=begin).decode("utf-8-sig", "surrogateescape")
+    data = file.file.read(min(end - begin, delimited.MAX_ROW + 1), offset=begin)
     if file.ending in LINES:
-        try:
-            values = json.loads(data)
-        except (ValueError, RecursionError):
-            raise ValueError("the line is no JSON") from None
-        if not isinstance(values, dict):
-            raise ValueError("the line holds no fields")
-        return values
-    lines = data.splitlines(keepends=True)
+        return fields_of(data)
+    values = delimited.values_of(data, ending=file.ending)
+    if len(values) != len(table.columns):
+        raise BadRecord(
+            "wrong number of fields", f"{len(values)} where the head has {len(table.columns)}"
+        )
+    return dict(zip(table.columns, values, strict=True))
+
+
+def fields_of(data: bytes) -> dict[str, Any]:
+    """The fields in a line of JSON; BadRecord if it holds none."""
+    if len(data) > delimited.MAX_ROW:
+        raise BadRecord("row too long", f"the limit is {delimited.MAX_ROW:,} bytes")
     try:
-        values = next(csv.reader(lines, delimiter=DELIMITERS[file.ending]), [])
-    except csv.Error as error:
-        raise ValueError(f"the row cannot be taken apart ({error})") from None
-    return dict(zip(table.columns, values, strict=False))
+        values = json.loads(delimited.decoded(data).removeprefix("\ufeff"))
+    except json.JSONDecodeError as error:
+        raise BadRecord("the line is no JSON", error.msg) from None
+    except RecursionError:
+        raise BadRecord("the line is no JSON", "nested too deeply") from None
+    if not isinstance(values, dict):
+        raise BadRecord("the line holds no fields", f"a JSON {type(values).__name__}")
+    return values
+
+
+def at_line(table: RowTable, row: int, error: BadRecord) -> BadRecord:
+    """The same error, with the line of the file that the row begins on."""
+    line = f"line {table.line(row):,}"
+    return BadRecord(error.reason, f"{line}: {error.detail}" if error.detail else line)
+
+
+def named_image(name: str, *, folder: str) -> bytes:
+    """The bytes of the image that a row names; BadRecord if they cannot be had."""
+    looked = "" if os.path.isabs(name) else f", looked in {folder}"
+    try:
+        return read_image(os.path.join(folder, name))
+    except (FileNotFoundError, NotADirectoryError):
+        if "://" in name:
+            looked = ": an address; fetch the images first, as img2dataset does"
+        raise BadRecord("no such file", f"{name}{looked}") from None
+    except OSError as error:
+        raise BadRecord("unreadable file", f"{name}{looked}: {error.strerror or error}") from None
 
 
 def read_image(path: str) -> bytes:
-    """A file's bytes; ValueError where it is too large, OSError where it cannot be read."""
+    """A file's bytes; BadRecord where it is too large, OSError where it cannot be read."""
     file = OpenTar(path)
     if file.length > MAX_IMAGE:
-        raise ValueError(f"an image of {file.length:,} bytes is above the limit of {MAX_IMAGE:,}")
+        detail = f"an image of {file.length:,} bytes is above the limit of {MAX_IMAGE:,}"
+        raise BadRecord("too many bytes", detail)
     return file.read(file.length, offset=0)

@@ -16,7 +16,9 @@ import numpy as np
 
 from clipjax.common.exits import DataError
 from clipjax.common.registry import closest
+from clipjax.data.bad_record import BadRecord
 from clipjax.data.sources import sharded
+from clipjax.data.sources.fields import texts_of
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.sharded import ShardedSource
 from clipjax.data.sources.tar_reader import BLOCK, OpenTar
@@ -78,7 +80,7 @@ class TarFormat:
             if extension not in read:
                 read[extension] = member(file, extent, limit=MAX_TEXT)
             if field:
-                found[name] = text_of(parse(read[extension]).get(field))
+                found[name] = field_texts(parse(read[extension]), field)
             else:
                 found[name] = read[extension].decode("utf-8", errors="surrogateescape")
         return found if len(found) > 1 else next(iter(found.values()))
@@ -115,33 +117,30 @@ class TarFormat:
 
 
 def member(file: OpenTar, extent: np.ndarray, *, limit: int) -> bytes:
-    """The content of a member, (block, size); ValueError if too large or not all there."""
+    """The content of a member, (block, size); BadRecord if too large or not all there."""
     block, size = map(int, extent)
     if size > limit:
-        raise ValueError(f"a member of {size:,} bytes is above the limit of {limit:,}")
+        raise BadRecord(f"a member of {size:,} bytes is above the limit of {limit:,}")
     data = file.read(size, offset=block * BLOCK)
     if len(data) < size:
-        raise ValueError("the shard ends within this record")
+        raise BadRecord("the shard ends within this record")
     return data
 
 
 def parse(data: bytes) -> dict[str, Any]:
-    """The fields of a .json member, or ValueError."""
+    """The fields of a .json member, or BadRecord."""
     try:
         fields = json.loads(data.decode("utf-8-sig", errors="surrogateescape"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"the .json cannot be parsed ({error})") from None
+        raise BadRecord("the .json cannot be parsed", str(error)) from None
     if not isinstance(fields, dict):
-        raise ValueError("the .json holds no fields")
+        raise BadRecord("the .json holds no fields")
     return fields
 
 
-def text_of(value: Any) -> str | list[str]:
-    """Text or texts of a field; "" for a missing one, as for an empty .txt."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and all(isinstance(text, str) for text in value):
-        return value
-    raise ValueError("the field of the .json is no text and no list of texts")
+def field_texts(fields: dict[str, Any], name: str) -> str | list[str]:
+    """The text or texts in a field; BadRecord if it holds anything else."""
+    try:
+        return texts_of(fields.get(name))
+    except BadRecord as error:
+        raise BadRecord(error.reason, f"field {name} of the .json: {error.detail}") from None

@@ -6,11 +6,13 @@ by `clipjax.curation.convert`.
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from clipjax.data.bad_record import BadRecord
+
 
 def decode(example: bytes) -> dict[str, list[bytes]]:
     """The features of an Example by name: the values of bytes lists, [] for numbers.
 
-    Raises ValueError where the bytes are no Example.
+    Raises BadRecord where the bytes are no Example.
     """
     found: dict[str, list[bytes]] = {}
     for number, feature_map in fields(example):
@@ -37,7 +39,7 @@ def fields(message: bytes) -> Iterator[tuple[int, bytes]]:
         if kind == 2:
             size, at = varint(message, at)
             if at + size > end:
-                raise ValueError("no Example: a field ends outside of it")
+                raise BadRecord("damaged Example", "a field ends outside of it")
             yield tag >> 3, message[at : at + size]
             at += size
         elif kind == 0:
@@ -45,7 +47,7 @@ def fields(message: bytes) -> Iterator[tuple[int, bytes]]:
         elif kind in (1, 5):
             at += 8 if kind == 1 else 4
         else:
-            raise ValueError("no Example: unknown kind of field")
+            raise BadRecord("damaged Example", "unknown kind of field")
 
 
 def varint(message: bytes, at: int) -> tuple[int, int]:
@@ -53,7 +55,7 @@ def varint(message: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         if at >= len(message) or shift > 63:
-            raise ValueError("no Example: damaged number")
+            raise BadRecord("damaged Example", "damaged number")
         byte = message[at]
         at += 1
         value |= (byte & 0x7F) << shift

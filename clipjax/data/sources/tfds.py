@@ -15,6 +15,7 @@ from typing import Any
 
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.common.registry import closest
+from clipjax.data.bad_record import BadRecord
 from clipjax.data.sources.tfds_features import Path, choose_image, choose_text, leaves, value_at
 from clipjax.data.sources.tfds_records import TfrecordRecords
 
@@ -89,7 +90,7 @@ class TfdsSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """{"image", "text", "key"} and perhaps "label"; ValueError if the record is damaged."""
+        """{"image", "text", "key"} and perhaps "label"; BadRecord if it is damaged."""
         record = self._read(index)
         text = self._texts(record)
         found = {"image": value_at(record, self._image), "text": text, "key": self.key(index)}
@@ -116,7 +117,7 @@ class TfdsSource:
         try:
             return self._records[index]
         except RuntimeError as error:  # array_record: failed checksum, failed read
-            raise ValueError(f"{self.key(index)}: {error}") from error
+            raise BadRecord("unreadable record", str(error), key=self.key(index)) from error
 
     def _texts(self, record: Mapping[str, Any]) -> Any:
         found = {key: self._text_at(record, path) for key, path in self._text_paths.items()}

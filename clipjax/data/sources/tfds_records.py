@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clipjax.common.exits import DataError
+from clipjax.data.bad_record import BadRecord
 from clipjax.data.sources import tfrecord, tfrecord_reader
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.tar_reader import OpenTar
@@ -51,7 +52,7 @@ class TfrecordRecords:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
-        """One record; ValueError if it is damaged."""
+        """One record; BadRecord if it is damaged."""
         shard = bisect.bisect_right(self._ends, index)
         path, skipped, taken = self._shards[shard]
         row = skipped + index - (self._ends[shard] - taken)
@@ -60,7 +61,7 @@ class TfrecordRecords:
         try:
             return self._features.deserialize_example_np(data, decoders=self._decoders)
         except Exception as error:  # the protocol buffer library's own
-            raise ValueError(f"damaged record ({type(error).__name__})") from error
+            raise BadRecord("damaged record", f"{type(error).__name__}: {error}") from error
 
     def _open_shard(self, path: str) -> tuple[OpenTar, tfrecord.RecordTable]:
         files = ShardFiles()

@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from clipjax.common.exits import DataError
+from clipjax.data.bad_record import BadRecord
 from clipjax.data.sources import index_file, sharded, tf_example, tfrecord_reader
-from clipjax.data.sources.fields import FieldChoice
+from clipjax.data.sources.fields import FieldChoice, texts_of
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.sharded import ShardedSource
 from clipjax.data.sources.tar_reader import OpenTar
@@ -86,14 +87,14 @@ class TfrecordFormat:
         found = read(file, table, row)
         values = found.get(self.names.image_in(found), [])
         if not values:
-            raise ValueError("no image feature")
+            raise BadRecord("no image feature", f"features: {', '.join(found) or 'none'}")
         return values[0]
 
     def text(self, file: OpenTar, table: RecordTable, row: int, /) -> Any:
         found = read(file, table, row)
         texts = {}
         for name in self.names.texts_in(found):
-            values = [value.decode("utf-8", "surrogateescape") for value in found[name]]
+            values = texts_of(found[name])
             texts[name] = values[0] if len(values) == 1 else values
         return texts if len(texts) > 1 else next(iter(texts.values()), "")
 
@@ -133,6 +134,6 @@ def load_table(path: str, *, files: ShardFiles) -> RecordTable:
 
 
 def read(file: OpenTar, table: RecordTable, row: int) -> dict[str, list[bytes]]:
-    """The features of one record; ValueError if it is damaged."""
+    """The features of one record; BadRecord if it is damaged."""
     data = tfrecord_reader.payload(file, int(table.offsets[row]), int(table.sizes[row]))
     return tf_example.decode(data)

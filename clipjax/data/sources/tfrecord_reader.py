@@ -12,6 +12,7 @@ import google_crc32c
 import numpy as np
 
 from clipjax.common.exits import DataError
+from clipjax.data.bad_record import BadRecord
 from clipjax.data.sources.tar_reader import COMPRESSED, REMEDY, OpenTar
 
 HEADER = struct.Struct("<QI")
@@ -57,12 +58,12 @@ def offsets(file: OpenTar) -> tuple[np.ndarray, np.ndarray]:
 
 
 def payload(file: OpenTar, offset: int, size: int) -> bytes:
-    """One record's payload; ValueError if it is cut short or its checksum is wrong."""
+    """One record's payload; BadRecord if it is cut short or its checksum is wrong."""
     data = file.read(size + 4, offset=offset)
     if len(data) < size + 4:
-        raise ValueError("the file ends within this record")
+        raise BadRecord("the file ends within this record")
     if masked_crc(data[:size]) != int.from_bytes(data[size:], "little"):
-        raise ValueError("wrong checksum")
+        raise BadRecord("wrong checksum")
     return data[:size]
 
 
