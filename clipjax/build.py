@@ -93,26 +93,15 @@ def mesh(config: Config, *, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def horizon(config: Config, *, epoch_examples: int | None) -> Horizon:
-    """The config's durations in steps.
-
-    Raises:
-      ConfigError: one is no duration, or warm-up is longer than the run.
-    """
+    """The config's durations in steps; ConfigError if one is no duration."""
     steps = functools.partial(
         durations.steps, batch_size=config.batch_size, epoch_examples=epoch_examples
     )
-    total = steps(config.total, where="config.total")
-    warmup = steps(config.schedule.warmup, where="config.schedule.warmup")
-    if warmup > total:
-        raise ConfigError(
-            f"config.schedule.warmup={config.schedule.warmup} is {warmup:,} steps, longer than"
-            f" the whole run of {total:,}"
-        )
     cooldown = config.schedule.cooldown
     keep = config.checkpoint.keep_every
     return Horizon(
-        total=total,
-        warmup=warmup,
+        total=steps(config.total, where="config.total"),
+        warmup=steps(config.schedule.warmup, where="config.schedule.warmup"),
         cooldown=steps(cooldown, where="config.schedule.cooldown") if cooldown else 0,
         timescale=steps(config.schedule.timescale, where="config.schedule.timescale"),
         log_every=steps(config.log_every, where="config.log_every"),

@@ -1,64 +1,88 @@
 """What can be wrong with a config, found before anything heavy is imported; `main` calls `check`.
 
-Each check raises ConfigError with one line that names the key, its value and what to do.
+First every setting by itself, as `config_ranges` says, then what must go together. Each fault is a
+ConfigError of one line that names the key, its value and what to do.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
-from clipjax import evals, losses, optim, stages
+from clipjax import evals, losses, stages
 from clipjax.common import durations
 from clipjax.common.exits import ConfigError
+from clipjax.common.ranges import shown
 from clipjax.common.registry import check_name
-from clipjax.config import Config, flatten
+from clipjax.common.setting_names import closest_setting
+from clipjax.config import Config, defaults, flatten
+from clipjax.config_ranges import READY_MADE, SETTINGS
 from clipjax.data import sources
 from clipjax.models import config as model_config
 from clipjax.models import zoo
-from clipjax.parallel import compiler_options
 
-DTYPES = ("float32", "bfloat16")
-KERNELS = ("auto", "on", "off")
-READY_MADE = ("siglip", "gemma")  # vocabularies of other people, whose end is not the largest id
-TOKENIZERS = ("sentencepiece", "clip", *READY_MADE)
 NO_DATA = """config.data names no data to train on; add one of
   --config.data.source=tfds --config.data.name=NAME --config.data.path=DATA_DIR
   --config.data.source=tar --config.data.path='SHARDS/{00000..00999}.tar'
   --config.data.source=scenes"""
+MOST_STEPS = 2**31 - 1  # the step is an int32 on the device
 
 
 def check(config: Config, *, data: bool = True) -> None:
     """Raise ConfigError on the first setting that cannot work; `data` asks for data to train on."""
+    _check_group(config, SETTINGS, where="config")
     _check_model(config.model)
-    _check_names(config)
+    _check_loss(config)
     _check_text_kind(config)
-    _check_positive(config)
-    _check_durations(config)
-    durations.step_window(config.profile, where="config.profile")
+    _check_evaluators(config)
+    _check_initial_weights(config.init)
     _check_mesh(config.mesh)
-    _check_best(config)
-    _check_shares(config)
+    _check_patch_dropout(config)
     _check_stages(config)
+    check_durations(config)
     if data:
         _check_data(config.data)
 
 
 def _fail(key: str, value: Any, problem: str) -> None:
-    raise ConfigError(f"config.{key}={value}: {problem}")
+    told = value if isinstance(value, str) and value.isprintable() and value else shown(value)
+    raise ConfigError(f"config.{key}={told}: {problem}")
+
+
+def _check_group(group: Any, ranges: Any, *, where: str) -> None:
+    """Raise ConfigError unless a group has exactly these settings, each within its range."""
+    if not hasattr(group, "items"):
+        raise ConfigError(f"{where}={shown(group)}: is a group of settings; set those in it")
+    ranges = ranges(group) if callable(ranges) else ranges
+    if "*" in ranges:
+        ranges = dict.fromkeys(group, ranges["*"])
+    for key in group:
+        if key not in ranges:
+            names = [f"{where}.{known}".removeprefix("config.") for known in ranges]
+            name = f"{where}.{key}".removeprefix("config.")
+            near = closest_setting(name, [*names, *flatten(defaults())])
+            raise ConfigError(f"{where}.{key}: no such setting{near}")
+    for key, values in ranges.items():
+        if key not in group:
+            raise ConfigError(
+                f"{where}.{key} is missing; start from config.defaults(), .part(), .stage() or"
+                " .evaluator(), which are complete"
+            )
+        if isinstance(values, Mapping) or callable(values):
+            _check_group(group[key], values, where=f"{where}.{key}")
+        else:
+            values.check(group[key], where=f"{where}.{key}")
 
 
 def _check_model(model: Config) -> None:
     model_config.parse(model.to_dict(), where="config.model")
-    for key in ("dtype", "param_dtype"):
-        check_name(model[key], names=DTYPES, kind=f"config.model.{key}")
-    check_name(model.name, names=[*zoo.MODELS, "custom"], kind="config.model.name")
+    check_name(model.get("name"), names=[*zoo.MODELS, "custom"], kind="config.model.name")
     if model.name != "custom":
         _check_against_zoo(model)
 
 
 def _check_against_zoo(model: Config) -> None:
-    released = zoo.get(model.name)
-    ours = flatten(model)
-    for name, theirs in flatten(released).items():
-        if ours[name] != theirs and name not in model_config.NOT_SHAPE:
+    ours = flatten(model_config.complete(model.to_dict()))
+    for name, theirs in flatten(zoo.get(model.name)).items():
+        if name not in model_config.NOT_SHAPE and ours[name] != theirs:
             _fail(
                 f"model.{name}",
                 ours[name],
@@ -67,35 +91,12 @@ def _check_against_zoo(model: Config) -> None:
             )
 
 
-def _check_names(config: Config) -> None:
-    names = (*losses.LOSSES, losses.LIKELIHOOD)
-    check_name(config.loss.name, names=names, kind="config.loss.name")
+def _check_loss(config: Config) -> None:
     if config.loss.name.startswith("sigmoid") and not config.model.logit_bias:
         _fail("loss.name", config.loss.name, "needs a bias; add --config.model.logit_bias=True")
-    duplicates = ("negative", *losses.DUPLICATES)
-    check_name(config.loss.duplicates, names=duplicates, kind="config.loss.duplicates")
-    check_name(config.loss.embed_dtype, names=DTYPES, kind="config.loss.embed_dtype")
-    check_name(config.optimizer.name, names=optim.OPTIMIZERS, kind="config.optimizer.name")
-    check_name(config.optimizer.moments_dtype, names=DTYPES, kind="config.optimizer.moments_dtype")
-    check_name(config.kernels, names=KERNELS, kind="config.kernels")
-    check_name(
-        config.compiler_options, names=compiler_options.NAMES, kind="config.compiler_options"
-    )
-    check_name(config.schedule.name, names=optim.SCHEDULES, kind="config.schedule.name")
-    check_name(config.tokenizer.kind, names=TOKENIZERS, kind="config.tokenizer.kind")
     brought = config.init.weights and "text" in config.init.towers
     if config.tokenizer.kind in READY_MADE and not config.tokenizer.path and not brought:
         _fail("tokenizer.path", "", f"name the vocabulary of kind {config.tokenizer.kind}")
-    for name, settings in config.evals.items():
-        check_name(settings.kind, names=evals.KINDS, kind=f"config.evals.{name}.kind")
-        if settings.source:
-            check_name(settings.source, names=sources.SOURCES, kind=f"config.evals.{name}.source")
-            if settings.source not in sources.OWN and not (settings.name or settings.path):
-                _fail(
-                    f"evals.{name}.source", settings.source, f"set evals.{name}.path or .name too"
-                )
-    for tower in config.init.towers:
-        check_name(tower, names=("vision", "text"), kind="config.init.towers")
 
 
 def _check_text_kind(config: Config) -> None:
@@ -120,103 +121,40 @@ def _check_text_kind(config: Config) -> None:
             )
 
 
-def _check_positive(config: Config) -> None:
-    for key, value in {
-        "batch_size": config.batch_size,
-        "num_slices": config.num_slices,
-        "join_seconds": config.join_seconds,
-        "heartbeat_seconds": config.heartbeat_seconds,
-        "micro_batches": config.micro_batches,
-        "loss.block_size": config.loss.block_size,
-        "checkpoint.keep_last": config.checkpoint.keep_last,
-        "optimizer.learning_rate": config.optimizer.learning_rate,
-        "optimizer.layer_decay": config.optimizer.layer_decay,
-    }.items():
-        if value <= 0:
-            _fail(key, value, "must be positive")
-    for key, value in {
-        "watchdog_seconds": config.watchdog_seconds,
-        "data.num_workers": config.data.num_workers,
-        "data.cache_gigabytes": config.data.cache_gigabytes,
-        "optimizer.clip_norm": config.optimizer.clip_norm,
-        "optimizer.skip_spikes_above": config.optimizer.skip_spikes_above,
-        "optimizer.weight_decay": config.optimizer.weight_decay,
-        "checkpoint.every_minutes": config.checkpoint.every_minutes,
-    }.items():
-        if value < 0:
-            _fail(key, value, "must not be negative")
-
-
-def _check_durations(config: Config) -> None:
-    texts = {
-        "total": config.total,
-        "log_every": config.log_every,
-        "schedule.warmup": config.schedule.warmup,
-        "schedule.timescale": config.schedule.timescale,
-        "checkpoint.every": config.checkpoint.every,
-    }
-    if config.checkpoint.keep_every:
-        texts["checkpoint.keep_every"] = config.checkpoint.keep_every
-    if config.schedule.cooldown:
-        texts["schedule.cooldown"] = config.schedule.cooldown
-        if config.schedule.name == "cosine":
-            _fail("schedule.cooldown", config.schedule.cooldown, "cosine ends at zero without one")
-    texts |= {f"evals.{name}.every": settings.every for name, settings in config.evals.items()}
-    amounts = {
-        key: durations.parse(text, where=f"config.{key}").amount for key, text in texts.items()
-    }
-    for key, amount in amounts.items():
-        if amount <= 0 and key != "schedule.warmup":
-            _fail(key, texts[key], "must be positive")
-    total, warmup = (durations.parse(texts[k], where=k) for k in ("total", "schedule.warmup"))
-    batch = {"steps": config.batch_size, "examples": 1}
-    comparable = total.unit in batch and warmup.unit in batch
-    if comparable and warmup.amount * batch[warmup.unit] > total.amount * batch[total.unit]:
-        _fail(
-            "schedule.warmup",
-            config.schedule.warmup,
-            f"is longer than the whole run, config.total={config.total}",
-        )
-
-
-def _check_mesh(mesh: Config) -> None:
-    sizes = list(mesh.values())
-    if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
-        _fail("mesh", dict(mesh), "axes are positive, and at most one is -1 (all that remain)")
-
-
-def _check_best(config: Config) -> None:
-    best = config.checkpoint.keep_best
-    check_name(best.mode, names=("max", "min"), kind="config.checkpoint.keep_best.mode")
-    if best.metric and best.metric.split("/")[1:2] not in [[name] for name in config.evals]:
+def _check_evaluators(config: Config) -> None:
+    for name, settings in config.evals.items():
+        if settings.source not in ("", *sources.OWN) and not (settings.name or settings.path):
+            _fail(f"evals.{name}.source", settings.source, f"set evals.{name}.path or .name too")
+    best = config.checkpoint.keep_best.metric
+    if best and best.split("/")[1:2] not in [[name] for name in config.evals]:
         _fail(
             "checkpoint.keep_best.metric",
-            best.metric,
+            best,
             'is no metric of an evaluator; write "eval/<name>/<metric>", <name> of config.evals:'
             f" {', '.join(config.evals) or 'there are none'}",
         )
 
 
-def _check_shares(config: Config) -> None:
+def _check_initial_weights(init: Config) -> None:
+    if init.weights and not init.towers:
+        _fail("init.towers", init.towers, "nothing of config.init.weights would be taken; name one")
+
+
+def _check_mesh(mesh: Config) -> None:
+    if list(mesh.values()).count(-1) > 1:
+        _fail("mesh", dict(mesh), "axes are positive, and at most one is -1 (all that remain)")
+
+
+def _check_patch_dropout(config: Config) -> None:
     own = {"patch_dropout": config.patch_dropout}
-    for name, stage in config.stages.items():
-        if stage.patch_dropout != -1:
-            own[f"stages.{name}.patch_dropout"] = stage.patch_dropout
+    own |= {f"stages.{name}.patch_dropout": s.patch_dropout for name, s in config.stages.items()}
     for key, value in own.items():
-        if not 0 <= value < 1:
-            _fail(key, value, "must be at least 0, off, and below 1, as 0.5")
-        if value and config.model.vision.kind != "vit":
+        if value > 0 and config.model.vision.kind != "vit":
             _fail(key, value, f"a {config.model.vision.kind} has no patches; set it to 0")
-    if not 0 <= config.ema_decay < 1:
-        _fail("ema_decay", config.ema_decay, "must be at least 0, off, and below 1, as 0.9999")
 
 
 def _check_stages(config: Config) -> None:
-    for name, stage in config.stages.items():
-        for key in ("batch_size", "micro_batches", "image_size", "context_length"):
-            if stage[key] < 0:
-                _fail(f"stages.{name}.{key}", stage[key], "must be positive, or 0 for the run's")
-        durations.parse(stage.until, where=f"config.stages.{name}.until")
+    for name in config.stages:
         try:
             _check_model(stages.settings(config, name).model)
         except ConfigError as error:
@@ -226,11 +164,51 @@ def _check_stages(config: Config) -> None:
         stages.plan(config, epoch_examples=None)
 
 
+def check_durations(config: Config, *, epoch_examples: int | None = None) -> None:
+    """Raise ConfigError on durations that do not fit into the run.
+
+    Args:
+      config: whose settings are each within their range.
+      epoch_examples: examples in an epoch; where it is None, durations in epochs are not compared.
+    """
+    schedule = config.schedule
+    texts = {
+        "schedule.warmup": schedule.warmup,
+        "schedule.cooldown": schedule.cooldown or "0 steps",
+    }
+    if schedule.cooldown and schedule.name == "cosine":
+        _fail("schedule.cooldown", schedule.cooldown, "cosine ends at zero without one")
+    window = durations.step_window(config.profile, where="config.profile")
+
+    def steps(key: str, text: str) -> int:
+        if "epoch" in text and epoch_examples is None:
+            return 0
+        return durations.steps(
+            text, where=f"config.{key}", batch_size=config.batch_size, epoch_examples=epoch_examples
+        )
+
+    total = steps("total", config.total) or MOST_STEPS
+    if total > MOST_STEPS:
+        _fail("total", config.total, f"is {total:,} steps, and at most {MOST_STEPS:,} are counted")
+    counts = {key: steps(key, text) for key, text in texts.items()}
+    run = f"the whole run of {total:,}, config.total={config.total}"
+    for key, count in counts.items():
+        if count > total:
+            _fail(key, texts[key], f"is {count:,} steps, longer than {run}")
+    if sum(counts.values()) > total:
+        both = " and ".join(f"{count:,}" for count in counts.values())
+        _fail(
+            "schedule.cooldown",
+            schedule.cooldown,
+            f"warm-up and cool-down, {both} steps, are together longer than {run}",
+        )
+    if not config.stages and window.start >= total:
+        _fail("profile", config.profile, f"begins after the last step of {run}")
+
+
 def _check_data(data: Config) -> None:
     for name, part in data.mixture.items():
         _check_records(part, where=f"data.mixture.{name}")
-        if part.weight <= 0:
-            _fail(f"data.mixture.{name}.weight", part.weight, "must be positive")
         if part.source not in sources.OWN and not (part.name or part.path):
             _fail(f"data.mixture.{name}.source", part.source, "set its path or name too")
     ignored = [key for key in ("path", "name", "keep", "index") if data.mixture and data[key]]
@@ -242,18 +220,14 @@ def _check_data(data: Config) -> None:
 
 
 def _check_records(data: Config, *, where: str) -> None:
-    check_name(data.source, names=sources.SOURCES, kind=f"config.{where}.source")
-    check_name(data.order, names=("global", "window"), kind=f"config.{where}.order")
     if data.order == "window" and data.source not in sources.SHARDED:
         _fail(
             f"{where}.order",
             data.order,
             f"needs a source of shards ({', '.join(sources.SHARDED)}), not {data.source}",
         )
-    if data.window < 1:
-        _fail(f"{where}.window", data.window, "must be at least 1")
     weights, fields = data.text_weights, data.text_key.split(",")
-    if weights and (len(weights) != len(fields) or min(weights) < 0 or not sum(weights)):
+    if weights and (len(weights) != len(fields) or not sum(weights)):
         _fail(
             f"{where}.text_weights",
             tuple(weights),

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from clipjax import build, build_data, build_model, run_record, stages
+from clipjax import build, build_data, build_model, config_check, run_record, stages
 from clipjax import config as settings
 from clipjax.common import exits
 from clipjax.config import Config
@@ -112,7 +112,8 @@ def open_run(config: Config, *, workdir: str) -> Run:
 
     Raises:
       ConfigError: a stage's batch or length does not fit, of every stage, so that the last one's
-        mistake shows now; or the tokenizer is another than the run's.
+        mistake shows now; warm-up or cool-down do not fit into the run; or the tokenizer is another
+        than the run's.
       DataError: the data cannot be read.
     """
     goodput, watchdog, preemption = Goodput(), Watchdog(config.watchdog_seconds), Preemption()
@@ -121,6 +122,7 @@ def open_run(config: Config, *, workdir: str) -> Run:
     source = build_data.source(
         config.data, image_size=config.model.vision.image_size, seed=config.seed
     )
+    config_check.check_durations(config, epoch_examples=len(source))
     horizon = build.horizon(config, epoch_examples=len(source))
     parts = stages.plan(config, epoch_examples=len(source))
     tokenizers = {

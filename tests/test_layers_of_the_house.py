@@ -21,6 +21,7 @@ ORDER = (  # top to bottom; names on one line may import each other
     ("pretrained",),
     ("run_folder", "run_record", "lease"),
     ("config_check",),
+    ("config_ranges",),
     ("stages",),
     ("config",),
     ("evals",),

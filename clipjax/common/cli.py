@@ -6,6 +6,7 @@ cli.config()            # the value of --config, or a one-line error
 """
 
 import os
+import re
 import runpy
 import sys
 import traceback
@@ -13,21 +14,50 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from clipjax.common import exits, interrupts, shipped, streams
 from clipjax.common.registry import closest
+from clipjax.common.setting_names import closest_setting
+
+ADVICE = {  # what the parsers of `--config.a.b=value` say, in our words
+    "invalid literal for int()": "give a whole number",
+    "could not convert string to float": "give a number",
+    "Non-boolean argument": "give True or False",
+    "as a ConfigDict": "is a group of settings; give those in it, each as a flag of its own",
+    "as tuple": "give a list in quotes, '(1, 2)' or '(\"a\", \"b\")'",
+}
+
+
+class WholeNumbers(flags.IntegerParser):
+    """Takes 3.2e4 for 32000, too."""
+
+    def convert(self, argument: Any) -> int:
+        try:
+            return super().convert(argument)
+        except ValueError:
+            if re.fullmatch(r"[-+]?[\d.]+[eE]\+?\d\d?", argument) and float(argument).is_integer():
+                return int(float(argument))
+            raise
 
 
 class _ConfigFileParser(config_flags.config_flags.ConfigFileFlagParser):
     """Loads a config by its path, or by the name of a shipped one; `:VARIANT` may follow."""
 
     def parse(self, path: str) -> Any:
-        return super().parse(_with_file(path))
+        config = super().parse(_with_file(path))
+        getattr(config, "keys", None)  # raises what the file raised, if it could not read another
+        if not isinstance(config, ConfigDict):
+            raise exits.ConfigError(
+                f"{_with_file(path)}: get_config() returns {type(config).__name__}; let it return"
+                " what config.defaults() gives, changed as you like"
+            )
+        return config
 
 
 def define_config_flag() -> Any:
     """`--config=FILE.py` or `--config=NAME`, with `--config.a.b=value` for each of its settings."""
+    config_flags.register_flag_parser_for_type(int, WholeNumbers())
     flag = config_flags.DEFINE_config_file(
         "config",
         None,
@@ -87,17 +117,17 @@ def _with_output(code: int) -> int:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-    logging.set_verbosity(logging.WARNING)  # --verbosity=0 brings the libraries' notes back
+    logging.set_verbosity(logging.ERROR)
     try:
         rest = flags.FLAGS(list(argv))
-        if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
-            flags.FLAGS.config.keys()  # a config file is loaded at its first use
     except exits.ConfigError:
         raise
     except Exception as error:  # a config file is Python and may raise anything
         raise exits.ConfigError(_explain(error, argv)) from error
     if len(rest) > 1:
         raise exits.ConfigError(f'"{rest[1]}" is no flag; settings are --config.name=value')
+    if not flags.FLAGS["verbosity"].present:  # --verbosity=0 brings the libraries' notes back
+        logging.set_verbosity(logging.WARNING)
     _check_paths(argv)
     return rest
 
@@ -123,9 +153,15 @@ def _explain(error: Exception, argv: Sequence[str]) -> str:
         if name.startswith("config."):
             known = _known_settings(_config_value(argv))
             if known and name.removeprefix("config.") not in known:
-                hint = closest(name.removeprefix("config."), known)
+                hint = closest_setting(name.removeprefix("config."), known)
                 return f"--{name}: no such setting{hint}"
     text = str(error)
+    refused = re.match(r"flag (--config\..*?=.*?): ", text)
+    for said, advice in ADVICE.items():
+        if refused and said in text:
+            return f"{refused[1]}: {advice}"
+    if path is not None and "has no attribute 'get_config'" in text:
+        return f"{path}: has no function get_config(), which returns the config"
     if path is not None and "get_config() takes 0 positional arguments" in text:
         return f"{path}: has no variants; drop what follows the colon"
     if path is not None and "Traceback (most recent call last)" in text:
@@ -134,6 +170,8 @@ def _explain(error: Exception, argv: Sequence[str]) -> str:
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
     if lines:
         return f"{path} line {lines[-1]}: {type(error).__name__}: {message}"
+    if path is not None and not isinstance(error, flags.Error):
+        return f"{path}: {message or type(error).__name__}"
     return message or type(error).__name__
 
 

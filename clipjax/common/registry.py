@@ -10,7 +10,7 @@ from clipjax.common.exits import ConfigError
 
 def closest(name: str, names: Iterable[str]) -> str:
     """' (did you mean "x"?)' for the known name nearest to `name`, or '' if none is near."""
-    match = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    match = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.6)
     return f' (did you mean "{match[0]}"?)' if match else ""
 
 
@@ -18,8 +18,9 @@ def check_name(name: str, *, names: Iterable[str], kind: str) -> None:
     """Raise ConfigError unless `name` is one of `names`; `kind` says what it names."""
     names = list(names)
     if name not in names:
+        written = repr(str(name))[1:-1]  # on one line
         raise ConfigError(
-            f'{kind}: "{name}" is unknown{closest(name, names)}; known: {", ".join(names)}'
+            f'{kind}: "{written}" is unknown{closest(name, names)}; known: {", ".join(names)}'
         )
 
 

@@ -4,10 +4,11 @@ Used wherever a setting is given by parameter name: decay, freezing, sharding, i
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from clipjax.common.exits import ConfigError
+from clipjax.common.registry import closest
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -45,11 +46,11 @@ def map_with_names(function: Any, tree: Any, *rest: Any) -> Any:
     )
 
 
-def first_match(name: str, *, rules: Sequence[tuple[str, Any]], where: str) -> Any:
-    """The value of the first rule whose regex matches the whole `name`.
+def first_match(*names: str, rules: Sequence[tuple[str, Any]], where: str) -> Any:
+    """The value of the first rule whose regex matches the whole of a name.
 
     Args:
-      name: a parameter's path name.
+      *names: a parameter's path name; several if it goes by several.
       rules: pairs of (regex, value); the last is usually (".*", default).
       where: the config key of the rules, for errors.
 
@@ -57,6 +58,21 @@ def first_match(name: str, *, rules: Sequence[tuple[str, Any]], where: str) -> A
       ConfigError: no rule matches: every parameter must be covered, or it would be forgotten.
     """
     for pattern, value in rules:
-        if re.fullmatch(pattern, name):
+        if any(re.fullmatch(pattern, name) for name in names):
             return value
-    raise ConfigError(f'{where}: no rule matches parameter "{name}"; end the list with (".*", …)')
+    raise ConfigError(
+        f'{where}: no rule matches parameter "{names[0]}"; end the list with (".*", …)'
+    )
+
+
+def check_matches(patterns: Iterable[str], *, names: Sequence[str], where: str) -> None:
+    """Raise ConfigError on a regex that matches no whole name, be it for other rules or for none.
+
+    A slip in a rule that should freeze a tower would otherwise train it without a word.
+    """
+    for pattern in patterns:
+        if not any(re.fullmatch(pattern, name) for name in names):
+            parts = [name.split("/") for name in names]
+            above = {"/".join(part[:end]) for part in parts for end in range(1, len(part))}
+            near = closest(pattern, [*names, *(f"{module}/.*" for module in sorted(above))])
+            raise ConfigError(f"{where}: {pattern!r} matches no parameter; one is {names[0]}{near}")

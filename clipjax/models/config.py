@@ -9,11 +9,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from clipjax.common import ranges
 from clipjax.common.exits import ConfigError
+from clipjax.common.ranges import check_fields, listed, named, number
 from clipjax.common.registry import check_name, closest
 
 ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh")
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = ("none", "block", "mlp", "dots")
 VISION_POOLING = ("token", "map", "mean")
 TEXT_POOLING = ("end_of_text", "last")
@@ -22,11 +24,11 @@ PREDICTING = ("word_prediction", "captioning")  # kinds of text tower that give 
 # Per channel, red green blue, of pixels in [0, 1] (released clip.py).
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-def one_of(names: tuple[str, ...], default: str) -> Any:
-    """A field that takes one of these names."""
-    return dataclasses.field(default=default, metadata={"names": names})
+MEANS, DEVIATIONS = (
+    listed(each, counts=range(3, 4), kind="three numbers, red green blue")
+    for each in (number(0, at_most=1), number(above=0, at_most=1))
+)
+OWN_EPSILON = number(above=0, at_most=1, also="0 for the model's")
 
 
 def check_multiple(tower: Any, key: str, *, of: str, where: str) -> None:
@@ -35,6 +37,16 @@ def check_multiple(tower: Any, key: str, *, of: str, where: str) -> None:
     if value % divisor:
         raise ConfigError(
             f"{where}.{key} is {value}, not a multiple of {where}.{of} = {divisor}; change one"
+        )
+
+
+def check_heads(tower: Any, key: str, *, where: str) -> None:
+    """Raise ConfigError unless a tower's width divides into heads, and its MLPs have features."""
+    check_multiple(tower, "width", of=key, where=where)
+    if round(tower.width * tower.mlp_ratio) < 1:
+        raise ConfigError(
+            f"{where}.mlp_ratio is {tower.mlp_ratio}; its product with {where}.width ="
+            f" {tower.width} must be at least 1"
         )
 
 
@@ -88,13 +100,13 @@ class VisionConfig:
     kind: str = "vit"
     mlp_ratio: float = 4
     class_token: bool = True
-    pooling: str = one_of(VISION_POOLING, "token")
+    pooling: str = named(VISION_POOLING, "token")
     ln_pre: bool = True
     patch_bias: bool = False
     projection: bool = True
-    activation: str = one_of(("", *ACTIVATIONS), "")
-    layer_norm_epsilon: float = 0.0
-    remat: str = one_of(REMAT_POLICIES, "none")
+    activation: str = named(("", *ACTIVATIONS), "")
+    layer_norm_epsilon: float = ranges.field(OWN_EPSILON, 0.0)
+    remat: str = named(REMAT_POLICIES, "none")
 
     @property
     def heads(self) -> int:
@@ -119,7 +131,7 @@ class VisionConfig:
     def check(self, *, embed_dim: int, where: str) -> None:
         """Raise ConfigError on sizes that do not go together."""
         check_multiple(self, "image_size", of="patch_size", where=where)
-        check_multiple(self, "width", of="head_width", where=where)
+        check_heads(self, "head_width", where=where)
         if self.pooling == "token" and not self.class_token:
             raise ConfigError(
                 f'{where}.pooling is "token", but {where}.class_token=False; take "map" or "mean"'
@@ -149,7 +161,7 @@ class ResNetConfig:
     layers: tuple[int, ...]
     kind: str = "resnet"
     head_width: int = 64
-    remat: str = one_of(REMAT_POLICIES, "none")
+    remat: str = named(REMAT_POLICIES, "none")
 
     def check(self, *, embed_dim: int, where: str) -> None:
         """Raise ConfigError on sizes that do not go together."""
@@ -195,11 +207,11 @@ class TextConfig:
     kind: str = "transformer"
     mlp_ratio: float = 4
     causal: bool = True
-    pooling: str = one_of(TEXT_POOLING, "end_of_text")
+    pooling: str = named(TEXT_POOLING, "end_of_text")
     projection_bias: bool = False
-    activation: str = one_of(("", *ACTIVATIONS), "")
-    layer_norm_epsilon: float = 0.0
-    remat: str = one_of(REMAT_POLICIES, "none")
+    activation: str = named(("", *ACTIVATIONS), "")
+    layer_norm_epsilon: float = ranges.field(OWN_EPSILON, 0.0)
+    remat: str = named(REMAT_POLICIES, "none")
 
     @property
     def tokens(self) -> int:
@@ -213,7 +225,7 @@ class TextConfig:
 
     def check(self, *, embed_dim: int, where: str) -> None:
         """Raise ConfigError on sizes that do not go together."""
-        check_multiple(self, "width", of="heads", where=where)
+        check_heads(self, "heads", where=where)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +241,7 @@ class BagOfWordsConfig:
     vocab_size: int
     width: int
     kind: str = "bag_of_words"
-    layer_norm_epsilon: float = 0.0
+    layer_norm_epsilon: float = ranges.field(OWN_EPSILON, 0.0)
 
     def check(self, *, embed_dim: int, where: str) -> None:
         """Nothing that must go together."""
@@ -271,9 +283,9 @@ class CaptioningConfig:
     kind: str = "captioning"
     prefix: int = 4
     mlp_ratio: float = 4
-    activation: str = one_of(("", *ACTIVATIONS), "")
-    layer_norm_epsilon: float = 0.0
-    remat: str = one_of(REMAT_POLICIES, "none")
+    activation: str = named(("", *ACTIVATIONS), "")
+    layer_norm_epsilon: float = ranges.field(OWN_EPSILON, 0.0)
+    remat: str = named(REMAT_POLICIES, "none")
 
     @property
     def tokens(self) -> int:
@@ -287,7 +299,7 @@ class CaptioningConfig:
 
     def check(self, *, embed_dim: int, where: str) -> None:
         """Raise ConfigError on sizes that do not go together."""
-        check_multiple(self, "width", of="heads", where=where)
+        check_heads(self, "heads", where=where)
 
 
 def _blocks(tower: Any, *, causal: bool) -> BlockConfig:
@@ -327,15 +339,15 @@ class ClipConfig:
     embed_dim: int
     vision: VisionTower
     text: TextTower
-    activation: str = one_of(ACTIVATIONS, "quick_gelu")
-    layer_norm_epsilon: float = 1e-5
+    activation: str = named(ACTIVATIONS, "quick_gelu")
+    layer_norm_epsilon: float = ranges.field(number(above=0, at_most=1), 1e-5)
     logit_bias: bool = False
-    image_mean: tuple[float, float, float] = IMAGE_MEAN
-    image_std: tuple[float, float, float] = IMAGE_STD
-    image_resize: str = one_of(("crop", "squash"), "crop")
+    image_mean: tuple[float, float, float] = ranges.field(MEANS, IMAGE_MEAN)
+    image_std: tuple[float, float, float] = ranges.field(DEVIATIONS, IMAGE_STD)
+    image_resize: str = named(("crop", "squash"), "crop")
     scan: bool = True
-    dtype: str = one_of(DTYPES, "float32")
-    param_dtype: str = one_of(DTYPES, "float32")
+    dtype: str = named(DTYPES, "float32")
+    param_dtype: str = named(DTYPES, "float32")
 
     def tower(self, name: str) -> Any:
         """The settings of "vision" or "text", with the model's where it has none of its own."""
@@ -369,20 +381,17 @@ def parse(model: Mapping[str, Any], *, where: str = "model") -> ClipConfig:
     unknown, missing or impossible.
     """
     _check_keys(model, ClipConfig, where=where, ignored=("name",))
-    fields = {key: value for key, value in model.items() if key != "name"}
+    fields = {key: ranges.as_tuple(value) for key, value in model.items() if key != "name"}
     for tower, kinds in TOWERS.items():
+        if not isinstance(model[tower], Mapping):
+            raise ConfigError(f"{where}.{tower} is {ranges.shown(model[tower])}; give its settings")
         kind = model[tower].get("kind", next(iter(kinds)))
         check_name(kind, names=kinds, kind=f"{where}.{tower}.kind")
         _check_keys(model[tower], kinds[kind], where=f"{where}.{tower}")
-        given = {k: tuple(v) if isinstance(v, list) else v for k, v in model[tower].items()}
-        fields[tower] = kinds[kind](**given)
-        _check_values(fields[tower], where=f"{where}.{tower}")
-    for key in ("image_mean", "image_std"):
-        fields[key] = tuple(fields.get(key, getattr(ClipConfig, key)))
-        if len(fields[key]) != 3:
-            raise ConfigError(f"{where}.{key} is {fields[key]}; give three numbers, red green blue")
+        fields[tower] = kinds[kind](**{k: ranges.as_tuple(v) for k, v in model[tower].items()})
+        check_fields(fields[tower], where=f"{where}.{tower}")
     config = ClipConfig(**fields)
-    _check_values(config, where=where)
+    check_fields(config, where=where)
     for tower in TOWERS:
         fields[tower].check(embed_dim=config.embed_dim, where=f"{where}.{tower}")
     return config
@@ -427,21 +436,6 @@ def _check_keys(
     for key, field in known.items():
         if key not in record and field.default is dataclasses.MISSING:
             raise ConfigError(f"{where}.{key} is missing; give it a value")
-
-
-def _check_values(section: Any, *, where: str) -> None:
-    """Raise ConfigError on the first value of another type than its field's, or out of range."""
-    for field in dataclasses.fields(section):
-        value, name = getattr(section, field.name), f"{where}.{field.name}"
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if field.type is int and not (isinstance(value, int) and number and value > 0):
-            raise ConfigError(f"{name} is {value!r}; give a whole number of at least 1")
-        if field.type is float and not (number and (value > 0 or value == field.default)):
-            raise ConfigError(f"{name} is {value!r}; give a number above 0")
-        if field.type is bool and not isinstance(value, bool):
-            raise ConfigError(f"{name} is {value!r}; give True or False")
-        if "names" in field.metadata:
-            check_name(str(value), names=field.metadata["names"], kind=name)
 
 
 def patches(vision: Mapping[str, Any]) -> int:

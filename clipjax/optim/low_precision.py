@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import optax
 
 from clipjax.common import trees
-from clipjax.common.exits import ConfigError
 
 
 class Bfloat16State(NamedTuple):
@@ -95,9 +94,7 @@ def narrow_weights(params: Any, patterns: Sequence[str], *, where: str) -> Any:
       ConfigError: a pattern matches no parameter.
     """
     names = [name for name, _ in trees.named_leaves(params)]
-    for pattern in patterns:
-        if not any(re.fullmatch(pattern, name) for name in names):
-            raise ConfigError(f"{where}: {pattern!r} matches no parameter; one is {names[0]}")
+    trees.check_matches(patterns, names=names, where=where)
 
     def narrow(name: str, x: jax.Array) -> jax.Array:
         chosen = x.ndim and any(re.fullmatch(pattern, name) for pattern in patterns)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from clipjax.common import trees
+from clipjax.optim import USUAL_PATTERNS
 from clipjax.optim.low_precision import bfloat16_moments
 from clipjax.optim.schedules import Schedule
 from clipjax.optim.spikes import skip_spikes
@@ -56,7 +57,7 @@ def make_optimizer(
       seed: of that rounding.
 
     Raises:
-      ConfigError: a parameter that no regex matches.
+      ConfigError: a parameter that no regex matches, or a regex that matches no parameter.
     """
     decay = _by_name(params, decay_factors, where="config.optimizer.decay_factors")
     speed = _by_name(params, learning_rate_factors, where="config.optimizer.learning_rate_factors")
@@ -139,6 +140,9 @@ def _blocks(tower: Mapping[str, Any]) -> int:
 
 
 def _by_name(params: Any, factors: Factors, *, where: str) -> Any:
+    names = [name for name, _ in trees.named_leaves(params)]
+    own = [pattern for pattern, _ in factors if pattern not in USUAL_PATTERNS]
+    trees.check_matches(own, names=names, where=where)
     return trees.map_with_names(
         lambda name, _: trees.first_match(name, rules=factors, where=where), params
     )

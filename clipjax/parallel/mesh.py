@@ -8,9 +8,7 @@ import jax
 from jax.sharding import AxisType, Mesh
 
 from clipjax.common.exits import ConfigError
-
-AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")
+from clipjax.parallel import AXES, BATCH_AXES
 
 
 def axis_sizes(sizes: Mapping[str, int], *, devices: int) -> dict[str, int]:

@@ -5,7 +5,6 @@ A rule is "replicate", "fsdp", "shard(dim, axis)", or several of the latter two 
 (`blocks/…`) never split their leading layer dimension. Dimensions may be counted from the end.
 """
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from clipjax.common import trees
 from clipjax.common.exits import ConfigError
-from clipjax.parallel.mesh import BATCH_AXES
+from clipjax.parallel import BATCH_AXES, PLACEMENT
 
 # Attention is split by heads, the MLP by its inner width; each pair then needs one reduction.
 RULES = (
@@ -31,20 +30,20 @@ RULES = (
 SMALL = 2**14  # elements, of one layer; below this a split costs more than it saves
 
 
-def spec(name: str, *, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[tuple[str, str]]) -> P:
-    """The PartitionSpec of one parameter by the first rule that matches its name.
+def spec(*names: str, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[tuple[str, str]]) -> P:
+    """The PartitionSpec of one array by the first rule that matches one of its names.
 
     Raises:
       ConfigError: no rule matches, or the rule cannot be read.
     """
-    rule = trees.first_match(name, rules=rules, where="config.sharding_rules")
+    rule = trees.first_match(*names, rules=rules, where="config.sharding_rules")
     axes: list[str | None] = [None] * len(shape)
     for part in (part.strip() for part in rule.split("+")):
-        placed = re.fullmatch(r"shard\((-?\d+), *(\w+)\)", part)
+        placed = PLACEMENT.fullmatch(part)
         if part == "replicate":
             continue
         elif part == "fsdp":
-            _shard_largest(axes, name=name, shape=shape, size=mesh.shape["fsdp"])
+            _shard_largest(axes, name=names[0], shape=shape, size=mesh.shape["fsdp"])
         elif (
             placed and placed[2] in mesh.shape and int(placed[1]) in range(-len(shape), len(shape))
         ):
@@ -52,7 +51,7 @@ def spec(name: str, *, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[tuple
                 axes[int(placed[1])] = placed[2]
         else:
             raise ConfigError(
-                f'config.sharding_rules: "{part}" for {name} {shape} is no rule; write'
+                f'config.sharding_rules: "{part}" for {names[0]} {shape} is no rule; write'
                 ' "replicate", "fsdp" or "shard(dim, axis)"'
             )
     return P(*axes)
@@ -69,22 +68,30 @@ def shardings(tree: Any, *, mesh: Mesh, rules: Sequence[tuple[str, str]] = ()) -
     """NamedShardings for a tree of arrays or shapes; optimizer state follows its parameters.
 
     But only in their shapes: the sums that Adafactor keeps of rows and columns have other
-    dimensions than the rules speak of, and are split as `fsdp` says.
+    dimensions than the rules speak of, and are split as `fsdp` says. A rule speaks of a parameter,
+    "text/.*", or of an array by its whole name in the tree, "params/text/.*".
+
+    Raises:
+      ConfigError: a rule cannot be read, or matches nothing.
     """
-    rules = (*rules, *RULES)
+    leaves = dict(trees.named_leaves(tree))
     shapes = {
         name.removeprefix("params/"): leaf.shape
-        for name, leaf in trees.named_leaves(tree)
+        for name, leaf in leaves.items()
         if name.startswith("params/")
     }
+    patterns = [pattern for pattern, _ in rules]
+    trees.check_matches(patterns, names=[*shapes, *leaves], where="config.sharding_rules")
+    rules = (*rules, *RULES)
 
     def place(name: str, leaf: Any) -> NamedSharding:
         parts = name.split("/")
         ends = ("/".join(parts[i:]) for i in range(len(parts)))
         parameter = next((end for end in ends if end in shapes), "")
         fits = shapes.get(parameter, leaf.shape) == leaf.shape
-        found = spec(name, shape=leaf.shape, mesh=mesh, rules=rules if fits else RULES[-1:])
-        return NamedSharding(mesh, found)
+        names = (name, parameter) if parameter else (name,)
+        rules_here = rules if fits else RULES[-1:]
+        return NamedSharding(mesh, spec(*names, shape=leaf.shape, mesh=mesh, rules=rules_here))
 
     return trees.map_with_names(place, tree)
 
