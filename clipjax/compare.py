@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from clipjax.common import cli
+from clipjax.common import cli, files
 from clipjax.common.exits import ConfigError
 from clipjax.common.registry import closest
 
@@ -28,8 +28,13 @@ def compare(workdirs: Sequence[str], *, metric: str, output: str) -> str:
       ConfigError: a run has not measured it, it is a loss, two runs have one name, or there are
         none.
     """
-    from clipjax.pictures import compared, history, table
+    from clipjax.pictures import canvas, compared, history, table
 
+    ending = os.path.splitext(output)[1].lower()
+    if output and ending not in canvas.ENDINGS:
+        raise ConfigError(f"--output={output}: end it in one of {', '.join(canvas.ENDINGS)}")
+    if output:
+        files.check_writable(output, setting="--output")
     if metric.endswith("loss"):
         raise ConfigError(f"--metric={metric}: falls as a model learns; name one that rises")
     names = _names(workdirs)
@@ -48,7 +53,7 @@ def compare(workdirs: Sequence[str], *, metric: str, output: str) -> str:
         told = (f"{took:,.0f}", f"{slowest / took:.1f}") if took else ("–", "–")
         rows.append([name, f"{values[-1]:.4g}", f"{examples[-1]:,}", *told])
     if output:
-        compared.draw(runs, metric=metric).save(output)
+        files.write(output, canvas.encoded(compared.draw(runs, metric=metric), ending=ending))
     return table.aligned(rows)
 
 

@@ -13,14 +13,13 @@ Data are named by `--config` (its `data`), or by `--source`, `--path` and so on.
 `clipjax/common/exits.py`.
 """
 
-import json
 import os
 from collections.abc import Callable
 from typing import Any
 
 from absl import flags
 
-from clipjax.common import cli
+from clipjax.common import cli, files
 from clipjax.common.exits import ConfigError
 
 CONFIG = cli.define_config_flag()
@@ -71,18 +70,18 @@ DISTANCE = flags.DEFINE_integer(
 def check() -> None:
     """`check`: findings as text, and with --output as check.json and sheet.png."""
     from clipjax.curation import check
+    from clipjax.pictures import canvas
 
+    output = _output("check.json") if OUTPUT.value else ""
     source = _source()
     found, indices = check.check(source, limit=LIMIT.value, num_workers=NUM_WORKERS.value)
     summed = check.summary(found, source=source)
     print(check.describe(summed))
-    if OUTPUT.value:
-        folder = _folder()
-        (folder / "check.json").write_text(json.dumps(summed, indent=2) + "\n")
+    if output:
+        files.write_json(f"{output}/check.json", summed)
         sheet = check.sheet(source, indices)
         if sheet is not None:
-            with (folder / "sheet.png").open("wb") as file:
-                sheet.save(file, "PNG")
+            files.write(f"{output}/sheet.png", canvas.encoded(sheet, ending=".png"))
         print(f"{OUTPUT.value}: check.json{', sheet.png' if sheet is not None else ''}")
 
 
@@ -113,15 +112,16 @@ def index() -> None:
     from clipjax import build_data
     from clipjax.curation import index
     from clipjax.data import sources
-    from clipjax.data.sources import shard_paths
+    from clipjax.data.sources import shard_paths, shard_survey
 
+    output = _output(shard_survey.SURVEY)
     data, _ = _settings()
     if data.source in sources.SHARDED and NUM_WORKERS.value:
         paths = shard_paths.expand(data.path, ending=sources.SHARDED[data.source])
         make = functools.partial(build_data.source_at, data=data)
         index.walk(paths, make=make, num_workers=NUM_WORKERS.value)
     source = _source()
-    written = index.write(source, folder=_needed(OUTPUT))
+    written = index.write(source, folder=output)
     print(
         f"{OUTPUT.value}: {len(source):,} records in {len(source.paths):,} shards, {written:,}"
         f" indexes; train with --config.data.index={OUTPUT.value}"
@@ -132,9 +132,10 @@ def convert() -> None:
     """`convert`: a folder for `config.data.path`, source tfds."""
     from clipjax.curation import convert
 
+    output = _output(convert.SETTINGS)
     found = convert.convert(
         _source(),
-        folder=_needed(OUTPUT),
+        folder=output,
         side=SIDE.value,
         quality=QUALITY.value,
         shard_records=SHARD_RECORDS.value,
@@ -151,12 +152,12 @@ def tokenizer() -> None:
     """`tokenizer`: a folder for `config.tokenizer.path`."""
     from clipjax.data import captions, sentencepiece_tokenizer, tokenizers
 
-    folder = _needed(OUTPUT)
+    output = _output(sentencepiece_tokenizer.MODEL_FILE)
     sample = captions.sample(_source(), limit=MAX_CAPTIONS.value)
     model = sentencepiece_tokenizer.train_sentencepiece(
         sample, vocab_size=VOCAB_SIZE.value, setting="--vocab_size"
     )
-    tokenizers.publish({sentencepiece_tokenizer.MODEL_FILE: model}, folder=folder)
+    tokenizers.publish({sentencepiece_tokenizer.MODEL_FILE: model}, folder=output)
     print(f"{OUTPUT.value}: train with --config.tokenizer.path={OUTPUT.value}")
 
 
@@ -164,7 +165,7 @@ def queries() -> None:
     """`queries`: a file for --queries."""
     from clipjax.curation import queries
 
-    output = _needed(OUTPUT)
+    output = _output()
     found, counts = queries.build(
         texts=TEXT.value,
         titles=TITLES.value,
@@ -174,8 +175,7 @@ def queries() -> None:
         min_views=MIN_VIEWS.value,
         limit=MAX_QUERIES.value,
     )
-    with open(output, "w", encoding="utf-8") as file:
-        file.writelines(f"{query}\n" for query in found)
+    files.write(output, "".join(f"{query}\n" for query in found))
     told = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
     print(f"{OUTPUT.value}: {len(found):,} queries: {told}")
 
@@ -183,23 +183,26 @@ def queries() -> None:
 def balance() -> None:
     """`balance`: a file for `config.data.keep`, and beside it the statistics and a picture."""
     from clipjax.curation import balance, matching
+    from clipjax.data.sources import selection
+    from clipjax.pictures import canvas, plot
 
+    output = _output()
     listed = matching.read_queries(_needed(QUERIES))
     found = balance.balance(
         _source(),
         matcher=matching.Matcher(listed, lower_case=LOWER_CASE.value),
-        path=_needed(OUTPUT),
+        path=output,
         per_query=PER_QUERY.value,
         seed=SEED.value,
         num_workers=NUM_WORKERS.value,
     )
     print(balance.describe(found, queries=listed, per_query=PER_QUERY.value))
-    stem = _needed(OUTPUT).removesuffix(".keep")
-    with open(f"{stem}.counts.tsv", "w", encoding="utf-8") as file:
-        file.write("query\tbefore\tafter\n")
-        for query, before, after in zip(listed, found["before"], found["after"], strict=True):
-            file.write(f"{query}\t{before}\t{after}\n")
-    balance.plot(found, per_query=PER_QUERY.value).savefig(f"{stem}.png", dpi=120)
+    stem = output.removesuffix(selection.ENDING)
+    counts = zip(listed, found["before"], found["after"], strict=True)
+    rows = [("query", "before", "after"), *counts]
+    files.write(f"{stem}.counts.tsv", "".join("\t".join(map(str, row)) + "\n" for row in rows))
+    figure = balance.plot(found, per_query=PER_QUERY.value)
+    files.write(f"{stem}.png", canvas.encoded(plot.rendered(figure), ending=".png"))
     print(f"{stem}.counts.tsv, {stem}.png; train with --config.data.keep={OUTPUT.value}")
 
 
@@ -208,6 +211,7 @@ def dedup() -> None:
     from clipjax import build_data, config
     from clipjax.curation import dedup
 
+    output = _output()
     against = {}
     for one in AGAINST.value:
         kind, colon, path = one.partition(":")
@@ -218,7 +222,7 @@ def dedup() -> None:
     found = dedup.dedup(
         _source(),
         against=against,
-        path=_needed(OUTPUT),
+        path=output,
         distance=DISTANCE.value,
         num_workers=NUM_WORKERS.value,
     )
@@ -270,13 +274,11 @@ def _needed(flag: Any) -> Any:
     return flag.value
 
 
-def _folder() -> Any:
-    """The folder --output, made if need be."""
-    from etils import epath
-
-    folder = epath.Path(_needed(OUTPUT))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def _output(name: str = "") -> str:
+    """The path --output; an error now if it, or the file `name` in it, could not be written."""
+    output = files.resolve(_needed(OUTPUT), setting="--output").rstrip("/")
+    files.check_writable(f"{output}/{name}" if name else output, setting="--output")
+    return output
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ A checkpoint is all it needs, besides the evaluation data. Run it on every host 
 any one machine.
 """
 
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 from absl import flags
 
-from clipjax.common import cli, exits, lists
+from clipjax.common import cli, exits, files, lists
 from clipjax.common.exits import ConfigError
 from clipjax.config import defaults
 
@@ -199,7 +198,7 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
     }
     if lead:
         file = output_file(workdir, f"{step_name(model.step, average=average)}.json")
-        file.write_text(json.dumps(result, indent=2) + "\n")
+        files.write_json(file, result)
         notes = [f"{name}: {note}" for name, each in found.items() for note in each["notes"]]
         print(f"\n{table.text(rows, notes=notes)}\n\n{file}", flush=True)
     return result

@@ -15,7 +15,7 @@ from etils import epath
 from PIL import Image
 
 from clipjax import build_data
-from clipjax.common import lists
+from clipjax.common import files, lists
 from clipjax.common.exits import ConfigError
 from clipjax.data.sources.folder import PATHS, Folder
 from clipjax.evals import prompts
@@ -55,7 +55,7 @@ def show_best(model: Any, queries: Sequence[str], *, images: str, workdir: str) 
     words = "_".join(re.findall(r"[a-z0-9]+", queries[0].lower()))[:60] or "query"
     more = f"_and_{len(queries) - 1}_more" if len(queries) > 1 else ""
     file = output_file(workdir, f"step_{model.step}_{words}{more}.png")
-    file.write_bytes(canvas.png(sheet, title=title, description=subtitle, attribution=attribution))
+    files.write(file, canvas.png(sheet, title=title, description=subtitle, attribution=attribution))
     for q, query in enumerate(queries):
         print(f'"{query}" among {len(source):,} images')
         for k, name in enumerate(names[q]):
@@ -119,12 +119,10 @@ def _one(text: str | Sequence[str]) -> str:
 
 
 def output_file(workdir: str, name: str) -> Any:
-    """WORKDIR/evaluations/NAME, the folder made; WORKDIR may also be one step's folder."""
+    """WORKDIR/evaluations/NAME; WORKDIR may also be one step's folder."""
     folder = epath.Path(workdir)
     if folder.name.isdigit() and folder.parent.name == "checkpoints":
         folder = folder.parent
     if folder.name == "checkpoints":
         folder = folder.parent
-    folder = folder / "evaluations"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / name
+    return folder / "evaluations" / name

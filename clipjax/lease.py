@@ -31,7 +31,7 @@ from typing import Any, TextIO
 
 from etils import epath
 
-from clipjax.common import exits, private
+from clipjax.common import exits, files, private
 from clipjax.common.exits import ConfigError
 from clipjax.parallel import distributed, leaving
 
@@ -48,25 +48,20 @@ def hold(workdir: str) -> Iterator[None]:
 
     Raises:
       ConfigError: another live program owns it, named by host and process; or anyone may write it.
+      WriteError: it cannot be made or written.
     """
     with contextlib.ExitStack() as held:
-        problem = ""
-        if distributed.is_lead():
-            take = _renewed if "://" in workdir else _locked
-            try:
-                if "://" not in workdir:
+
+        def take() -> None:
+            with files.errors(workdir, setting="--workdir"):
+                if not files.is_remote(workdir):
                     private.make(workdir, mode=0o755)
-                epath.Path(workdir).mkdir(parents=True, exist_ok=True)
+                files.make_folder(workdir, setting="--workdir")
                 private.check(workdir, setting="--workdir", shared=True)
-                held.enter_context(take(epath.Path(workdir) / FILE))
-            except ConfigError as error:
-                problem = str(error)
-            except Exception as error:  # every cloud's package has its own
-                reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-                problem = f"--workdir={workdir}: cannot be written: {reason[:300]}"
-        problem = distributed.from_lead(problem.encode()).decode()
-        if problem:
-            raise ConfigError(problem)
+                own = _renewed if files.is_remote(workdir) else _locked
+                held.enter_context(own(epath.Path(workdir) / FILE))
+
+        distributed.on_lead(take)
         yield
 
 
@@ -132,7 +127,7 @@ def _renewed(file: epath.Path) -> Iterator[None]:
     name, ended = secrets.token_hex(8), threading.Event()
 
     def write() -> None:
-        file.write_text(json.dumps({**_note(), "name": name}) + "\n")
+        files.write(file, json.dumps({**_note(), "name": name}) + "\n")
 
     def renew() -> None:
         while not ended.wait(RENEW_SECONDS):

@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags
 
-from clipjax.common import cli, exits
+from clipjax.common import cli, exits, files
 from clipjax.common.exits import ConfigError
 
 
@@ -129,15 +129,16 @@ def find(
         if distributed.is_lead():
             sheet = _sheet(one, near, training, threshold=chosen)
             if sheet is not None:
-                (place / f"{one.name}.png").write_bytes(
-                    canvas.png(sheet, title=one.title, description="nearest pairs")
+                files.write(
+                    place / f"{one.name}.png",
+                    canvas.png(sheet, title=one.title, description="nearest pairs"),
                 )
     if distributed.is_lead():
-        told = json.dumps(results.plain(table), indent=1, allow_nan=False)
-        (place / "overlap.json").write_text(f"{told}\n")
+        files.write_json(place / "overlap.json", results.plain(table), indent=1)
         picture = overlap_chart.draw(rows, title=f"overlap with {training.name}")
-        (place / "overlap.png").write_bytes(
-            canvas.png(picture, title="overlap", description="as figure 17 of the paper")
+        files.write(
+            place / "overlap.png",
+            canvas.png(picture, title="overlap", description="as figure 17 of the paper"),
         )
         print(place / "overlap.png")
     return table

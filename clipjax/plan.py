@@ -5,7 +5,6 @@ prints memory, estimated time and transfers; `--sweep` tries remat policies, mic
 meshes. Takes what training would take of config errors; the data are not looked at.
 """
 
-import json
 import os
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from clipjax.common import cli, exits
+from clipjax.common import cli, exits, files
 from clipjax.common.exits import CleanExit, ConfigError
 
 GIB = 2**30
@@ -50,8 +49,12 @@ def run(
     slice_ = topologies.find(topology)
     config.num_slices = num_slices or config.num_slices
     config_check.check(config, data=False)
-    if json_path and not os.path.isdir(os.path.dirname(os.path.abspath(json_path))):
-        raise ConfigError(f"--json={json_path}: its folder does not exist; make it first")
+    if json_path:
+        json_path = files.resolve(json_path, setting="--json")
+        folder = os.path.dirname(os.path.abspath(json_path))
+        if not files.is_remote(json_path) and not os.path.isdir(folder):
+            raise ConfigError(f"--json={json_path}: its folder does not exist; make it first")
+        files.check_writable(json_path, setting="--json")
     ranges = _ranges(sweeping) if sweeping is not None else None
     version = topologies.check_compiler()
     with tempfile.TemporaryDirectory(prefix="clipjax-plan-") as dump:
@@ -74,8 +77,7 @@ def run(
             result["rows"] = sweep(groups, place=place)
             print(describe_sweep(result["rows"], version=version))
     if json_path:
-        with open(json_path, "w") as file:
-            json.dump(result, file, indent=1)
+        files.write_json(json_path, result, indent=1)
     return exits.DONE
 
 

@@ -33,7 +33,7 @@ def open_for_training(workdir: str, config: Config, *, allow_config_change: bool
 
     Raises:
       ConfigError: a run-defining setting differs from the folder's config.
-      WriteError: the folder cannot be made or written.
+      ConfigError, WriteError: the folder cannot be made or written.
     """
     folder = epath.Path(workdir)
     distributed.on_lead(lambda: _open(folder, config, allow_config_change=allow_config_change))

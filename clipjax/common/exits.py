@@ -93,14 +93,6 @@ class CheckpointError(CleanExit):
 
 
 class WriteError(CleanExit):
-    """A file cannot be written; the message names it and says why. See `common/files.py`.
-
-    Args:
-      elsewhere: the place will not do, and another must be named: exit code 64. Else 74.
-    """
+    """A file cannot be written now; the message names it and says why. See `common/files.py`."""
 
     code = CHECKPOINT_IO
-
-    def __init__(self, message: str = "", *, elsewhere: bool = False) -> None:
-        super().__init__(message)
-        self.code = BAD_CONFIG if elsewhere else CHECKPOINT_IO

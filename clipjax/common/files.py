@@ -29,6 +29,7 @@ PLACE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.ENOTDIR),
     *(errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENODEV, errno.ENXIO),
 )
+PLACE_ERRORS = (FileNotFoundError, PermissionError, FileExistsError, ImportError)  # of buckets
 ADVICE = {
     errno.ENOSPC: "make room and start again",
     errno.EDQUOT: "make room and start again",
@@ -70,7 +71,7 @@ def write(path: str | os.PathLike[str], content: str | bytes) -> None:
     """Write a file so that a reader sees the old one or the new one, never half of it.
 
     Raises:
-      WriteError: it cannot be written.
+      ConfigError, WriteError: it cannot be written.
     """
     data = content.encode() if isinstance(content, str) else content
     if is_remote(path):
@@ -84,8 +85,8 @@ def write(path: str | os.PathLike[str], content: str | bytes) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any, *, indent: int = 2) -> None:
-    """`write` a value as strict JSON; NaN and infinity raise ValueError."""
-    write(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
+    """`write` a value as JSON that people can read."""
+    write(path, json.dumps(value, indent=indent) + "\n")
 
 
 @contextlib.contextmanager
@@ -93,7 +94,7 @@ def as_local(path: str | os.PathLike[str]) -> Iterator[str]:
     """A local path to write to: what lies there becomes the file `path` as the block ends.
 
     Raises:
-      WriteError: it cannot be written, there or here.
+      ConfigError, WriteError: it cannot be written, there or here.
     """
     with errors(path):
         if is_remote(path):
@@ -136,7 +137,7 @@ def make_folder(path: str | os.PathLike[str], *, setting: str = "") -> None:
     """Make a folder and those above it, unless they are there.
 
     Raises:
-      WriteError: it cannot be made; names the setting.
+      ConfigError, WriteError: it cannot be made; names the setting.
     """
     from etils import epath
 
@@ -145,7 +146,7 @@ def make_folder(path: str | os.PathLike[str], *, setting: str = "") -> None:
 
 
 def check_writable(path: str | os.PathLike[str], *, setting: str) -> None:
-    """Raise WriteError now if a file could not be written later, after hours of work."""
+    """Raise now what `write` would raise later, after hours of work."""
     with errors(path, setting=setting):
         from etils import epath
 
@@ -169,7 +170,8 @@ def errors(
     """Turn what goes wrong as the block writes to `path` into one line; it does nothing else.
 
     Raises:
-      WriteError: names the path, with its setting if there is one, and says why.
+      ConfigError: another place must be named. Names this one, with its setting, and says why.
+      WriteError: this one may do later; says the same.
     """
     try:
         yield
@@ -185,17 +187,16 @@ def errors(
 
 def failure(
     error: Exception, path: str | os.PathLike[str], *, setting: str = "", what: str = "written"
-) -> WriteError:
-    """The one line for an error of writing, with its exit code."""
+) -> ConfigError | WriteError:
+    """What to raise in place of an error of writing: one line, with its exit code."""
     number = error.errno if isinstance(error, OSError) else None
-    reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
-    reason = " ".join(reason.split())[:200] or type(error).__name__
+    reason = error.strerror if isinstance(error, OSError) else ""
+    reason = " ".join((reason or f"{type(error).__name__}: {error}").split())[:200]
     if isinstance(error, ImportError):
         reason = f'{reason}; pip install "clipjax[gcs]"' if "gs://" in os.fspath(path) else reason
     elif advice := ADVICE.get(number or 0):
         reason = f"{reason}; {advice}"
-    stays = number in PLACE or isinstance(
-        error, FileNotFoundError | PermissionError | FileExistsError | ImportError
-    )
     shown = f"{setting}={os.fspath(path)}" if setting else os.fspath(path)
-    return WriteError(f"{shown}: cannot be {what}: {reason}", elsewhere=stays)
+    stays = number in PLACE or isinstance(error, PLACE_ERRORS)
+    kind = ConfigError if stays else WriteError
+    return kind(f"{shown}: cannot be {what}: {reason}")

@@ -49,6 +49,7 @@ def balance(
       {"records", "matched", "kept", "before": int64 [Q], "after": int64 [Q]}, the last two the
       pairs that match each query.
     """
+    writer = SelectionWriter(path, length=len(source), fingerprint=source.fingerprint)
     spread = functools.partial(
         workers.results,
         chunks=workers.spans(len(source), size=CHUNK),
@@ -64,7 +65,6 @@ def balance(
         matched += some
     chances = keep_chances(before, per_query=per_query)
     after = np.zeros_like(before)
-    writer = SelectionWriter(path, length=len(source), fingerprint=source.fingerprint)
     draw = functools.partial(select, source=source, matcher=matcher, chances=chances, seed=seed)
     kept = first = 0
     for keep, counts in spread(draw):
@@ -158,7 +158,7 @@ def plot(found: dict[str, Any], *, per_query: int) -> Any:
     """A matplotlib figure: matches of each query, before and after, the most frequent first."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
     axis = figure.subplots()
     for name, label, color in (
         ("before", f"pool of {found['records']:,}", "#b04a2f"),

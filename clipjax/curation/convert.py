@@ -8,10 +8,12 @@ so the work can be stopped at any time and goes on where it was.
 import collections
 import functools
 import json
-import os
 from collections.abc import Mapping
 from typing import Any
 
+from etils import epath
+
+from clipjax.common import files
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.curation import workers
 from clipjax.data import captions, images
@@ -38,7 +40,7 @@ def convert(
 
     Args:
       source: the records; unusable ones are left out and counted.
-      folder: where to, local.
+      folder: where to, local or remote.
       side: longest that an image's shorter side stays, in pixels.
       quality: of the JPEGs made, 1 to 95; small JPEGs are kept as they are.
       shard_records: the source's records in each shard.
@@ -62,7 +64,7 @@ def convert(
     }
     _claim(folder, settings=settings)
     spans = workers.spans(len(source), size=shard_records)
-    missing = [n for n in range(len(spans)) if not os.path.exists(_counts(folder, n))]
+    missing = [n for n in range(len(spans)) if not _counts(folder, n).exists()]
     write = functools.partial(
         write_shard,
         source=source,
@@ -84,8 +86,7 @@ def convert(
     written, left_out = [], collections.Counter()
     size = 0
     for number in range(len(spans)):
-        with open(_counts(folder, number)) as file:
-            counted = json.load(file)
+        counted = json.loads(_counts(folder, number).read_text())
         written.append(counted["written"])
         left_out.update(counted["left out"])
         size += counted["bytes"]
@@ -121,25 +122,23 @@ def write_shard(
 
     left_out: collections.Counter[str] = collections.Counter()
     written = size = 0
-    path = os.path.join(folder, f"{DATA_SET}-train.array_record-{number:05d}-of-{shards:05d}")
-    temporary = f"{path}.part"
-    writer = array_record_module.ArrayRecordWriter(temporary, "group_size:1")
+    path = epath.Path(folder) / f"{DATA_SET}-train.array_record-{number:05d}-of-{shards:05d}"
     first = number * shard_records
-    for index in range(first, min(first + shard_records, len(source))):
-        try:
-            example = converted(read(source, index), side=side, quality=quality)
-        except BadRecord as error:
-            left_out[error.reason] += 1
-            continue
-        writer.write(example)
-        written += 1
-        size += len(example)
-    writer.close()
-    os.replace(temporary, path)
-    counts = _counts(folder, number)
-    with open(f"{counts}.part", "w") as file:
-        json.dump({"written": written, "left out": left_out, "bytes": size}, file)
-    os.replace(f"{counts}.part", counts)
+    with files.as_local(path) as local:
+        writer = array_record_module.ArrayRecordWriter(local, "group_size:1")
+        for index in range(first, min(first + shard_records, len(source))):
+            try:
+                example = converted(read(source, index), side=side, quality=quality)
+            except BadRecord as error:
+                left_out[error.reason] += 1
+                continue
+            writer.write(example)
+            written += 1
+            size += len(example)
+        writer.close()
+    files.write_json(
+        _counts(folder, number), {"written": written, "left out": left_out, "bytes": size}
+    )
 
 
 def converted(record: dict[str, Any], *, side: int, quality: int) -> bytes:
@@ -157,7 +156,6 @@ def converted(record: dict[str, Any], *, side: int, quality: int) -> bytes:
 def write_metadata(folder: str, *, fields: list[str], lengths: list[int], size: int) -> None:
     """Write the TFDS metadata for array_record files already in `folder`."""
     import tensorflow_datasets as tfds
-    from etils import epath
     from tensorflow_datasets.core import naming
 
     template = naming.ShardedFileTemplate(
@@ -172,38 +170,37 @@ def write_metadata(folder: str, *, fields: list[str], lengths: list[int], size: 
     )
     features = tfds.features
     texts = {field: features.Sequence(features.Text()) for field in fields}
-    tfds.folder_dataset.write_metadata(
-        data_dir=folder,
-        features=features.FeaturesDict(
-            {
-                "image": features.Image(encoding_format="jpeg"),
-                "key": features.Text(),
-                **texts,
-            }
-        ),
-        split_infos=[split],
-        version="1.0.0",
-        filename_template=template,
-        check_data=False,
-    )
+    with files.errors(folder, setting="--output"):
+        tfds.folder_dataset.write_metadata(
+            data_dir=folder,
+            features=features.FeaturesDict(
+                {
+                    "image": features.Image(encoding_format="jpeg"),
+                    "key": features.Text(),
+                    **texts,
+                }
+            ),
+            split_infos=[split],
+            version="1.0.0",
+            filename_template=template,
+            check_data=False,
+        )
 
 
-def _counts(folder: str, number: int) -> str:
-    return os.path.join(folder, f".shard-{number:05d}.json")
+def _counts(folder: str, number: int) -> epath.Path:
+    return epath.Path(folder) / f".shard-{number:05d}.json"
 
 
 def _claim(folder: str, *, settings: dict[str, Any]) -> None:
     """Note in the folder what it is for, or compare with what stands there."""
-    os.makedirs(folder, exist_ok=True)
-    place = os.path.join(folder, SETTINGS)
-    if not os.path.exists(place):
-        if os.listdir(folder):
+    files.make_folder(folder, setting="--output")
+    place = epath.Path(folder) / SETTINGS
+    if not place.exists():
+        if any(epath.Path(folder).iterdir()):
             raise ConfigError(f"--output={folder}: is not empty and no conversion; name another")
-        with open(place, "w") as file:
-            json.dump(settings, file)
+        files.write_json(place, settings)
         return
-    with open(place) as file:
-        before = json.load(file)
+    before = json.loads(place.read_text())
     different = [key for key, value in settings.items() if before.get(key) != value]
     if different:
         raise ConfigError(

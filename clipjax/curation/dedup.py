@@ -50,6 +50,7 @@ def dedup(
     Returns:
       {"records", "unusable", "duplicates", "in": {name: records}, "kept", "examples": [(key, why)]}
     """
+    writer = SelectionWriter(path, length=len(source), fingerprint=source.fingerprint)
     own = hashes(source, num_workers=num_workers, show=show)
     usable = own["usable"]
     first = first_copies(own, distance=distance)
@@ -69,7 +70,6 @@ def dedup(
             (place(source, int(index)), f"in {name}: {place(other, int(found[index]))}")
             for index in np.flatnonzero(found >= 0)[:TOLD]
         ]
-    writer = SelectionWriter(path, length=len(source), fingerprint=source.fingerprint)
     writer.write(0, keep)
     writer.close()
     if isinstance(source, Selected):

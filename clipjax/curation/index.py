@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from clipjax.common import files
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.curation import workers
 from clipjax.data.sources import shard_survey
@@ -57,15 +58,11 @@ def write(source: Any, *, folder: str) -> int:
 
     if not hasattr(source, "survey_of"):
         raise ConfigError(f"--source: {source.name} has no shards, so there is nothing to index")
-    target = epath.Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
     written = 0
     for path in source.paths:
         for place in source.files.index_places(path):
             with contextlib.suppress(OSError):
-                epath.Path(shared_index(path, folder=folder)).write_bytes(
-                    epath.Path(place).read_bytes()
-                )
+                files.write(shared_index(path, folder=folder), epath.Path(place).read_bytes())
                 written += 1
                 break
     shard_survey.write(source.survey_of(), folder=folder)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from clipjax.common import files
 from clipjax.common.exits import ConfigError
 from clipjax.data.clip_tokenizer import ClipTokenizer
 from clipjax.data.sentencepiece_tokenizer import SentencePieceTokenizer
@@ -66,19 +67,16 @@ def load(path: str | os.PathLike[str], *, kind: str, context_length: int) -> Tok
         raise ConfigError(f"config.tokenizer.path: {error} ({path})") from None
 
 
-def publish(files: Mapping[str, bytes], *, folder: str | os.PathLike[str]) -> None:
+def publish(contents: Mapping[str, bytes], *, folder: str | os.PathLike[str]) -> None:
     """Write a tokenizer's files so that a reader sees each one whole or not at all.
 
     One process calls it; the others wait for it and then `load` the folder.
-    """
-    from etils import epath
 
-    target = epath.Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        temporary = target / f"{name}.tmp-{os.getpid()}"
-        temporary.write_bytes(content)
-        temporary.replace(target / name)
+    Raises:
+      ConfigError, WriteError: they cannot be written.
+    """
+    for name, content in contents.items():
+        files.write(f"{os.fspath(folder)}/{name}", content)
 
 
 def rules(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from clipjax.common import files
 from clipjax.evals import embed, prompts, zero_shot
 from clipjax.parallel import distributed
 
@@ -52,10 +53,7 @@ def of_prompts(
     if file and distributed.is_lead():
         content = io.BytesIO()
         np.savez(content, ensemble=made.ensemble, single=made.single)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f"{file.name}.tmp")
-        temporary.write_bytes(content.getvalue())
-        temporary.replace(file)
+        files.write(file, content.getvalue())
     return made
 
 

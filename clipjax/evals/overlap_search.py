@@ -13,6 +13,7 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
+from clipjax.common import files
 from clipjax.common.exits import ConfigError
 from clipjax.curation import dedup
 from clipjax.evals import overlap, results, set_data, suites
@@ -93,8 +94,7 @@ def neighbours(
         if distributed.is_lead():
             content = io.BytesIO()
             np.savez_compressed(content, **arrays)
-            place.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content.getvalue())
+            files.write(file, content.getvalue())
     else:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}

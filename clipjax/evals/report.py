@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from clipjax.common import files
 from clipjax.evals import report_probes, results
 from clipjax.pictures import canvas, confusion, html, set_charts, suite_page
 
@@ -31,8 +32,7 @@ def write(folder: str) -> str:
     try:
         for name, picture, title, description in _figures(place, content):
             data = canvas.png(picture, title=title, description=description)
-            (place / "figures").mkdir(parents=True, exist_ok=True)
-            (place / "figures" / f"{name}.png").write_bytes(data)
+            files.write(place / "figures" / f"{name}.png", data)
             pictures.append(html.Picture(title, description, data))
     except ImportError:
         pass
@@ -40,9 +40,7 @@ def write(folder: str) -> str:
         content, facts=_facts(place, content), pictures=pictures, intro=_intro(content)
     )
     file = place / "report.html"
-    temporary = place / "report.html.tmp"
-    temporary.write_text(page)
-    temporary.replace(file)
+    files.write(file, page)
     return str(file)
 
 

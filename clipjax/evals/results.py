@@ -18,6 +18,7 @@ from typing import Any
 from etils import epath
 
 import clipjax
+from clipjax.common import files
 from clipjax.evals.metrics import Estimate
 
 VERSION = 1  # raise it when the same key would give other figures
@@ -104,11 +105,7 @@ def now() -> str:
 
 def write(record: Record, file: Any) -> None:
     """Write the record whole or not at all, local or remote."""
-    file = epath.Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.tmp")
-    temporary.write_text(json.dumps(to_json(record), indent=1, allow_nan=False) + "\n")
-    temporary.replace(file)
+    files.write_json(file, to_json(record), indent=1)
 
 
 def read(file: Any) -> Record | None:

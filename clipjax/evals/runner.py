@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from clipjax.common import files
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.evals import protocols, results, set_data, suite_checks, suites, summary
 from clipjax.evals.progress import Progress
@@ -239,10 +240,7 @@ def _write_arrays(arrays: protocols.Arrays, file: Any) -> None:
         return
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)  # pyright: ignore
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.tmp")
-    temporary.write_bytes(content.getvalue())
-    temporary.replace(file)
+    files.write(file, content.getvalue())
 
 
 def _agree(seen: list[tuple[str, str]]) -> None:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from clipjax.common import files
 from clipjax.evals import suites
 from clipjax.evals.results import Measurement, Record
 from clipjax.evals.subject import Subject
@@ -29,15 +30,12 @@ def write(
 ) -> dict[str, Any]:
     """Write the three files; returns what the JSON holds."""
     content = collect(records, suite=suite, subject=subject, compare=compare)
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in (
         ("summary.json", json.dumps(content, indent=1) + "\n"),
         ("summary.csv", as_csv(content)),
         ("summary.md", as_markdown(content)),
     ):
-        temporary = folder / f"{name}.tmp"
-        temporary.write_text(text)
-        temporary.replace(folder / name)
+        files.write(folder / name, text)
     return content
 
 

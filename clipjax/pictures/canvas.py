@@ -25,6 +25,7 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, RED = (
 )
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
 
+ENDINGS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".pdf": "PDF"}
 MARGIN = 28
 TILE = 160  # least side of a shown image, in pixels
 LARGEST_TILE = 256
@@ -179,6 +180,13 @@ def png(picture: Image.Image, *, title: str, description: str, attribution: str 
     encoded = io.BytesIO()
     picture.save(encoded, "PNG", pnginfo=texts)
     return encoded.getvalue()
+
+
+def encoded(picture: Image.Image, *, ending: str) -> bytes:
+    """The picture's bytes in the format of a file's `ending`, one of `ENDINGS`."""
+    content = io.BytesIO()
+    picture.save(content, ENDINGS[ending])
+    return content.getvalue()
 
 
 def png_texts(content: bytes) -> dict[str, str]:

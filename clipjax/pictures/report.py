@@ -14,6 +14,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from clipjax.common import files
 from clipjax.pictures import canvas, confusion, contact_sheet, curves, history, html, samples, times
 from clipjax.pictures import table as tables
 
@@ -248,11 +249,7 @@ class Report:
         self.drawn_at = time.monotonic()
 
     def _write(self, file: str, content: bytes) -> None:
-        """So that a reader sees the old file or the new one, never half of it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f"{file}.tmp-{os.getpid()}"
-        temporary.write_bytes(content)
-        temporary.replace(self.folder / file)
+        files.write(self.folder / file, content)
 
 
 def _file(name: str) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 import safetensors
 
 from clipjax.common.exits import ConfigError, DataError
+from clipjax.common.files import errors
 from clipjax.weights.arrays import Tensors
 
 MAX_HEADER = 100 << 20  # bytes, safetensors' own limit
@@ -172,15 +173,17 @@ def write_folder(folder: str | os.PathLike[str], fill: Callable[[pathlib.Path], 
 
     Raises:
       ConfigError: as `place_of`.
+      WriteError: it cannot be written.
     """
     target = place_of(folder)
     made = target.with_name(f".{target.name}.tmp-{os.getpid()}")
-    made.mkdir(parents=True)
     try:
-        fill(made)
-        if target.exists():
-            target.rmdir()
-        made.rename(target)
+        with errors(folder, setting="--output"):
+            made.mkdir(parents=True)
+            fill(made)
+            if target.exists():
+                target.rmdir()
+            made.rename(target)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise

@@ -11,14 +11,14 @@ import io
 import logging
 import os
 import stat
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from clipjax.common import private
+from clipjax.common import files, private
+from clipjax.common.exits import ConfigError, WriteError
 
 CACHE_FOLDER = "~/.cache/clipjax"
 
@@ -66,7 +66,7 @@ def load(
             return found
     columns = build()
     for place in places:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(ConfigError, WriteError):
             write(columns, place)
             break
     else:
@@ -108,19 +108,12 @@ def parse(data: bytes, *, names: Sequence[str]) -> Columns:
 
 
 def write(columns: Columns, place: str) -> None:
-    """Keep an index, whole or not at all, writable by this user alone; OSError if it cannot be."""
-    folder = os.path.dirname(place)
-    private.make(folder)
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".index-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **columns)  # pyright: ignore[reportArgumentType]
-            os.fchmod(file.fileno(), 0o644)
-        os.replace(temporary, place)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    """Keep an index, whole or not at all, writable by this user alone; as `files.write`."""
+    content = io.BytesIO()
+    np.savez(content, **columns)  # pyright: ignore[reportArgumentType]
+    with files.errors(place):
+        private.make(os.path.dirname(place))
+    files.write(place, content.getvalue())
 
 
 def unique_name(path: str) -> str:

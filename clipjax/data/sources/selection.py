@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.common import files
 from clipjax.common.exits import ConfigError, DataError
 
 BLOCK = 512  # bytes of bits between two running counts
@@ -24,7 +25,7 @@ class SelectionWriter:
     """Writes a file of bits, range by range; what is not written is not kept.
 
     Args:
-      path: ends in ENDING.
+      path: ends in ENDING; local or remote.
       length: records of the source.
       fingerprint: of the source.
     """
@@ -33,13 +34,8 @@ class SelectionWriter:
         if not path.endswith(ENDING):
             raise ConfigError(f"--output={path}: must end in {ENDING}")
         self.path = path
-        self.length = length
         self._header = MAGIC + f"{length}\n{fingerprint}\n".encode()
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        with open(f"{path}.part", "wb") as file:
-            file.write(self._header)
-            file.truncate(len(self._header) + (length + 7) // 8)
-        self.bits = np.memmap(f"{path}.part", np.uint8, "r+", offset=len(self._header))
+        self.bits = np.zeros((length + 7) // 8, np.uint8)
 
     def write(self, first: int, keep: np.ndarray) -> None:
         """Whether to keep the records from `first` on, bool; `first` is a multiple of 8."""
@@ -47,10 +43,8 @@ class SelectionWriter:
         self.bits[first // 8 : first // 8 + len(packed)] = packed
 
     def close(self) -> None:
-        """Make the file appear, whole."""
-        self.bits.flush()
-        del self.bits
-        os.replace(f"{self.path}.part", self.path)
+        """Make the file appear, whole; raises as `files.write`."""
+        files.write(self.path, self._header + self.bits.tobytes())
 
 
 def read(path: str) -> tuple[int, str, np.ndarray]:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from clipjax.common import files
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data.sources import remote
 
@@ -42,8 +43,4 @@ def read(folder: str) -> dict[str, Any]:
 
 def write(survey: Mapping[str, Any], *, folder: str) -> None:
     """Write a survey, after the indexes it belongs to."""
-    from etils import epath
-
-    target = epath.Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    (target / SURVEY).write_text(json.dumps({"version": VERSION, **survey}))
+    files.write(f"{folder.rstrip('/')}/{SURVEY}", json.dumps({"version": VERSION, **survey}))
