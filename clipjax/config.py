@@ -107,7 +107,7 @@ def defaults() -> Config:
     c.compilation_cache = "~/.cache/clipjax"  # of compiled programs, private to you; "" is off
 
     c.mesh = ConfigDict()  # devices by axis; one axis may be -1: all that remain
-    c.mesh.data = 1  # replicas of the parameters
+    c.mesh.data = 1  # replicas of the parameters; where it is -1, fsdp is at most what is set
     c.mesh.fsdp = -1  # parameters and optimizer state split, gathered where needed
     c.mesh.tensor = 1  # heads and MLP width split
     c.num_slices = 1  # TPU slices joined by a data-centre network; they split `data`

@@ -259,7 +259,7 @@ def variants(
       ConfigError: a mesh cannot be read.
     """
     groups = []
-    for sizes in _meshes(meshes, devices=devices, usual=config.mesh):
+    for sizes in _meshes(meshes, devices=devices, config=config):
         for remat in remats:
             group = []
             for count in sorted(micro_batches):
@@ -272,12 +272,12 @@ def variants(
     return groups
 
 
-def _meshes(texts: Sequence[str], *, devices: int, usual: Config) -> list[dict[str, int]]:
+def _meshes(texts: Sequence[str], *, devices: int, config: Config) -> list[dict[str, int]]:
     """Mesh sizes to try, each once."""
     if not texts:
-        own = axis_sizes(usual, devices=devices)
+        usual = axis_sizes(config.mesh, devices=devices, num_slices=config.num_slices)
         fewer = [{"data": devices // n, "fsdp": n, "tensor": 1} for n in (16, 1) if n < devices]
-        return [own, *(sizes for sizes in fewer if sizes != own)]
+        return [usual, *(sizes for sizes in fewer if sizes != usual)]
     found = []
     for text in texts:
         sides = text.split("x")

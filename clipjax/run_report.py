@@ -30,6 +30,7 @@ def open_report(
     config: Config,
     total_steps: int,
     source: Any,
+    notes: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> Report | None:
     """The report of the run in `workdir`, named after it; None where there is no log.
@@ -41,6 +42,7 @@ def open_report(
       config: of the run.
       total_steps: of the whole run.
       source: whose images it shows; its module may have an ATTRIBUTION.
+      notes: sentences without which the figures of training are misread.
       say: prints a line, past the progress bar.
     """
     if log is None:
@@ -51,6 +53,7 @@ def open_report(
         log=log,
         chance=chance_levels(evaluators, batch_size=config.batch_size, loss=config.loss.name),
         total_steps=total_steps,
+        notes=[f"train: {note}" for note in notes],
         attribution=getattr(sys.modules[type(source).__module__], "ATTRIBUTION", ""),
         say=say,
     )

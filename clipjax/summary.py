@@ -1,15 +1,16 @@
 """What a run prints before it starts: batch, parameters, sharding, steps, and where things go."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from clipjax import summary_tables
+from clipjax import losses, summary_tables
 from clipjax.build import Horizon
 from clipjax.common import trees
+from clipjax.config import Config
 from clipjax.parallel import sharding
 from clipjax.parallel.mesh import batch_shards
 from clipjax.stages import Stage
@@ -32,11 +33,13 @@ def describe(
     progress: Mapping[str, float],
     start: int,
     workdir: str,
+    notes: Sequence[str] = (),
 ) -> str:
     """The summary of a stage of a run, several lines.
 
     `horizon.total` counts the steps of the whole run; `state` is the abstract TrainState with
-    shardings, `progress` what `TrainExamples.progress` says about the end of the stage.
+    shardings, `progress` what `TrainExamples.progress` says about the end of the stage, `notes`
+    what `batch_notes` gives.
     """
     config = stage.config
     kind = mesh.devices.flat[0].device_kind
@@ -56,6 +59,7 @@ def describe(
         f"model       {config.model.name}: image {tower['vision']:,} + text {tower['text']:,} +"
         f" 1 = {sum(tower.values()):,} parameters",
         f"devices     {mesh.size} × {kind}; mesh {axes}; {summary_tables.devices(mesh)}",
+        *_fsdp_line(config, mesh=mesh),
         batch_line(config.batch_size, mesh=mesh),
         f"state       {as_bytes(local_bytes(state))} on each device, {whole:.1%} of it unsharded",
         f"data        {source.name}: {len(source):,} records; {examples:,} examples = {epochs}",
@@ -82,7 +86,46 @@ def describe(
         for axis, waste in WASTE.items()
         if mesh.shape[axis] > 1 and axis not in used
     ]
+    lines += [f"warning     {note}" for note in notes]
     return "\n".join([*lines, summary_tables.parameters(state.params)])
+
+
+def _fsdp_line(config: Config, *, mesh: Mesh) -> list[str]:
+    """What became of a `config.mesh.fsdp` that does not divide the devices."""
+    wanted, size = config.mesh.fsdp, mesh.shape["fsdp"]
+    if wanted in (-1, size):
+        return []
+    return [f"            fsdp={size} is what config.mesh.fsdp={wanted} and the devices share"]
+
+
+def batch_notes(config: Config, *, per_batch: Mapping[str, float]) -> list[str]:
+    """Sentences without which the loss and the accuracy of training are misread; mostly none.
+
+    `per_batch` is what `TrainExamples.progress` says of as many examples as a batch has.
+    """
+    if config.loss.name not in losses.LOSSES:
+        return []
+    notes = []
+    if config.batch_size == 1:
+        notes.append(
+            "a batch of one pair holds no other to tell it from: accuracy is 100 % and a softmax"
+            " loss 0 whatever the model does; raise config.batch_size"
+        )
+    for name, epochs in per_batch.items():
+        if name.endswith("epochs") and epochs > 1 and config.loss.duplicates == "negative":
+            place = name.removesuffix("/epochs")
+            pairs = per_batch.get(f"{place}/examples", config.batch_size)
+            notes.append(
+                f"a batch takes {pairs:,} pairs from the {round(pairs / epochs):,} records of"
+                f" config.{_setting(place)}: copies of a pair count as wrong answers to each other;"
+                " lower config.batch_size, or set config.loss.duplicates=mask"
+            )
+    return notes
+
+
+def _setting(place: str) -> str:
+    """The config's group of data that `TrainExamples.progress` calls "data/web"."""
+    return place.replace("/", ".mixture.", 1)
 
 
 def batch_line(batch_size: int, *, mesh: Mesh) -> str:

@@ -79,6 +79,7 @@ def _stage(run: Run, stage: Stage, *, start: int, state: Any) -> tuple[int, Any,
     goodput.enter("init")
     evaluated = evaluated_before(writer, step=start)
     done_before = last_step(writer)
+    notes = summary.batch_notes(config, per_batch=examples.progress(config.batch_size))
     if writer is not None:
         print(
             summary.describe(
@@ -90,6 +91,7 @@ def _stage(run: Run, stage: Stage, *, start: int, state: Any) -> tuple[int, Any,
                 progress=examples.progress(stage.examples(stage.last_step)),
                 start=start,
                 workdir=run.workdir,
+                notes=notes,
             ),
             flush=True,
         )
@@ -100,6 +102,7 @@ def _stage(run: Run, stage: Stage, *, start: int, state: Any) -> tuple[int, Any,
         config=config,
         total_steps=run.total,
         source=source,
+        notes=notes,
     )
     reports.show_samples(report, examples, start=stage.examples(start))
     batches = loader.train_batches(  # starts to fill while the program compiles

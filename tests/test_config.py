@@ -4,22 +4,24 @@ import importlib.util
 import math
 import pathlib
 
+import jax
 import pytest
 
-from clipjax import build, config, config_check
+from clipjax import build, config, config_check, optim
 from clipjax.common.exits import ConfigError
-from clipjax.models import zoo
+from clipjax.models import clip, zoo
+from clipjax.parallel import mesh as meshes
 from clipjax.training.step import MAX_LOG_SCALE
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
 
 
-def load(name):
+def load(name, *variant):
     path = next(path for path in CONFIGS if path.stem == name)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config()
+    return module.get_config(*variant)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in CONFIGS])
@@ -28,6 +30,40 @@ def test_every_config_is_complete_and_right(name):
     if c.data.source == "tfds" and not c.data.name:
         c.data.name = "some_set"
     config_check.check(c)
+
+
+VARIANTS = [
+    *((path.stem, ()) for path in CONFIGS if path.stem != "figure2"),
+    *(
+        ("figure2", (f"{way}{scale}",))
+        for way in ("caption", "words", "bag_of_words", "transformer")
+        for scale in ("", ",scenes")
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "variant"), VARIANTS)
+def test_every_config_runs_on_slices_of_any_size(name, variant):
+    c = load(name, *variant)
+    config_check.check(c, data=False)
+    for chips in (1, 4, 8, 16, 32, 64, 256):
+        shape = meshes.axis_sizes(c.mesh, devices=chips)
+        assert math.prod(shape.values()) == chips
+        if c.batch_size > 1000:  # those for pods, not for a laptop
+            assert c.batch_size % (chips * c.micro_batches) == 0
+        if c.mesh.data == -1:
+            assert shape["fsdp"] == min(chips, 16)
+
+
+@pytest.mark.parametrize(("name", "variant"), VARIANTS)
+def test_every_rule_of_every_config_matches_a_parameter(name, variant):
+    c = load(name, *variant)
+    rules = (*c.optimizer.decay_factors, *c.optimizer.learning_rate_factors)
+    if {pattern for pattern, _ in rules} <= set(optim.USUAL_PATTERNS):
+        return
+    init = clip.initialise(clip.from_dict(c.model.to_dict()))
+    params = jax.eval_shape(init, jax.random.key(0))["params"]
+    build.optimizer(c, params=params, schedule=lambda step: 0.1)
 
 
 # Radford et al. 2021: name, learning rate, embedding, pixels (tables 19 and 20), blocks, width and

@@ -6,6 +6,8 @@ import pytest
 import tiny
 
 from clipjax import build, stages, summary, summary_tables
+from clipjax.data.mixture import MixtureOrder
+from clipjax.data.order import GlobalOrder
 from clipjax.parallel import mesh as meshes
 
 
@@ -100,3 +102,30 @@ def test_devices_by_process():
     Mesh.devices = np.array([Device(0), Device(1, "TPU v4"), Device(2)])
     told = summary_tables.devices(Mesh())
     assert told.startswith("processes 0, 2: 1 × TPU v5 lite") and "process 1: 1 × TPU v4" in told
+
+
+def notes(source_lengths: dict[str, int], **changes) -> list[str]:
+    """What is said of batches of 16 from sources of these lengths, drawn from alike."""
+    config = tiny.tiny(**changes)
+    orders = {name: GlobalOrder(length, seed=0) for name, length in source_lengths.items()}
+    order = next(iter(orders.values()))
+    if len(orders) > 1:
+        order = MixtureOrder({name: (orders[name], 1, source_lengths[name]) for name in orders})
+    progress = {f"data/{key}": value for key, value in order.progress(config.batch_size).items()}
+    return summary.batch_notes(config, per_batch=progress)
+
+
+def test_a_batch_whose_loss_says_nothing_is_told():
+    assert notes({"": 16}) == []
+    (one,) = notes({"": 16}, batch_size=1)
+    assert "accuracy is 100 %" in one and "raise config.batch_size" in one
+
+
+def test_a_batch_larger_than_its_data_is_told_with_the_numbers():
+    (all_of_it,) = notes({"": 10})
+    assert "takes 16 pairs from the 10 records of config.data:" in all_of_it
+    (part,) = notes({"web": 100, "own": 5})
+    assert "takes 8 pairs from the 5 records of config.data.mixture.own:" in part
+    masked = tiny.tiny().loss
+    masked.duplicates = "mask"
+    assert notes({"": 10}, loss=masked) == []

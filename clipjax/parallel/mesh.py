@@ -11,13 +11,19 @@ from clipjax.common.exits import ConfigError
 from clipjax.parallel import AXES, BATCH_AXES
 
 
-def axis_sizes(sizes: Mapping[str, int], *, devices: int) -> dict[str, int]:
+def axis_sizes(sizes: Mapping[str, int], *, devices: int, num_slices: int = 1) -> dict[str, int]:
     """The mesh shape with its -1 filled in.
+
+    Where `data` is -1, `fsdp` is the most that is wanted: it becomes the largest divisor that it
+    has in common with the devices of a slice, so that one config runs on slices of any size.
 
     Raises:
       ConfigError: the sizes do not multiply to the number of devices.
     """
     shape = {axis: sizes[axis] for axis in AXES}
+    if shape["data"] == -1 and min(shape["fsdp"], shape["tensor"]) > 0:
+        groups, left = divmod(devices, shape["tensor"] * num_slices)
+        shape["fsdp"] = shape["fsdp"] if left else math.gcd(shape["fsdp"], groups)
     known = math.prod(size for size in shape.values() if size != -1)
     wild = [axis for axis, size in shape.items() if size == -1]
     if wild and devices % known == 0:
@@ -47,7 +53,7 @@ def make_mesh(
       ConfigError: sizes, slices and devices do not fit.
     """
     devices = list(devices if devices is not None else jax.devices())
-    shape = axis_sizes(sizes, devices=len(devices))
+    shape = axis_sizes(sizes, devices=len(devices), num_slices=num_slices)
     from jax.experimental import mesh_utils
 
     # An axis may take part of a physical one: 16 × 16 on the 4 × 8 × 8 chips of a v4 slice.

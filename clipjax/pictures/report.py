@@ -44,6 +44,7 @@ class Report:
       log: path of `metrics.jsonl`, flushed; the local copy where the run is remote.
       chance: metric → what guessing scores.
       total_steps: of the whole run.
+      notes: sentences below the table, without which the figures of training are misread.
       attribution: of the artwork in its images, shown with each picture that has some.
       say: prints a line, past the progress bar.
     """
@@ -56,6 +57,7 @@ class Report:
         log: str,
         chance: Mapping[str, float] | None = None,
         total_steps: int | None = None,
+        notes: Sequence[str] = (),
         attribution: str = "",
         say: Callable[[str], None] = print,
     ) -> None:
@@ -64,6 +66,7 @@ class Report:
         self.log = log
         self.chance = dict(chance or {})
         self.total_steps = total_steps
+        self.notes = list(notes)
         self.attribution = attribution
         self.say = say
         self.told: set[str] = set()
@@ -157,7 +160,7 @@ class Report:
         """The latest measurements against guessing, lines for a terminal; "" where none are."""
         rows = self.attempt(lambda: self._rows(history.read(self.log)), what="table")
         notes = self.attempt(lambda: history.notes(self.log), what="notes")
-        return tables.text(rows or [], notes=notes or [])
+        return tables.text(rows or [], notes=[*self.notes, *(notes or [])])
 
     def _rows(self, known: history.History) -> list[tables.Row]:
         return tables.rows(known, chance=self.chance)
@@ -238,7 +241,7 @@ class Report:
                 time.strftime("%d %B %Y %H:%M UTC", time.gmtime()),
             ],
             rows=self._rows(known),
-            notes=history.notes(self.log),
+            notes=[*self.notes, *history.notes(self.log)],
             pictures=[self.pictures[file] for file in sorted(self.pictures, key=_place)],
             state=state,
             progress=step / total if total else None,

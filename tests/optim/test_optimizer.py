@@ -8,6 +8,7 @@ import pytest
 
 from clipjax.common.exits import ConfigError
 from clipjax.config import defaults
+from clipjax.optim import USUAL_PATTERNS
 from clipjax.optim.optimizer import make_optimizer
 from clipjax.optim.schedules import make_schedule
 
@@ -124,6 +125,25 @@ def test_learning_rates_decay_with_depth_scanned_or_not():
 def test_every_parameter_must_be_covered():
     with pytest.raises(ConfigError, match=r'no rule matches parameter "logit_scale"'):
         make(decay_factors=((r".*/.*", 1.0),))
+
+
+@pytest.mark.parametrize("setting", ["decay_factors", "learning_rate_factors"])
+def test_a_rule_that_matches_no_parameter_is_refused(setting):
+    for slip, near in {"visoin/.*": "vision/.*", "text/kernal": "text/kernel"}.items():
+        with pytest.raises(ConfigError) as error:
+            make(**{setting: ((slip, 0.0), (r".*", 1.0))})
+        told = str(error.value)
+        assert told.startswith(f"config.optimizer.{setting}: '{slip}' matches no parameter")
+        assert told.endswith(f'(did you mean "{near}"?)')
+    # One that others before it leave nothing to is no slip.
+    make(**{setting: ((r".*/.*", 0.5), (r"text/.*", 0.0), (r".*", 1.0))})
+
+
+def test_the_defaults_rules_may_be_idle():
+    settings = defaults().optimizer
+    rules = (*settings.decay_factors, *settings.learning_rate_factors)
+    assert {pattern for pattern, _ in rules} == set(USUAL_PATTERNS)
+    make(params={"kernel": jnp.ones((2, 2))})  # has no bias, no scale and no logit_scale
 
 
 def test_cosine_warms_up_and_ends_at_zero():

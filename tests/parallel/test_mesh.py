@@ -20,7 +20,24 @@ def test_one_axis_takes_what_remains():
     assert meshes.axis_sizes(sizes(data=-1, fsdp=4), devices=8) == sizes(2, 4, 1)
 
 
-@pytest.mark.parametrize("wrong", [sizes(data=3), sizes(2, 2, 1), sizes(16)])
+@pytest.mark.parametrize("devices", [1, 2, 4, 6, 8, 16, 32, 64, 256, 2048])
+@pytest.mark.parametrize("num_slices", [1, 2])
+def test_fsdp_is_at_most_what_is_asked_where_data_takes_the_rest(devices, num_slices):
+    shape = meshes.axis_sizes(
+        sizes(data=-1, fsdp=16), devices=devices * num_slices, num_slices=num_slices
+    )
+    wanted = {1: 1, 2: 2, 4: 4, 6: 2, 8: 8}.get(devices, 16)
+    assert shape == sizes(devices * num_slices // wanted, wanted, 1)
+    assert shape["data"] % num_slices == 0
+
+
+def test_tensor_is_never_changed():
+    assert meshes.axis_sizes(sizes(-1, 16, 2), devices=8) == sizes(1, 4, 2)
+    with pytest.raises(ConfigError, match="tensor=3 does not make 8 devices"):
+        meshes.axis_sizes(sizes(-1, 16, 3), devices=8)
+
+
+@pytest.mark.parametrize("wrong", [sizes(data=3), sizes(2, 2, 1), sizes(16), sizes(1, 16, 1)])
 def test_a_mesh_that_does_not_fit_is_refused(wrong):
     with pytest.raises(ConfigError, match=r"config\.mesh: data=.* does not make 8 devices"):
         meshes.axis_sizes(wrong, devices=8)
@@ -62,6 +79,25 @@ def test_a_parameter_that_no_rule_covers_is_refused():
     with pytest.raises(ConfigError, match='no rule matches parameter "a/kernel"'):
         mesh = meshes.make_mesh(sizes())
         sharding.spec("a/kernel", shape=(8,), mesh=mesh, rules=(("b/.*", "fsdp"),))
+
+
+def tree():
+    """A parameter and its moment, as a training state has them."""
+    leaf = jax.ShapeDtypeStruct((256, 256), np.float32)
+    return {"params": {"text": {"w": leaf}}, "opt_state": [{"mu": {"text": {"w": leaf}}}]}
+
+
+@pytest.mark.parametrize("pattern", [r"text/.*", r".*/w", r"params/text/w|opt_state/.*"])
+def test_a_rule_speaks_of_a_parameter_or_of_an_array(pattern):
+    mesh = meshes.make_mesh(sizes(1, 4, 2))
+    placed = sharding.shardings(tree(), mesh=mesh, rules=((pattern, "shard(1, tensor)"),))
+    assert [leaf.spec for leaf in jax.tree.leaves(placed)] == [P(None, "tensor")] * 2
+
+
+def test_a_rule_that_matches_nothing_is_refused():
+    mesh = meshes.make_mesh(sizes())
+    with pytest.raises(ConfigError, match=r"sharding_rules: 'txet/\.\*' matches .*\"text/\.\*\""):
+        sharding.shardings(tree(), mesh=mesh, rules=(("txet/.*", "fsdp"),))
 
 
 def test_rows_go_to_the_device_and_come_back_in_order():
