@@ -130,16 +130,17 @@ def run_suite(
     chosen = suites.find(suite)
     suite_checks.protocol_names(options.get("only", ()), where="--protocols")
     from clipjax import evaluate_suite  # jax loads here
-    from clipjax.parallel import compilation_cache, distributed
+    from clipjax.parallel import compilation_cache, distributed, leaving
 
     distributed.initialize(alone=False)
     compilation_cache.enable(defaults().compilation_cache)
-    if weights:
-        evaluate_suite.on_weights(weights, chosen, output=output, **options)
-    elif watch:
-        evaluate_suite.watch(workdir, chosen, **options)
-    else:
-        evaluate_suite.on_run(workdir, chosen, step=step, **options)
+    with leaving.together(more_memory="use more devices"):
+        if weights:
+            evaluate_suite.on_weights(weights, chosen, output=output, **options)
+        elif watch:
+            evaluate_suite.watch(workdir, chosen, **options)
+        else:
+            evaluate_suite.on_run(workdir, chosen, step=step, **options)
     return exits.DONE
 
 

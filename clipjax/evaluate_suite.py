@@ -6,7 +6,7 @@ in OUTPUT/SUITE, or WORKDIR/evaluations/SUITE/step_N.
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from clipjax import api, run_folder
@@ -39,7 +39,9 @@ def on_weights(
       DataError: no set could be measured, or one that is there cannot be used; the rest is done.
     """
     model = api.load(path, average=average)
-    return _run(model, suite, folder=f"{output}/{suite.name}", path=path, **options)
+    folder = f"{output}/{suite.name}"
+    records = _run(model, suite, folder=folder, path=path, **options)
+    return _check(records, folder=folder)
 
 
 def on_run(
@@ -51,9 +53,17 @@ def on_run(
     **options: Any,
 ) -> list[Record]:
     """The suite on one checkpoint of a run, by default the newest; otherwise as `on_weights`."""
+    records, folder = _run_step(workdir, suite, step=step, average=average, **options)
+    return _check(records, folder=folder)
+
+
+def _run_step(
+    workdir: str, suite: suites.Suite, *, step: int | None, average: bool = True, **options: Any
+) -> tuple[list[Record], str]:
+    """The records of a run's checkpoint, and the folder that they lie in."""
     model = api.load(workdir, step=step, average=average)
     folder = results_folder(workdir, suite, model.step, average=average)
-    return _run(model, suite, folder=folder, path=workdir, **options)
+    return _run(model, suite, folder=folder, path=workdir, **options), folder
 
 
 def watch(
@@ -68,13 +78,21 @@ def watch(
 
     Steps that are evaluated are skipped, those that the run has deleted meanwhile too; of several
     that wait, the oldest comes first. Returns the steps.
+
+    Raises:
+      DataError: no set could be measured; or after the last step, where one could not be used.
     """
     done: list[int] = []
+    failed: tuple[list[Record], str] | None = None
     while True:
         steps = [step for step in _steps(workdir) if step not in done]
         if steps:
             try:
-                on_run(workdir, suite, step=steps[0], say=say, **options)
+                records, folder = _run_step(workdir, suite, step=steps[0], say=say, **options)
+                if not any(record.measurements for record in records):
+                    _check(records, folder=folder)
+                if any(record.status == "failed" for record in records):
+                    failed = records, folder
             except CheckpointError as error:
                 if steps[0] in _steps(workdir):
                     raise
@@ -86,6 +104,8 @@ def watch(
             done.append(steps[0])
             continue
         if done and (last := _last_step(workdir)) is not None and done[-1] >= last:
+            if failed:
+                _check(failed[0], folder=failed[1])
             return done
         time.sleep(patience)
 
@@ -131,9 +151,7 @@ def _run(
     measured = make_subject(model, path=path)
     compare = compare or (measured.model if measured.model in zoo.MODELS else "")
     records = runner.run_suite(measured, suite, folder=folder, compare=compare, say=say, **options)
-    if distributed.is_lead():
-        say(report.write(folder))
-    _check(records, folder=folder)
+    distributed.on_lead(lambda: say(report.write(folder)))  # before another process may end
     return records
 
 
@@ -159,8 +177,8 @@ def make_subject(model: api.Model, *, path: str) -> subject.Subject:
     )
 
 
-def _check(records: Sequence[Record], *, folder: str) -> None:
-    """Raise DataError where a set cannot be used, or nothing was measured: exit code 65."""
+def _check(records: list[Record], *, folder: str) -> list[Record]:
+    """The records; DataError where a set cannot be used, or nothing was measured: exit code 65."""
     failed = [record for record in records if record.status == "failed"]
     if failed:
         raise DataError(
@@ -171,3 +189,4 @@ def _check(records: Sequence[Record], *, folder: str) -> None:
         raise DataError(
             f"all {len(records)} sets are missing, first {records[0].name}: {records[0].message}"
         )
+    return records

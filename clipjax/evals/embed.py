@@ -10,9 +10,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from clipjax.common.exits import DataError
 from clipjax.data import eval_batches
 from clipjax.models.clip import CLIP
-from clipjax.parallel import sharding
+from clipjax.parallel import distributed, sharding
 
 THREADS = 4  # that read and decode images
 AHEAD = 2  # batches on the devices besides the one that is being read back
@@ -79,14 +80,15 @@ class Embedder:
           Preempted: `poll`, asked once a batch, said to give up.
           DataError: an image cannot be read.
         """
-        load = self.loader(source, image_size=image_size)
-        return self.pixels(variables, load, length=len(source), poll=poll)
+        held = _Held(self.loader(source, image_size=image_size), image_size=image_size)
+        return held.settled(self.pixels(variables, held, length=len(source), poll=poll))
 
     def features(self, variables: Any, source: Any, *, image_size: int, poll: Poll) -> np.ndarray:
         """As `images`, but before the projection and not normalised, float32 [N, D]."""
-        load = self.loader(source, image_size=image_size)
-        batches = self._pixel_batches(load, length=len(source))
-        return self._embed(partial(self._features, variables), batches, key="image", poll=poll)
+        held = _Held(self.loader(source, image_size=image_size), image_size=image_size)
+        batches = self._pixel_batches(held, length=len(source))
+        embed = partial(self._features, variables)
+        return held.settled(self._embed(embed, batches, key="image", poll=poll))
 
     def loader(self, source: Any, *, image_size: int) -> Callable[[int], dict[str, np.ndarray]]:
         """What gives one record's pixels as the model wants them, for `pixels`."""
@@ -149,3 +151,32 @@ class Embedder:
         if not made:
             return np.zeros((0, self._width), np.float32)
         return np.concatenate(made)
+
+
+class _Held:
+    """Loads images; of several processes, one that cannot read an image says so after the last.
+
+    Until then it goes on with black ones: the others wait for it in every batch.
+    """
+
+    def __init__(self, load: Callable[[int], dict[str, np.ndarray]], *, image_size: int) -> None:
+        self.load, self.image_size = load, image_size
+        self.error: Exception | None = None
+
+    def __call__(self, index: int) -> dict[str, np.ndarray]:
+        try:
+            return self.load(index)
+        except Exception as error:
+            if jax.process_count() == 1:
+                raise
+            self.error = self.error or error
+            return {"image": np.zeros((self.image_size, self.image_size, 3), np.uint8)}
+
+    def settled(self, embeddings: np.ndarray) -> np.ndarray:
+        """The embeddings; the error of any process, on all of them."""
+        failed = np.flatnonzero(distributed.gather(np.int32(self.error is not None)))
+        if self.error is not None:
+            raise self.error
+        if len(failed):
+            raise DataError(f"process {failed[0]} cannot read an image of this set")
+        return embeddings

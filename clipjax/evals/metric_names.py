@@ -59,6 +59,7 @@ def check_fits(metric: str, *, protocol: str, kind: str, classes: int, where: st
       where: the set, for errors.
     """
     known = METRICS[protocol].get(kind, ())
+    metric = of_protocol(metric, protocol=protocol, kind=kind)
     if known and metric not in known:
         raise ConfigError(
             f'{where}: metric "{metric}" is none of {protocol} on a {kind} set; choose'
@@ -70,7 +71,9 @@ def check_fits(metric: str, *, protocol: str, kind: str, classes: int, where: st
         raise ConfigError(f"{where}: top5_accuracy needs six classes, and there are {classes:,}")
 
 
-def of_probe(metric: str, *, protocol: str, kind: str) -> str:
-    """The set's metric, or the probe's first one where it does not measure that."""
-    known = METRICS[protocol][kind]
-    return metric if metric in known else known[0]
+def of_protocol(metric: str, *, protocol: str, kind: str) -> str:
+    """The metric that a protocol measures a set by: the set's own, or a probe's first one where the
+    set's is of zero-shot classification only."""
+    known = METRICS[protocol].get(kind, (metric,))
+    zero_shot = METRICS["zero_shot"].get(kind, ())
+    return known[0] if metric not in known and metric in zero_shot else metric

@@ -6,6 +6,7 @@ score that is no number counts against the model.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -28,6 +29,8 @@ class Estimate:
     n: int
 
     def __str__(self) -> str:
+        if not math.isfinite(self.value):
+            return f"no number (n = {self.n:,})"
         return f"{self.value:.2%} ({self.low:.2%} … {self.high:.2%}, n = {self.n:,})"
 
 

@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 
 from clipjax.common.exits import DataError
-from clipjax.evals import class_scores, few_shot, folds, linear_probe, metrics, set_data
+from clipjax.evals import (
+    class_scores,
+    few_shot,
+    folds,
+    linear_probe,
+    metric_names,
+    metrics,
+    set_data,
+    suspicion,
+)
 from clipjax.evals.few_shot import Curve
 from clipjax.evals.results import Measurement
 from clipjax.evals.set_data import SetData
@@ -34,9 +43,38 @@ def linear_probe_settings(on: OnSet) -> dict[str, Any]:
     }
 
 
+def check_linear_probe(on: OnSet) -> None:
+    """Raise DataError for splits that no probe can be fitted to or chosen on."""
+    training = _training(on)
+    _ = targets_of(on.data, keys=on.data.keys)
+    number = trained(training, keys=on.data.keys)
+    where = training[0].where
+    if on.data.kind == "classification" and np.sum(number > 0) < 2:
+        (only,) = [key for key, n in zip(on.data.keys, number, strict=True) if n] or [""]
+        raise DataError(f"{where}: all training images are of one class, {only!r}")
+    if not number.any():
+        raise DataError(f"{where}: no training image shows any of the {len(number):,} classes")
+    if len(training) == 1 and not on.folds_file and number.max() < 2:
+        raise DataError(
+            f"{where}: no class has two training images, and some must be set apart to choose the"
+            " penalty on; add images, or a validation split"
+        )
+
+
+def trained(training: Sequence[SetData], *, keys: tuple[str, ...]) -> np.ndarray:
+    """int [C], the images of each class in some splits."""
+    total = np.zeros(len(keys), np.int64)
+    for part in training:
+        targets = targets_of(part, keys=keys)
+        many = targets.ndim == 2
+        total += (targets > 0).sum(axis=0) if many else np.bincount(targets, minlength=len(keys))
+    return total
+
+
 def measure_linear_probe(on: OnSet) -> tuple[Measurement, Arrays]:
     """The paper's probe (`linear_probe`); of STL-10 and UCF101 the mean over their folds."""
     data, training = on.data, _training(on)
+    metric = metric_names.of_protocol(data.metric, protocol="linear_probe", kind=data.kind)
     official = len(training) > 1 and not on.folds_file
     tasks = _tasks(on, training)
     probes = [
@@ -45,15 +83,15 @@ def measure_linear_probe(on: OnSet) -> tuple[Measurement, Arrays]:
             task.targets,
             classes=len(data.keys),
             test_features=task.test_features,
-            metric=data.metric,
+            metric=metric,
             mesh=on.subject.mesh,
             validation=np.arange(len(task.features)) >= training[0].n if official else None,
         )
         for task in tasks
     ]
-    names = [data.metric]
+    names = [metric]
     if data.kind == "classification":
-        names += [n for n in ("top1_accuracy", "mean_per_class_accuracy") if n != data.metric]
+        names += [n for n in ("top1_accuracy", "mean_per_class_accuracy") if n != metric]
         names += ["top5_accuracy"] if len(data.keys) > 5 else []
     figures = {
         name: folds.mean_over(
@@ -66,7 +104,7 @@ def measure_linear_probe(on: OnSet) -> tuple[Measurement, Arrays]:
     }
     first = probes[0]
     made = Measurement(
-        data.metric,
+        metric,
         figures,
         {
             "features": FEATURES,
@@ -84,6 +122,7 @@ def measure_linear_probe(on: OnSet) -> tuple[Measurement, Arrays]:
         },
     )
     _warn(made, first, tasks[0].test_features)
+    made.warnings += _data_warnings(on, training, metric=metric)
     if data.entry.validation and not official:
         made.warnings.append(
             f"its official validation split ({data.entry.validation:,} images) is not there; the"
@@ -113,27 +152,27 @@ def measure_few_shot(on: OnSet) -> tuple[Measurement, Arrays]:
     """Probes of 1 to 16 images of each class, against the classes' names."""
     data, training = on.data, _training(on)
     features, labels = _rows(on, training)
+    metric = metric_names.of_protocol(data.metric, protocol="few_shot", kind=data.kind)
     curve = few_shot.curve(
         features,
         labels,
         classes=len(data.keys),
         test_features=on.features(data),
         test_labels=data.labels,
-        metric=data.metric,
+        metric=metric,
         mesh=on.subject.mesh,
     )
     if not curve.points:
         raise set_data.Missing(f"{training[0].where}: {next(iter(curve.left_out.values()))}")
-    zero_shot = class_scores.measure(
-        data.metric, on.image_embed @ on.classifier.ensemble.T, data.labels
-    )
+    zero_shot = class_scores.measure(metric, on.image_embed @ on.classifier.ensemble.T, data.labels)
     made = Measurement(
-        f"{max(curve.points)}_shot_{data.metric}",
-        {f"{n}_shot_{data.metric}": point for n, point in curve.points.items()},
+        f"{max(curve.points)}_shot_{metric}",
+        {f"{n}_shot_{metric}": point for n, point in curve.points.items()},
         _few_shot_details(curve, zero_shot, classes=len(data.keys)),
     )
-    made.figures[f"zero_shot_{data.metric}"] = zero_shot
+    made.figures[f"zero_shot_{metric}"] = zero_shot
     made.warnings += [f"no {n}-shot probe: {why}" for n, why in curve.left_out.items()]
+    made.warnings += _data_warnings(on, training, metric=metric)
     return made, {}
 
 
@@ -197,7 +236,15 @@ def _training(on: OnSet) -> list[SetData]:
     train, validation = on.open_train(), on.open_validation()
     if train.source.fingerprint == on.data.source.fingerprint:
         raise set_data.Missing(f"{on.data.where}: has no training split of its own")
-    return [train] if validation is None else [train, validation]
+    parts = [train] if validation is None else [train, validation]
+    for part in parts:
+        own, tested = (getattr(each.source, "class_names", None) for each in (part, on.data))
+        if own and tested and own != tested:
+            raise DataError(
+                f"{part.where}: its class names are others than those of {on.data.where}, and"
+                " classes are joined by their numbers"
+            )
+    return parts
 
 
 def _fingerprints(on: OnSet) -> dict[str, str]:
@@ -213,6 +260,11 @@ def targets_of(data: SetData, *, keys: tuple[str, ...]) -> np.ndarray:
     """Classes as places in `keys`, joined by label key; of several classes 1, 0 and -1."""
     if data.kind == "multilabel":
         positive, ignored = data.targets
+        if positive.shape[1] != len(keys):
+            raise DataError(
+                f"{data.where}: has {positive.shape[1]:,} classes, and the evaluation split"
+                f" {len(keys):,}"
+            )
         return np.where(ignored, -1, positive).astype(np.int8)
     place = {key: i for i, key in enumerate(keys)}
     labels = [data.source.label(index) for index in range(data.n)]
@@ -223,6 +275,16 @@ def targets_of(data: SetData, *, keys: tuple[str, ...]) -> np.ndarray:
             f" split's {len(keys):,}"
         )
     return np.array([place[label] for label in labels], np.int32)
+
+
+def _data_warnings(on: OnSet, training: Sequence[SetData], *, metric: str) -> list[str]:
+    """What of the splits and the metric changes how a probe's figures are read."""
+    data = on.data
+    names = getattr(data.source, "class_names", None) or data.keys
+    own, tested = (trained(parts, keys=data.keys) for parts in (training, [data]))
+    told = suspicion.of_untrained(own, number=tested, names=names)
+    other = f"measured by {metric}: a probe has no {data.metric}" if metric != data.metric else ""
+    return list(filter(None, [told, other]))
 
 
 def _warn(made: Measurement, probe: linear_probe.Probe, test_features: np.ndarray) -> None:

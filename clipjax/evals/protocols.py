@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.common.exits import DataError
 from clipjax.data import eval_batches
 from clipjax.evals import (
     metrics,
@@ -37,16 +38,40 @@ class Protocol:
       kinds: of sets it fits.
       settings: OnSet → plain JSON values.
       measure: OnSet → (Measurement, arrays of N rows).
+      check: raises DataError for data that it cannot measure, before images are embedded.
+      prompted: whether it uses the set's prompts.
     """
 
     kinds: tuple[str, ...]
     settings: Callable[[OnSet], dict[str, Any]]
     measure: Callable[[OnSet], tuple[Measurement, Arrays]]
+    check: Callable[[OnSet], None] = lambda on: None
+    prompted: bool = False
 
 
 def zero_shot_settings(on: OnSet) -> dict[str, Any]:
     """Prompts, classes and the metric."""
     return {"prompts": on.prompts.hash, "metric": on.data.metric, "classes": len(on.data.keys)}
+
+
+def check_zero_shot(on: OnSet) -> None:
+    """Raise DataError for labels that are none of the set's, or that give its metric no figure."""
+    data = on.data
+    if data.kind == "multilabel":
+        if not data.targets[0].any():
+            raise DataError(
+                f"{data.where}: no image shows any of the {len(data.keys):,} classes: another"
+                " split's files, or columns of something else"
+            )
+        return
+    present = np.unique(data.labels)
+    if data.metric == "roc_auc" and len(present) < 2:
+        raise DataError(
+            f"{data.where}: roc_auc needs images of both classes, and all are of"
+            f" {data.keys[present[0]]!r}"
+        )
+    if data.metric.startswith("worst_group"):
+        _ = data.groups
 
 
 def measure_zero_shot(on: OnSet) -> tuple[Measurement, Arrays]:
@@ -77,6 +102,9 @@ def measure_zero_shot(on: OnSet) -> tuple[Measurement, Arrays]:
         figures[metric], more = _special(on, metric, ensemble)
         details |= more
     made = Measurement(metric, figures, details)
+    averaged = metric in ("mean_per_class_accuracy", "macro_f1")
+    if absent := suspicion.of_absent(data.number, names=names, averaged=averaged):
+        made.warnings.append(absent)
     if suspicious := suspicion.of_confusion(ensemble.confusion, names=names):
         made.warnings.append(suspicious)
     if ensemble.not_finite:
@@ -130,7 +158,12 @@ def _multilabel(on: OnSet, *, told: dict[str, Any]) -> tuple[Measurement, Arrays
             right &= np.isfinite(scores).all(axis=1)
             found = metrics.share(int(right.sum()), int(labelled.sum()))
         figures[f"{name}{metric}"] = found
-    return Measurement(metric, figures, told), {}
+    made = Measurement(metric, figures, told)
+    names = [names[0] for names in on.prompts.names]
+    averaged = metric == "mean_average_precision"
+    if absent := suspicion.of_absent(on.data.number, names=names, averaged=averaged):
+        made.warnings.append(absent)
+    return made, {}
 
 
 def _worst(result: zero_shot.Result) -> dict[str, Any]:
@@ -190,28 +223,46 @@ def measure_retrieval(on: OnSet) -> tuple[Measurement, Arrays]:
 
 
 PROTOCOLS: dict[str, Protocol] = {
-    "zero_shot": Protocol(("classification", "multilabel"), zero_shot_settings, measure_zero_shot),
+    "zero_shot": Protocol(
+        ("classification", "multilabel"),
+        zero_shot_settings,
+        measure_zero_shot,
+        check=check_zero_shot,
+        prompted=True,
+    ),
     "linear_probe": Protocol(
         ("classification", "multilabel"),
         probe_protocols.linear_probe_settings,
         probe_protocols.measure_linear_probe,
+        check=probe_protocols.check_linear_probe,
     ),
     "few_shot": Protocol(
-        ("classification",), probe_protocols.few_shot_settings, probe_protocols.measure_few_shot
+        ("classification",),
+        probe_protocols.few_shot_settings,
+        probe_protocols.measure_few_shot,
+        check=check_zero_shot,
+        prompted=True,
     ),
     "robustness": Protocol(
         ("classification",),
         other_protocols.robustness_settings,
         other_protocols.measure_robustness,
+        prompted=True,
     ),
     "action": Protocol(
-        ("classification",), video_protocols.frames_settings, video_protocols.measure_action
+        ("classification",),
+        video_protocols.frames_settings,
+        video_protocols.measure_action,
+        prompted=True,
     ),
     "rare_actions": Protocol(
         ("segments",), video_protocols.rare_actions_settings, video_protocols.measure_rare_actions
     ),
     "pm_k": Protocol(
-        ("classification",), video_protocols.frames_settings, video_protocols.measure_pm_k
+        ("classification",),
+        video_protocols.frames_settings,
+        video_protocols.measure_pm_k,
+        prompted=True,
     ),
     "geolocation": Protocol(
         ("retrieval", "classification"),

@@ -5,7 +5,8 @@ the files that they left: nothing is measured here.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,30 +25,61 @@ Drawn = tuple[str, Image.Image, str, str]  # file name, picture, title, descript
 def write(folder: str) -> str:
     """Write FOLDER/report.html and its figures; returns the page's path.
 
-    Without matplotlib the page has its tables only.
+    Without matplotlib the page has its tables only. A figure that cannot be drawn is left out, and
+    the page says so.
     """
     place = epath.Path(folder)
     content = json.loads((place / "summary.json").read_text())
+    drawn, left_out = _drawn(place, content)
     pictures = []
-    try:
-        for name, picture, title, description in _figures(place, content):
-            data = canvas.png(picture, title=title, description=description)
-            files.write(place / "figures" / f"{name}.png", data)
-            pictures.append(html.Picture(title, description, data))
-    except ImportError:
-        pass
+    for name, picture, title, description in drawn:
+        data = canvas.png(picture, title=title, description=description)
+        files.write(place / "figures" / f"{name}.png", data)
+        pictures.append(html.Picture(title, description, data))
     page = suite_page.page(
-        content, facts=_facts(place, content), pictures=pictures, intro=_intro(content)
+        content,
+        facts=_facts(place, content),
+        pictures=pictures,
+        intro=[*_intro(content), *left_out],
     )
     file = place / "report.html"
     files.write(file, page)
     return str(file)
 
 
+def _drawn(place: Any, content: Mapping[str, Any]) -> tuple[list[Drawn], list[str]]:
+    """The figures, and a sentence for each kind of them that cannot be drawn."""
+    rows = [row for row in content["rows"] if row["value"] is not None]
+    records = report_probes.records_of(place, content)
+    kinds: dict[str, Callable[[], Iterator[Drawn]]] = {
+        "bars of the sets": lambda: _sets(rows, compare=content["compare"]),
+        "prompt gain": lambda: _gains(rows),
+        "scaling": lambda: _scaling(place, content),
+        "zero-shot against the probe": lambda: report_probes.zero_shot_against_probe(records),
+        "few-shot probes": lambda: report_probes.few_shot(records),
+        "penalties": lambda: report_probes.searches(records),
+        "robustness": lambda: report_probes.robustness_of(records),
+        "places": lambda: report_probes.places(place, records),
+        "overlap": lambda: _overlap(place),
+        "confusions": lambda: _confusions(place, rows),
+    }
+    drawn: list[Drawn] = []
+    left_out = []
+    for kind, draw in kinds.items():
+        try:
+            drawn += draw()
+        except ImportError:
+            continue  # without matplotlib
+        except Exception as error:  # the tables stand without it
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            left_out.append(f"The figure of {kind} is left out: {reason}.")
+    return drawn, left_out
+
+
 def _intro(content: Mapping[str, Any]) -> list[str]:
     rows = content["rows"]
-    sets = len({row["set"] for row in rows})
-    left_out = len(content["missing"]) + len(content["failed"])
+    measured = {row["set"] for row in rows}
+    sets, left_out = len(measured), len({*content["missing"], *content["failed"]} - measured)
     seen = content["weights"].get("examples_seen")
     step = content["weights"].get("step")
     of = f"Step {step:,}, {seen:,} examples seen. " if step and seen else ""
@@ -79,12 +111,12 @@ def _facts(place: Any, content: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _figures(place: Any, content: Mapping[str, Any]) -> Iterator[Drawn]:
-    compare, rows = content["compare"], [r for r in content["rows"] if r["value"] is not None]
+def _sets(rows: Sequence[Mapping[str, Any]], *, compare: str) -> Iterator[Drawn]:
+    """Of each protocol, and of it against what others published; one set alone is in the table."""
     for protocol in dict.fromkeys(row["protocol"] for row in rows):
         own = sorted((r for r in rows if r["protocol"] == protocol), key=lambda r: -r["value"])
         words = protocol.replace("_", " ")
-        if len(own) > 1:  # one alone is in the table
+        if len(own) > 1:
             yield (
                 f"{protocol}_bars",
                 set_charts.bars(own, title=f"{words}: every set's main metric", published=compare),
@@ -98,6 +130,8 @@ def _figures(place: Any, content: Mapping[str, Any]) -> Iterator[Drawn]:
                 for row in own
                 if source in row["published"]
             ]
+            if len(points) < 2:
+                continue
             yield (
                 f"{protocol}_against_{source}",
                 set_charts.scatter(
@@ -110,12 +144,16 @@ def _figures(place: Any, content: Mapping[str, Any]) -> Iterator[Drawn]:
                 "On the dotted line both are equal; above it ours is better. Grey bars are 95 %"
                 " intervals.",
             )
+
+
+def _gains(rows: Sequence[Mapping[str, Any]]) -> Iterator[Drawn]:
+    """What all prompts gain over one."""
     gained = [
         {**row, "value": row["value"] - row["single_prompt"]}
         for row in rows
         if row["single_prompt"] is not None
     ]
-    if gained:
+    if len(gained) > 1:
         yield (
             "prompt_gain",
             set_charts.gains(
@@ -127,6 +165,10 @@ def _figures(place: Any, content: Mapping[str, Any]) -> Iterator[Drawn]:
             "The main metric with all templates and names averaged in embedding space, minus that"
             " with each class's first name in the first template.",
         )
+
+
+def _scaling(place: Any, content: Mapping[str, Any]) -> Iterator[Drawn]:
+    """The main metrics over the run's checkpoints."""
     if lines := _history(place, content):
         yield (
             "scaling",
@@ -134,9 +176,6 @@ def _figures(place: Any, content: Mapping[str, Any]) -> Iterator[Drawn]:
             "scaling",
             "Each evaluated checkpoint of this run up to this one, with 95 % intervals.",
         )
-    yield from report_probes.figures(place, content)
-    yield from _overlap(place)
-    yield from _confusions(place, rows)
 
 
 def _history(place: Any, content: Mapping[str, Any]) -> dict[str, list[tuple[float, Any]]]:
@@ -155,7 +194,7 @@ def _history(place: Any, content: Mapping[str, Any]) -> dict[str, list[tuple[flo
     for step, file in sorted(beside.items()):
         other = json.loads(file.read_text())
         for row in other["rows"]:
-            if row["value"] is not None:
+            if row["value"] is not None and math.isfinite(row["value"]):
                 name = f"{row['name']}, {row['protocol'].replace('_', ' ')}"
                 seen = other["weights"].get("examples_seen", step)
                 found.setdefault(name, []).append((seen, row))

@@ -3,6 +3,7 @@
 `report` calls it; rows are those of summary.json, details come out of the sets' records.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,22 +27,20 @@ IM2GPS = {  # paper, table 17: share of 237 photographs within so many kilometre
     "PlaNet": {1: 0.084, 25: 0.245, 200: 0.376, 750: 0.536, 2500: 0.713},
 }
 Value = tuple[float, float, float]
+Named = tuple[str, dict[str, Measurement]]  # a set's name, and what was measured by protocol
 
 
-def figures(place: Any, content: Mapping[str, Any]) -> Iterator[Any]:
-    """(file name, picture, title, description) of each figure that there are results for."""
+def records_of(place: Any, content: Mapping[str, Any]) -> dict[str, Named]:
+    """Set → its name, and its measurements whose main figure is a number."""
     records = {}
     for name in dict.fromkeys(row["set"] for row in content["rows"]):
         if record := results.read(place / f"{name}.json"):
-            records[name] = (record.name, record.measurements)
-    yield from _zero_shot_against_probe(records)
-    yield from _few_shot(records)
-    yield from _searches(records)
-    yield from _robustness(records)
-    yield from _places(place, records)
+            kept = {p: m for p, m in record.measurements.items() if math.isfinite(m.main.value)}
+            records[name] = (record.name, kept)
+    return records
 
 
-def _zero_shot_against_probe(records: Mapping[str, Any]) -> Iterator[Any]:
+def zero_shot_against_probe(records: Mapping[str, Any]) -> Iterator[Any]:
     rows = []
     for name, made in records.values():
         if "zero_shot" in made and "linear_probe" in made:
@@ -55,7 +54,7 @@ def _zero_shot_against_probe(records: Mapping[str, Any]) -> Iterator[Any]:
                     "high": zero.high,
                 }
             )
-    if not rows:
+    if len(rows) < 2:  # one alone is in the table
         return
     yield (
         "zero_shot_against_probe",
@@ -81,7 +80,7 @@ def _zero_shot_against_probe(records: Mapping[str, Any]) -> Iterator[Any]:
     )
 
 
-def _few_shot(records: Mapping[str, Any]) -> Iterator[Any]:
+def few_shot(records: Mapping[str, Any]) -> Iterator[Any]:
     panels, bars = [], []
     for name, made in records.values():
         if "few_shot" not in made:
@@ -91,7 +90,7 @@ def _few_shot(records: Mapping[str, Any]) -> Iterator[Any]:
         points = {
             int(key.split("_shot_")[0]): _value(estimate)
             for key, estimate in few.figures.items()
-            if key.split("_shot_")[0].isdigit()
+            if key.split("_shot_")[0].isdigit() and math.isfinite(estimate.value)
         }
         crossing = few.details["crossover"]
         whole = None
@@ -101,11 +100,12 @@ def _few_shot(records: Mapping[str, Any]) -> Iterator[Any]:
             )
             whole = (each, _value(probe.main))
         high = crossing and (np.inf if crossing["high"] is None else crossing["high"])
+        zero_shot = few.figures[f"zero_shot_{metric}"]
         panels.append(
             few_shot_charts.Panel(
                 name,
                 points,
-                _value(few.figures[f"zero_shot_{metric}"]),
+                _value(zero_shot) if math.isfinite(zero_shot.value) else None,
                 whole,
                 (crossing["value"], crossing["low"], high) if crossing else None,
             )
@@ -130,14 +130,17 @@ def _few_shot(records: Mapping[str, Any]) -> Iterator[Any]:
         )
 
 
-def _searches(records: Mapping[str, Any]) -> Iterator[Any]:
+def searches(records: Mapping[str, Any]) -> Iterator[Any]:
     shown = [
         (k, name, made["linear_probe"])
         for k, (name, made) in records.items()
         if "linear_probe" in made
     ]
     for key, name, made in shown[:SEARCHES]:
-        searched = {float(p): tuple(v) for p, v in made.details["searched"].items()}
+        tried = made.details["searched"].items()
+        searched = {float(p): tuple(v) for p, v in tried if v[0] is not None}
+        if not searched:
+            continue
         chosen = min(searched, key=lambda p: abs(np.log(p / made.details["penalty"][0])))
         rows = f"{made.details['validated']:,} validation rows"
         yield (
@@ -153,7 +156,7 @@ def _searches(records: Mapping[str, Any]) -> Iterator[Any]:
         )
 
 
-def _robustness(records: Mapping[str, Any]) -> Iterator[Any]:
+def robustness_of(records: Mapping[str, Any]) -> Iterator[Any]:
     base = records.get("imagenet", ("", {}))[1]
     if "zero_shot" not in base:
         return
@@ -164,7 +167,7 @@ def _robustness(records: Mapping[str, Any]) -> Iterator[Any]:
         after = _main(made, ("pm_k", "zero_shot"))
         before = _before(base, shift, reference)
         points = robustness.standard_points(shift)
-        if after is None or before is None:
+        if after is None or before is None or not math.isfinite(before.value):
             continue
         line = robustness.fit_line(*np.array(list(points.values())).T)
         x = np.array([p[0] for p in points.values()] + [before.value])
@@ -207,7 +210,7 @@ def _before(base: Mapping[str, Measurement], shift: str, reference: str) -> Esti
     return base["robustness"].figures.get(f"on_{shift}") if "robustness" in base else None
 
 
-def _places(place: Any, records: Mapping[str, Any]) -> Iterator[Any]:
+def places(place: Any, records: Mapping[str, Any]) -> Iterator[Any]:
     for key, (name, made) in records.items():
         file = place / "arrays" / f"{key}.geolocation.npz"
         if "geolocation" not in made or not file.exists():
@@ -217,6 +220,7 @@ def _places(place: Any, records: Mapping[str, Any]) -> Iterator[Any]:
         shares = {
             float(k.removeprefix("within_").removesuffix("_km")): _value(estimate)
             for k, estimate in made["geolocation"].figures.items()
+            if math.isfinite(estimate.value)
         }
         title = f"{name}: nearest of {made['geolocation'].details['references']:,} references"
         yield (

@@ -64,6 +64,7 @@ class Record:
       set, name: the entry's id in `suites` and its name for people.
       status: "measured", "missing" (no data) or "failed".
       message: why it is missing or failed, and what to do.
+      traceback: where it failed by an error that nobody expects.
       data: source, split, n, expected_n and after whose protocol, fingerprint, classes and their
         hash.
       weights: id (a digest of all arrays), path, model, step.
@@ -77,6 +78,7 @@ class Record:
     name: str
     status: str = "measured"
     message: str = ""
+    traceback: str = ""
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
     weights: dict[str, Any] = dataclasses.field(default_factory=dict)
     preprocessing: dict[str, Any] = dataclasses.field(default_factory=dict)

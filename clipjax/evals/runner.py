@@ -5,39 +5,30 @@
     FOLDER/classifiers/               zero-shot classifiers by weights and prompts
     FOLDER/summary.{json,csv,md}
 
-`evaluate` calls it on every process; process 0 reads and writes, the others follow.
+`evaluate` calls it on every process; process 0 reads and writes, the others follow. A set's fault
+is written into its record, and the others are measured all the same.
 """
 
-import dataclasses
 import functools
 import io
-import json
+import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 
 from clipjax.common import files
-from clipjax.common.exits import ConfigError, DataError
-from clipjax.evals import protocols, results, set_data, suite_checks, suites, summary
+from clipjax.evals import faults, protocols, results, suite_checks, suites, summary, tasks
+from clipjax.evals.faults import Fault
 from clipjax.evals.progress import Progress
-from clipjax.evals.results import Record
+from clipjax.evals.results import Measurement, Record
 from clipjax.evals.subject import OnSet, Subject
+from clipjax.evals.tasks import Task
 from clipjax.parallel import distributed
 
 Say = Callable[[str], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A set whose data are open, and what is to be measured on it."""
-
-    on: OnSet
-    record: Record
-    todo: tuple[str, ...]
 
 
 def run_suite(
@@ -67,28 +58,29 @@ def run_suite(
     """
     place = epath.Path(folder)
     lead = distributed.is_lead()
-    records, tasks = [], []
-    for entry in suite.entries:
-        wanted = suite_checks.protocol_names(only) or entry.run or suite.run
-        task = _prepare(subject, entry, wanted, data=data, folder=place, prompts=prompts)
-        if isinstance(task, Task):
-            task = dataclasses.replace(task, todo=fitting(task.on, wanted)) if force else task
-            tasks.append(task)
-            records.append(task.record)
-        else:
-            records.append(task)
-    _agree([(record.set, record.status) for record in records])
+    listed = tasks.prepare(
+        subject,
+        suite,
+        folder=place,
+        data=data,
+        prompts=prompts,
+        only=suite_checks.protocol_names(only),
+        force=force,
+    )
     if lead:
-        _overview(suite, records, tasks, say=say)
-    images = sum(task.on.data.n for task in tasks if task.todo)
-    with Progress(images, sets=sum(bool(task.todo) for task in tasks), show=lead) as progress:
-        for task in tasks:
-            if task.todo:
+        _overview(suite, listed, say=say)
+    due = [task for task in listed if task.todo]
+    images = sum(task.on.data.n for task in due if task.on)
+    with Progress(images, sets=len(due), show=lead) as progress:
+        for task in listed:
+            if task.on and task.todo:
                 progress.begin(task.record.name, images=task.on.data.n)
                 task.on.poll = functools.partial(progress.batch, subject.embedder.batch_size)
-                _measure(task, folder=place, say=progress.say if lead else _silent)
+                _measure(task, task.on, folder=place, say=progress.say if lead else _silent)
                 progress.end()
-            task.on.forget()  # memory of one set at a time
+            if task.on:
+                task.on.forget()  # memory of one set at a time
+    records = [task.record for task in listed]
     if lead:
         for record in records:
             file = place / f"{record.set}.json"
@@ -98,141 +90,51 @@ def run_suite(
     return records
 
 
-def fitting(on: OnSet, names: Iterable[str]) -> tuple[str, ...]:
-    """Of the protocols, those that fit the set's kind."""
-    return tuple(
-        p
-        for p in names
-        if p in protocols.PROTOCOLS and on.data.kind in protocols.PROTOCOLS[p].kinds
-    )
-
-
-def _prepare(
-    subject: Subject,
-    entry: suites.Entry,
-    wanted: Sequence[str],
-    *,
-    data: str,
-    folder: Any,
-    prompts: str,
-) -> Task | Record:
-    """What there is to do on a set, or a record that says why there is nothing."""
-    try:
-        place = {"data": data, "image_size": subject.image_size}
-        opened = set_data.open_set(entry, **place)
-        on = OnSet(
-            subject,
-            opened,
-            functools.partial(set_data.open_train, entry, **place),
-            functools.partial(set_data.open_validation, entry, **place),
-            prompts_given=_given(prompts, entry.id),
-            classifiers=str(folder / "classifiers"),
-            folder=data,
-            folds_file=_folds(entry, data),
-        )
-        record = _new_record(on)
-        kept = _kept(folder / f"{entry.id}.json")
-        before = kept.measurements if kept else {}
-        asked = fitting(on, wanted)
-        keys = {p: _key(on, p)[0] for p in {*asked, *fitting(on, before)}}
-    except set_data.Missing as error:
-        return Record(entry.id, entry.name, status="missing", message=str(error))
-    except (ConfigError, DataError) as error:
-        return Record(entry.id, entry.name, status="failed", message=str(error))
-    for protocol, made in before.items():
-        if made.key == keys.get(protocol):
-            record.measurements[protocol] = made
-    return Task(on, record, tuple(p for p in asked if p not in record.measurements))
-
-
-def _folds(entry: suites.Entry, data: str) -> str:
-    """The file of official folds, where the set has one and it is there."""
-    file = epath.Path(data) / entry.id / entry.folds if data and entry.folds else None
-    return str(file) if file and file.exists() else ""
-
-
-def _given(prompts: str, name: str) -> str:
-    """The user's prompts for a set."""
-    if not prompts:
-        return ""
-    folder = epath.Path(prompts)
-    if (folder / f"{name}.json").exists():
-        return str(folder / f"{name}.json")
-    return str(folder / name) if (folder / name).exists() else ""
-
-
-def _kept(file: Any) -> Record | None:
-    """The record in a file, as process 0 sees it."""
-    content = b""
-    if distributed.is_lead() and (found := results.read(file)):
-        content = json.dumps(results.to_json(found)).encode()
-    content = distributed.from_lead(content)
-    return results.parse(content) if content else None
-
-
-def _new_record(on: OnSet) -> Record:
-    data, subject = on.data, on.subject
-    classes = data.kind in ("classification", "multilabel")
-    return Record(
-        data.entry.id,
-        data.entry.name,
-        data={
-            "where": data.where,
-            "split": data.split,
-            "kind": data.kind,
-            "n": data.n,
-            "expected_n": data.entry.sizes,
-            "agrees_with": list(data.agrees),
-            "fingerprint": data.source.fingerprint,
-            "classes": len(data.keys) if classes else 0,
-            "classes_hash": results.key_of({"": data.keys}) if classes else "",
-            "note": data.entry.note,
-        },
-        weights=subject.weights,
-        preprocessing=subject.preprocessing,
-        precision=subject.precision,
-        versions=results.versions(),
-    )
-
-
-def _key(on: OnSet, protocol: str) -> tuple[str, dict[str, Any]]:
-    """The measurement's key, and what it is made of."""
-    settings = {
-        "protocol": protocol,
-        "weights": on.subject.weights["id"],
-        "data": [on.data.source.fingerprint, on.data.split, on.data.n],
-        "preprocessing": on.subject.preprocessing,
-        "precision": on.subject.precision,
-        **protocols.PROTOCOLS[protocol].settings(on),
-    }
-    return results.key_of(settings), settings
-
-
-def _measure(task: Task, *, folder: Any, say: Say) -> None:
-    """Measure and write after each protocol; an error of the data becomes the record's."""
-    on, record = task.on, task.record
+def _measure(task: Task, on: OnSet, *, folder: Any, say: Say) -> None:
+    """Measure and write after each protocol; a fault becomes the record's."""
+    record = task.record
     for protocol in task.todo:
         began = time.perf_counter()
-        try:
-            made, arrays = protocols.PROTOCOLS[protocol].measure(on)
-        except set_data.Missing as error:
-            say(f"{record.name}, {protocol}: left out: {error}")
+        made = _attempt(on, protocol, where=f"{folder}/{record.set}/{protocol}")
+        if isinstance(made, Fault):
+            how = "left out" if made.missing else "FAILED"
+            tasks.note(record, made, protocol=protocol)
+            kept = f"; its traceback is in {record.set}.json" if made.traceback else ""
+            say(f"{record.name}, {protocol}: {how}: {made.message}{kept}")
             continue
-        except (ConfigError, DataError) as error:
-            if jax.process_count() > 1:
-                raise  # the others wait for this process within the measurement
-            record.status, record.message = "failed", str(error)
-            say(f"{record.name}, {protocol}: FAILED: {error}")
-            break
-        made.key, made.settings = _key(on, protocol)
-        made.seconds, made.time = round(time.perf_counter() - began, 2), results.now()
-        record.measurements[protocol] = made
+        measurement, arrays = made
+        measurement.settings = task.settings[protocol]
+        measurement.key = results.key_of(measurement.settings)
+        measurement.seconds = round(time.perf_counter() - began, 2)
+        measurement.time = results.now()
+        _warn(measurement, on, prompted=protocols.PROTOCOLS[protocol].prompted)
+        record.measurements[protocol] = measurement
         if distributed.is_lead():
             _write_arrays(arrays, folder / "arrays" / f"{record.set}.{protocol}.npz")
             results.write(record, folder / f"{record.set}.json")
-        say(f"{record.name}, {protocol}: {made.metric} {made.main}, {made.seconds:.1f} s")
-        for warning in made.warnings:
+        metric, main, seconds = measurement.metric, measurement.main, measurement.seconds
+        say(f"{record.name}, {protocol}: {metric} {main}, {seconds:.1f} s")
+        for warning in measurement.warnings:
             say(f"  {warning}")
+
+
+def _attempt(on: OnSet, protocol: str, *, where: str) -> tuple[Measurement, Any] | Fault:
+    """The measurement, or the fault of any process; what needs no devices is checked first."""
+    known = protocols.PROTOCOLS[protocol]
+    checked = faults.attempt(lambda: known.check(on))
+    if fault := faults.agree(faults.only(checked), where=f"{where}/check"):
+        return fault
+    made = faults.attempt(lambda: known.measure(on))
+    return faults.agree(faults.only(made), where=where, alone=True) or made
+
+
+def _warn(measurement: Measurement, on: OnSet, *, prompted: bool) -> None:
+    """Add what of the set and its prompts changes how the figures are read."""
+    main = measurement.main
+    if not math.isfinite(main.value):
+        measurement.warnings.append(f"{measurement.metric} is no number: nothing counts for it")
+    if prompted:
+        measurement.warnings += on.prompt_warnings
 
 
 def _write_arrays(arrays: protocols.Arrays, file: Any) -> None:
@@ -243,29 +145,17 @@ def _write_arrays(arrays: protocols.Arrays, file: Any) -> None:
     files.write(file, content.getvalue())
 
 
-def _agree(seen: list[tuple[str, str]]) -> None:
-    """Raise DataError where processes do not see the same data: they would wait for each other."""
-    code = int(results.key_of({"": seen})[:7], 16)
-    found = distributed.gather(np.int32(code))
-    if len(set(np.ravel(found).tolist())) > 1:
-        mine = ", ".join(f"{name} {status}" for name, status in seen)
-        raise DataError(
-            f"process {jax.process_index()} sees other data than the others ({mine}); give every"
-            " host the same --data"
-        )
-
-
-def _overview(
-    suite: suites.Suite, records: Sequence[Record], tasks: Sequence[Task], *, say: Say
-) -> None:
+def _overview(suite: suites.Suite, listed: Sequence[Task], *, say: Say) -> None:
+    records = [task.record for task in listed]
     missing = [record for record in records if record.status == "missing"]
     failed = [record for record in records if record.status == "failed"]
-    done = sum(not task.todo for task in tasks)
+    due = sum(bool(task.todo) for task in listed)
+    done = sum(not task.todo and bool(task.record.measurements) for task in listed)
     say(
-        f"{suite.name}: {len(records)} sets: {len(tasks) - done} to measure, {done} measured"
+        f"{suite.name}: {len(records)} sets: {due} to measure, {done} measured"
         f" before, {len(missing)} missing, {len(failed)} that cannot be used"
     )
-    for record in (task.record for task in tasks):
+    for record in (task.record for task in listed if task.on):
         classes = f" of {count:,} classes" if (count := record.data["classes"]) else ""
         say(f"  {record.name}: {record.data['n']:,} images{classes}, {record.data['where']}")
     for record in failed:

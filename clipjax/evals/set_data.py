@@ -100,9 +100,25 @@ class SetData:
 
     @functools.cached_property
     def targets(self) -> tuple[np.ndarray, np.ndarray]:
-        """bool [N, C] twice: the classes in each image, and those to be ignored for it."""
+        """bool [N, C] twice: the classes in each image, and those to be ignored for it.
+
+        Raises DataError for a record with another number of classes than the set has.
+        """
         pairs = [self.source.targets(index) for index in range(self.n)]
+        for index, (positive, _) in enumerate(pairs):
+            if positive.shape != (len(self.keys),):
+                raise DataError(
+                    f"{self.where}: record {self.source.key(index)} tells of"
+                    f" {positive.size:,} classes, and the set has {len(self.keys):,}"
+                )
         return np.stack([p for p, _ in pairs]), np.stack([i for _, i in pairs])
+
+    @property
+    def number(self) -> np.ndarray:
+        """int [C], the images of each class."""
+        if self.kind == "multilabel":
+            return self.targets[0].sum(axis=0)
+        return np.bincount(self.labels, minlength=len(self.keys))
 
     @functools.cached_property
     def groups(self) -> np.ndarray:

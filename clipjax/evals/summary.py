@@ -7,11 +7,13 @@ docs/openclip_results.csv, so that rows can be put below it; published rows stan
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from clipjax.common import files
 from clipjax.evals import suites
+from clipjax.evals.metrics import Estimate
 from clipjax.evals.results import Measurement, Record
 from clipjax.evals.subject import Subject
 from clipjax.pictures import suite_page
@@ -87,19 +89,22 @@ def _row(
         "name": record.name,
         "protocol": protocol,
         "metric": made.metric,
-        "value": main.value if main.n else None,
+        "value": _number(main),
         "low": main.low,
         "high": main.high,
         "n": main.n,
-        "single_prompt": single.value if single else None,
+        "single_prompt": _number(single) if single else None,
         "chance": made.details.get("chance"),
-        "figures": {
-            name: [f.value if f.n else None, f.low, f.high, f.n] for name, f in made.figures.items()
-        },
+        "figures": {name: [_number(f), f.low, f.high, f.n] for name, f in made.figures.items()},
         "published": published,
         "warnings": made.warnings,
         "notes": notes,
     }
+
+
+def _number(estimate: Estimate) -> float | None:
+    """The value; None where it is no number, or was measured on nothing."""
+    return estimate.value if estimate.n and math.isfinite(estimate.value) else None
 
 
 def _averages(rows: Sequence[dict[str, Any]], *, total: int) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Whether a classifier's counts look as if classes were in another order than their names."""
+"""What of a set's classes changes how its figure is read: sentences that stand beside it."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -48,3 +50,58 @@ def of_confusion(confusion: np.ndarray, *, names: tuple[str, ...]) -> str:
             f" {1 / len(confusion):.2%}: compare names with label keys"
         )
     return ""
+
+
+def of_absent(number: np.ndarray, *, names: Sequence[str], averaged: bool) -> str:
+    """A sentence about classes that no image shows, or "".
+
+    Args:
+      number: int [C], images of each class.
+      names: C names for people.
+      averaged: whether the metric is a mean over classes.
+    """
+    absent = np.flatnonzero(np.asarray(number) == 0).tolist()
+    if not absent:
+        return ""
+    effect = "they are left out of the mean" if averaged else "their names compete all the same"
+    listed = _listed([repr(names[i]) for i in absent])
+    return f"{len(absent):,} of {len(names):,} classes have no images here: {listed}; {effect}"
+
+
+def of_untrained(trained: np.ndarray, *, number: np.ndarray, names: Sequence[str]) -> str:
+    """A sentence about classes without training images, or "".
+
+    Args:
+      trained: int [C], training images of each class.
+      number: int [C], images of each class that are tested.
+      names: C names for people.
+    """
+    absent = np.flatnonzero(np.asarray(trained) == 0).tolist()
+    if not absent:
+        return ""
+    listed = _listed([repr(names[i]) for i in absent])
+    images = int(np.asarray(number)[absent].sum())
+    return f"no training images of {listed}: none of the {images:,} images tested can be right"
+
+
+def of_alike(groups: Sequence[Sequence[int]], *, names: Sequence[str], number: np.ndarray) -> str:
+    """A sentence about classes whose prompts are the same to the model, or "".
+
+    Args:
+      groups: of such classes, see `zero_shot.read_alike`.
+      names: C names for people.
+      number: int [C], images of each class.
+    """
+    members = [index for group in groups for index in group]
+    if not members:
+        return ""
+    listed = _listed([" = ".join(f"{names[i]!r} (class {i})" for i in g[:SHOWN]) for g in groups])
+    images = int(np.asarray(number)[members].sum())
+    return (
+        f"{len(members):,} of {len(names):,} classes have prompts that this model reads as the"
+        f" same: {listed}; none of their {images:,} images can be right"
+    )
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return ", ".join(texts[:SHOWN]) + (", …" if len(texts) > SHOWN else "")

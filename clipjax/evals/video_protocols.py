@@ -14,6 +14,7 @@ from clipjax.evals import (
     classifier,
     folds,
     frames,
+    metric_names,
     prompt_files,
     prompts,
     rare_actions,
@@ -70,16 +71,17 @@ def measure_action(on: OnSet) -> tuple[Measurement, Arrays]:
         "": np.concatenate([made.middle for made in found]),
         "frame_averaged_": np.concatenate([made.averaged for made in found]),
     }
+    metric = metric_names.of_protocol(on.data.metric, protocol="action", kind=on.data.kind)
     figures = {
         f"{prefix}{name}": folds.mean_over(
             [class_scores.measure(name, each[rows], labels[rows]) for rows in tested]
         )
-        for name in dict.fromkeys((on.data.metric, "top1_accuracy", "mean_top1_top5"))
+        for name in dict.fromkeys((metric, "top1_accuracy", "mean_top1_top5"))
         for prefix, each in scores.items()
     }
     details = {"videos": len(labels), "frames": sum(made.frames for made in found)}
     details |= {"splits": len(tested)} if train else {}
-    return Measurement(on.data.metric, figures, details), {}
+    return Measurement(metric, figures, details), {}
 
 
 def predicted(on: OnSet, data: SetData, *, weights: np.ndarray) -> Predicted:

@@ -27,24 +27,31 @@ KEY = "clipjax/leaving"  # in the coordination service; "CODE PROCESS MESSAGE"
 LISTEN_SECONDS = 0.5  # between looks at the service
 # How the text of an error of the runtime begins; jax raises some of them as a ValueError.
 STATUS = re.compile(r"(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED): ")
+TRAINING = (
+    "raise --config.micro_batches or --config.model.vision.remat=block (python -m clipjax.plan"
+    " shows what fits)"
+)
 _FIRST = threading.Lock()
 LINGER_SECONDS = 1.0  # that the coordinator stays, so that the others can hear
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def together(*, more_memory: str = TRAINING) -> Iterator[None]:
     """Within it, an error of any process ends all of them, each with the same exit code.
 
     A CleanExit keeps its code. Of another error the traceback is shown and the code is 70 if it
     came from jax (a peer or the runtime failed) or 71 for device memory, else 1. Alone, a process
     raises as usual, but OutOfMemory for device memory.
+
+    Args:
+      more_memory: what to do where the devices' memory is too small.
     """
     if jax.process_count() == 1:
         try:
             yield
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" in str(error):
-                raise OutOfMemory(_out_of_memory(error)) from error
+                raise OutOfMemory(_out_of_memory(error, more_memory)) from error
             raise
         return
     ended = threading.Event()
@@ -59,7 +66,7 @@ def together() -> Iterator[None]:
         leave(error.code, str(error))
     except Exception as error:
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
-            leave(exits.OUT_OF_MEMORY, _out_of_memory(error))
+            leave(exits.OUT_OF_MEMORY, _out_of_memory(error, more_memory))
         if isinstance(error, jax.errors.JaxRuntimeError) or STATUS.match(str(error)):
             reason = " ".join(str(error).split())[:300]
             leave(exits.PEER_FAILURE, f"a peer or the runtime failed: {reason}")
@@ -67,12 +74,9 @@ def together() -> Iterator[None]:
         leave(1, f"{type(error).__name__}: {error}")
 
 
-def _out_of_memory(error: Exception) -> str:
+def _out_of_memory(error: Exception, more_memory: str) -> str:
     reason = " ".join(str(error).split())[:200]
-    return (
-        "out of device memory; raise --config.micro_batches or --config.model.vision.remat=block"
-        f" (python -m clipjax.plan shows what fits): {reason}"
-    )
+    return f"out of device memory; {more_memory}: {reason}"
 
 
 def after(program: Callable[[], int]) -> NoReturn:

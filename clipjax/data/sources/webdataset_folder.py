@@ -102,8 +102,19 @@ class WebDatasetFolder:
             ) from None
 
     def targets(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """bool [C] twice, of a multi-label set: classes in the image, and classes to ignore."""
-        positive = self._array(index) > 0
+        """bool [C] twice, of a multi-label set: classes in the image, and classes to ignore.
+
+        Raises DataError where the .npy is no list of numbers from 0 on.
+        """
+        array = self._array(index)
+        numbers = array.ndim == 1 and array.dtype.kind in "buif"
+        if not numbers or not (array >= 0).all():  # nor is a NaN
+            shown = " ".join(str(array).split())[:40]
+            raise DataError(
+                f"{self.path}: sample {self.key(index)}: its .npy needs a number for each class, 0"
+                f" for those that are not in the image, and has {shown}, {array.ndim} dimensions"
+            )
+        positive = array > 0
         return positive, np.zeros(positive.shape, bool)
 
     def groups(self, index: int) -> np.ndarray:
