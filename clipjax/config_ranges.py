@@ -92,7 +92,7 @@ def evaluator(settings: Any) -> dict[str, Range]:
 
 
 SETTINGS: dict[str, Any] = {
-    "seed": whole(0, at_most=2**63 - 1),
+    "seed": whole(0, at_most=2**32 - 1),
     "batch_size": whole(),
     "micro_batches": whole(),
     "total": duration(),

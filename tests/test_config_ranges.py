@@ -1,12 +1,14 @@
 """Every setting × values that others' configs hold: what is legal passes, all else is one line."""
 
+import json
 import math
 
 import pytest
 from ml_collections import ConfigDict
 
-from clipjax import config, config_check
+from clipjax import config, config_check, evals
 from clipjax.common.exits import ConfigError
+from clipjax.config_ranges import SETTINGS, evaluator
 from clipjax.models import config as model_config
 
 
@@ -155,3 +157,141 @@ def test_how_many_combinations_those_are(capsys):
     with capsys.disabled():
         print(f"\n{settings} settings × {len(VALUES)} values = {settings * len(VALUES):,}")
     assert settings >= 170 and len(VALUES) == 19
+
+
+def plain(group):
+    """The names of a group's settings, groups among them as dicts; of ranges or of a config."""
+    return {
+        key: plain(value) if isinstance(value, dict | ConfigDict) and key != "model" else None
+        for key, value in group.items()
+    }
+
+
+def test_the_table_has_every_setting_and_no_other():
+    defaults = plain(config.defaults()) | {"stages": {"*": plain(config.stage("1 steps"))}}
+    defaults["data"]["mixture"] = {"*": plain(config.part(1))}
+    defaults["evals"] = {"*": None}  # by its kind, below
+    assert plain(SETTINGS) == defaults
+    for kind in evals.KINDS:
+        settings = config.evaluator(kind)
+        assert set(evaluator(settings)) == set(settings)
+
+
+def told(c) -> str:
+    """The one line that a config is refused with."""
+    with pytest.raises(ConfigError) as error:
+        config_check.check(c)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_unknown_and_missing_settings_are_named():
+    c = scenes()
+    c.optimizer.lr = 1e-3  # a config file's ConfigDict takes any name
+    assert 'config.optimizer.lr: no such setting (did you mean "optimizer.learning_rate"?)' in told(
+        c
+    )
+    c = scenes()
+    c.stages.small.image_sise = 64
+    assert 'image_sise: no such setting (did you mean "stages.small.image_size"?)' in told(c)
+    c = scenes()
+    c.evals.loss.templates = ("a {}",)  # only evaluators that classify have them
+    assert "config.evals.loss.templates: no such setting" in told(c)
+    c = scenes()
+    c.evals.mine = ConfigDict({"kind": "loss"})
+    assert "config.evals.mine.every is missing" in told(c)
+    for group in ("mesh", "evals", "stages", "data"):
+        for value in (None, 3, "x", [1]):
+            assert f"config.{group}=" in told(with_value(scenes(), group, value))
+    c = scenes()
+    c.model.vision = ConfigDict({"width": 64})
+    assert "config.model.vision.image_size is missing" in told(c)
+
+
+@pytest.mark.parametrize("setting", ["learning_rate_factors", "decay_factors"])
+@pytest.mark.parametrize(
+    ("rules", "problem"),
+    [
+        ((("vision/(.*", 1.0), (".*", 1.0)), "[0][0]='vision/(.*': is no regular expression"),
+        (((".*", -1.0),), "[0][1]=-1.0: must be at least 0"),
+        (((".*", math.nan),), "[0][1]=nan: must be at least 0"),
+        (((".*", 1.0), ("a", True)), "[1][1]=True: must be at least 0"),
+        (((".*", 1.0, 2.0),), "[0]=('.*', 1.0, 2.0): must be a pair"),
+        (((None, 1.0),), "[0][0]=None: is no regular expression"),
+        ((".*", 1.0), "[0]='.*': must be a pair"),
+        ((), "=(): must be a list of pairs"),
+        (".*", "='.*': must be a list of pairs"),
+    ],
+)
+def test_rules_are_read_before_any_data(setting, rules, problem):
+    line = told(with_value(scenes(), f"optimizer.{setting}", rules))
+    assert line.startswith(f"config.optimizer.{setting}{problem}")
+
+
+def test_rules_of_sharding_are_read_before_any_data():
+    for rule in ("fdsp", "shard(0, rows)", "shard(tensor)", "", "replicate,fsdp", 3):
+        line = told(with_value(scenes(), "sharding_rules", ((".*", rule),)))
+        assert line.startswith(f"config.sharding_rules[0][1]={rule!r}: must be")
+    rules = [[".*/kernel", "shard(-1, tensor) + fsdp"], [".*", "replicate"]]
+    config_check.check(with_value(scenes(), "sharding_rules", rules))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"warmup": "11 steps"}, "schedule.warmup=11 steps: is 11 steps, longer than the whole"),
+        ({"cooldown": "99 steps"}, "schedule.cooldown=99 steps: is 99 steps, longer than"),
+        (
+            {"warmup": "6 steps", "cooldown": "80 examples"},
+            "schedule.cooldown=80 examples: warm-up and cool-down, 6 and 5 steps, are together",
+        ),
+        ({"name": "cosine", "cooldown": "2 steps"}, "cosine ends at zero without one"),
+        ({"timescale": "0 steps"}, "schedule.timescale=0 steps: must be positive"),
+    ],
+)
+def test_warm_up_and_cool_down_fit_within_the_run(changes, problem):
+    c = scenes()
+    c.stages = ConfigDict()
+    c.batch_size, c.total, c.schedule.name, c.schedule.warmup = (
+        16,
+        "10 steps",
+        "constant",
+        "1 steps",
+    )
+    config_check.check(c)
+    c.schedule.update(changes)
+    assert problem in told(c)
+
+
+def test_durations_in_epochs_wait_for_the_data():
+    c = scenes()
+    c.stages = ConfigDict()
+    c.batch_size, c.total, c.schedule.name = 10, "2 epochs", "constant"
+    c.schedule.warmup, c.schedule.cooldown = "12 steps", "1 epochs"
+    config_check.check(c)
+    config_check.check_durations(c, epoch_examples=120)
+    with pytest.raises(ConfigError, match="12 and 10 steps, are together longer than the whole"):
+        config_check.check_durations(c, epoch_examples=100)
+
+
+def test_what_others_need_is_named():
+    c = scenes()
+    c.init.weights, c.init.towers = "runs/other", ()
+    assert "config.init.towers=()" in told(c)
+    c = scenes()
+    c.stages, c.total, c.profile = ConfigDict(), "400M examples", "90000:90005"
+    assert "config.profile=90000:90005: begins after the last step" in told(c)
+    c.profile, c.total = "", "1_000_000_000G examples"
+    assert "config.total=1_000_000_000G examples" in told(c)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_what_json_makes_of_a_config_is_the_same_config(base):
+    make, _ = BASES[base]
+    stored = json.loads(json.dumps(make().to_dict()), parse_float=_whole_if_it_is)
+    config_check.check(ConfigDict(stored))
+    assert not config.changed(config.flatten(stored), config.flatten(make()))
+
+
+def _whole_if_it_is(text):
+    return int(float(text)) if float(text).is_integer() else float(text)

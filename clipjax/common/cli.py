@@ -164,8 +164,9 @@ def _explain(error: Exception, argv: Sequence[str]) -> str:
         return f"{path}: has no function get_config(), which returns the config"
     if path is not None and "get_config() takes 0 positional arguments" in text:
         return f"{path}: has no variants; drop what follows the colon"
-    if path is not None and "Traceback (most recent call last)" in text:
-        return f"{path}: {text.strip().splitlines()[-1]}"  # of what the file raised
+    if path is not None and "Traceback (most recent call last)" in text:  # the file raised it
+        line = re.findall(rf'File "{re.escape(path)}", line (\d+)', text)[-1:]
+        return f"{' line '.join([path, *line])}: {text.strip().splitlines()[-1]}"
     message = " ".join(text.split())
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
     if lines:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from clipjax.common import trees
+from clipjax.common.exits import ConfigError
 from clipjax.optim import USUAL_PATTERNS
 from clipjax.optim.low_precision import bfloat16_moments
 from clipjax.optim.schedules import Schedule
@@ -57,7 +58,8 @@ def make_optimizer(
       seed: of that rounding.
 
     Raises:
-      ConfigError: a parameter that no regex matches, or a regex that matches no parameter.
+      ConfigError: a parameter that no regex matches, a regex that matches no parameter, or nothing
+        is left to train.
     """
     decay = _by_name(params, decay_factors, where="config.optimizer.decay_factors")
     speed = _by_name(params, learning_rate_factors, where="config.optimizer.learning_rate_factors")
@@ -82,6 +84,11 @@ def make_optimizer(
     trained = trainable(params, learning_rate_factors)
     if all(jax.tree.leaves(trained)):
         return optimizer
+    if not any(jax.tree.leaves(trained)):
+        raise ConfigError(
+            "config.optimizer.learning_rate_factors: freezes every parameter; give some a factor"
+            " above 0"
+        )
     labels = jax.tree.map(lambda train: "train" if train else "freeze", trained)
     return optax.partition({"train": optimizer, "freeze": optax.set_to_zero()}, labels)
 
