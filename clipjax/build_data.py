@@ -20,9 +20,9 @@ from clipjax.data import (
 )
 from clipjax.data.examples import TrainExamples
 from clipjax.data.sources import shard_survey
-from clipjax.data.sources.first import First
 from clipjax.data.sources.selection import Selected
 from clipjax.data.sources.shard_files import ShardFiles
+from clipjax.data.sources.spread import Spread
 from clipjax.parallel import distributed
 from clipjax.parallel import mesh as meshes
 
@@ -227,9 +227,10 @@ def evaluators(config: Config, *, mesh: Mesh, tokenizer: Any) -> dict[str, Any]:
     size = config.model.vision.image_size
     made = {}
     for name, settings in config.evals.items():
+        data = evaluation_source(config, name)
         made[name] = evals.get(settings.kind)(
             module,
-            source=evaluation_source(config, name),
+            source=data,
             tokenizer=tokenizer,
             image_size=size,
             mesh=mesh,
@@ -237,6 +238,7 @@ def evaluators(config: Config, *, mesh: Mesh, tokenizer: Any) -> dict[str, Any]:
             **_own_settings(settings, name=name),
             **(_own_loss(config) if settings.kind == "loss" else {}),
         )
+        made[name].of_data = getattr(data, "notes", ())
     return made
 
 
@@ -252,7 +254,7 @@ def evaluation_source(config: Config, name: str) -> Any:
         data.update({key: config.data[key] for key in SAME_DATA})
     size = config.model.vision.image_size
     records = source(data, image_size=size, seed=config.seed, where=f"evals.{name}")
-    return First(records, data.max_examples) if data.max_examples else records
+    return Spread(records, data.max_examples) if data.max_examples else records
 
 
 def _own_settings(settings: Config, *, name: str) -> dict[str, Any]:

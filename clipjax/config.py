@@ -247,7 +247,7 @@ def evaluator(kind: str, **changes: Any) -> Config:
     c.split = "test"
     c.image_key = ""
     c.text_key = ""
-    c.max_examples = 0  # 0 is all
+    c.max_examples = 0  # images spread over the set; 0 is all
     if kind in ("zero_shot", "likelihood"):
         c.classes = ""  # table of class names: built in, or a JSON file; "" is the data's own
         c.templates = ()  # prompts, texts with one {} for the name; () is the table's

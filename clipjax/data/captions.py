@@ -117,31 +117,41 @@ def sample(source: HasCaptions, *, limit: int) -> Iterator[str]:
             continue
 
 
-def spread(source: Any, *, limit: int) -> Sequence[int]:
+def spread(source: Any, *, limit: int, drawn: bool = False) -> list[int]:
     """At most `limit` of a source's records, ascending, evenly over all of it.
 
     Of remote shards, each of which would be fetched whole, a few are read instead.
+
+    Args:
+      source: the records.
+      limit: how many.
+      drawn: one at random is taken out of each of `limit` equal pieces, and not the first: so that
+        no class is missed whose records stand at every k-th place. It is the same at each call.
     """
     if hasattr(source, "parts"):  # a mixture
         found: list[int] = []
         first = 0
         for part in source.parts.values():
             share = -(-limit * len(part) // len(source))
-            found += [first + index for index in spread(part, limit=share)]
+            found += [first + index for index in spread(part, limit=share, drawn=drawn)]
             first += len(part)
         return found
     if getattr(source, "is_remote", False):
         firsts = [0, *itertools.accumulate(source.lengths)]
-        chosen = _evenly(len(source.lengths), limit=REMOTE_SHARDS)
+        chosen = evenly(len(source.lengths), limit=REMOTE_SHARDS)
         share = -(-limit // len(chosen))
         return [
             firsts[shard] + row
             for shard in chosen
-            for row in _evenly(source.lengths[shard], limit=share)
+            for row in evenly(source.lengths[shard], limit=share, drawn=drawn)
         ]
-    return _evenly(len(source), limit=limit)
+    return evenly(len(source), limit=limit, drawn=drawn)
 
 
-def _evenly(length: int, *, limit: int) -> list[int]:
+def evenly(length: int, *, limit: int, drawn: bool = False) -> list[int]:
+    """At most `limit` of the indices 0 … length - 1; `drawn` as for `spread`."""
     count = min(limit, length)
-    return [step * length // count for step in range(count)]
+    starts = [piece * length // max(count, 1) for piece in range(count + 1)]
+    if not drawn:
+        return starts[:-1]
+    return np.random.default_rng(0).integers(starts[:-1], starts[1:]).tolist()

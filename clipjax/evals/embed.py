@@ -30,19 +30,20 @@ class Evaluator:
       n: images measured on.
       chance: what guessing gives, by metric.
       details: of the newest measurement, for pictures: a kind's own record, or None.
-      notes: of the newest measurement, what changes how its figures are read, with the number of
-        images that it touches.
+      of_data: what of the data changes how figures are read, with the number of images it touches.
+      notes: of the newest measurement, the same of data and figures.
     """
 
     measure: Callable[..., tuple[dict[str, Any], Any]]
     n: int
     chance: dict[str, float]
     details: Any = None
+    of_data: Sequence[str] = ()
     notes: Sequence[str] = ()
 
     def __call__(self, variables: Any, *, poll: Poll) -> dict[str, Any]:
         metrics, self.details = self.measure(variables, poll=poll)
-        self.notes = metrics.pop("notes", ())
+        self.notes = [*self.of_data, *metrics.pop("notes", ())]
         return metrics
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from clipjax.data import eval_batches
-from clipjax.evals import class_scores, embed, zero_shot
+from clipjax.evals import class_scores, embed, notes, zero_shot
 from clipjax.models.baselines.prediction import CaptionPredictor
 from clipjax.parallel import sharding
 
@@ -48,7 +48,7 @@ def make_evaluator(
         each = score(variables, source, ids, image_size=image_size, poll=poll)
         found = judge(of_classes(each, owners=owners), labels=labels, classes=shown)
         values = {name: x.value for name, x in zero_shot.accuracies(found).items()}
-        return {**values, "prompts_hash": chosen.hash}, found
+        return {**values, "prompts_hash": chosen.hash, "notes": notes.of_result(found)}, found
 
     return embed.Evaluator(measure, n=len(labels), chance=zero_shot.chance_of(len(shown)))
 
@@ -102,8 +102,9 @@ def of_classes(scores: np.ndarray, *, owners: np.ndarray) -> np.ndarray:
 def judge(scores: np.ndarray, *, labels: np.ndarray, classes: tuple[str, ...]) -> zero_shot.Result:
     """Classify images by float [N, C] and count; int32 [N] the true classes, C names."""
     rank = class_scores.rank(scores, labels)
-    wrong = scores.copy()
-    wrong[np.arange(len(labels)), labels] = -np.inf
+    own = np.arange(len(labels)), labels
+    wrong, right = scores.copy(), scores[own]
+    wrong[own] = -np.inf
     chosen = np.where(rank == 0, labels, np.nanargmax(wrong, axis=1))
     finite = np.isfinite(scores).all(axis=1)
     return zero_shot.Result(
@@ -112,4 +113,5 @@ def judge(scores: np.ndarray, *, labels: np.ndarray, classes: tuple[str, ...]) -
         chosen.astype(np.int32),
         rank.astype(np.int32),
         int(np.sum(~finite)),
+        int(np.sum(finite & (right == wrong.max(axis=1)))),
     )

@@ -14,6 +14,7 @@ from clipjax.common.exits import DataError
 from clipjax.data import eval_batches
 from clipjax.evals import (
     metrics,
+    notes,
     other_protocols,
     probe_protocols,
     retrieval,
@@ -107,10 +108,7 @@ def measure_zero_shot(on: OnSet) -> tuple[Measurement, Arrays]:
         made.warnings.append(absent)
     if suspicious := suspicion.of_confusion(ensemble.confusion, names=names):
         made.warnings.append(suspicious)
-    if ensemble.not_finite:
-        made.warnings.append(
-            f"{ensemble.not_finite:,} images have scores that are no numbers; they count as wrong"
-        )
+    made.warnings += notes.of_wrong(ensemble)
     arrays = {"label": ensemble.labels, "chosen": ensemble.chosen, "rank": ensemble.rank}
     return made, arrays | {"names": np.array(names)}
 
@@ -197,29 +195,26 @@ def measure_retrieval(on: OnSet) -> tuple[Measurement, Arrays]:
     """Recall both ways, of captions as they are and with the prefix."""
     subject = on.subject
     texts, text_image = eval_batches.eval_caption_list(on.data.source)
-    figures, arrays, cut = {}, {}, {}
+    figures, arrays, cut, warnings = {}, {}, {}, []
     for name, prefix in (("", ""), ("prefixed_", f"{PREFIX} ")):
         captions = [prefix + text for text in texts]
-        cut[name] = int(np.sum(subject.tokenizer.encode(captions)[1]))
+        cut[name] = subject.tokenizer.encode(captions)[1]
         text_embed = subject.embedder.texts(
             subject.variables, captions, tokenizer=subject.tokenizer, poll=lambda: False
         )
-        ranks = retrieval.ranks(
+        ranked = retrieval.Retrieved.of(
             on.image_embed, text_embed, text_image=text_image, mesh=subject.mesh
         )
-        found = retrieval.figures(ranks, text_image=text_image)
+        found = retrieval.figures(ranked.ranks, text_image=text_image)
         figures |= {f"{name}{metric}": estimate for metric, estimate in found.items()}
         if not name:
-            arrays = ranks
+            arrays = ranked.ranks
+            warnings = notes.of_captions(texts, text_image=text_image, cut=cut[name])
+            warnings += ranked.notes
     medians = {f"median_rank_{way}": float(np.median(r)) + 1 for way, r in arrays.items()}
-    counts = {f"{name}captions_cut": count for name, count in cut.items()}
+    counts = {f"{name}captions_cut": int(np.sum(each)) for name, each in cut.items()}
     details = {"captions": len(texts), **counts, "chance": 1 / on.data.n, **medians}
-    made = Measurement(on.data.metric, figures, details)
-    if cut[""]:
-        made.warnings.append(
-            f"{cut['']:,} of {len(texts):,} captions are longer than the model reads"
-        )
-    return made, {}
+    return Measurement(on.data.metric, figures, details, warnings), {}
 
 
 PROTOCOLS: dict[str, Protocol] = {

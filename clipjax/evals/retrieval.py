@@ -5,6 +5,7 @@ is counted, block by block, so that no images × texts matrix exists. A tie coun
 a collapsed one, which scores all alike, gets 0 and not 1.
 """
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from clipjax.data import eval_batches
-from clipjax.evals import embed, metrics
+from clipjax.evals import embed, metrics, notes
 from clipjax.evals.metrics import Estimate
 from clipjax.models.clip import CLIP
 from clipjax.parallel import sharding
@@ -31,6 +32,8 @@ def make_evaluator(
 ) -> embed.Evaluator:
     """Retrieval over all images and captions of `source`; metrics as `recalls` names them."""
     texts, text_image = eval_batches.eval_caption_list(source)
+    cut = tokenizer.encode(texts)[1]
+    of_captions = notes.of_captions(texts, text_image=text_image, cut=cut)
     embedder = embed.Embedder(model, mesh=mesh, batch_size=batch_size)
     load = embedder.loader(source, image_size=image_size)
 
@@ -44,7 +47,8 @@ def make_evaluator(
             text_embed=text_embed,
             load=lambda index: load(index)["image"],
         )
-        return recalls(image_embed, text_embed, text_image=text_image, mesh=mesh), sheet
+        found = Retrieved.of(image_embed, text_embed, text_image=text_image, mesh=mesh)
+        return {**shares(found.ranks), "notes": [*of_captions, *found.notes]}, sheet
 
     return embed.Evaluator(measure, n=len(source), chance=chance(text_image))
 
@@ -70,7 +74,11 @@ def recalls(
 ) -> dict[str, float]:
     """Recall at 1, 5, 10 in both directions: {"image_to_text_recall_at_1": share of images one of
     whose captions is the best text, …, "text_to_image_recall_at_10": …}; arguments as `ranks`."""
-    found = ranks(image_embed, text_embed, text_image=text_image, mesh=mesh)
+    return shares(ranks(image_embed, text_embed, text_image=text_image, mesh=mesh))
+
+
+def shares(found: dict[str, np.ndarray]) -> dict[str, float]:
+    """What `recalls` gives, of the ranks that `ranks` gives."""
     return {
         f"{direction}_recall_at_{k}": float(np.sum(each < k) / len(each))
         for direction, each in found.items()
@@ -93,18 +101,48 @@ def ranks(
       {"image_to_text": int32 [N], "text_to_image": int32 [M]}. An image's own further captions do
       not count as wrong.
     """
-    images = np.arange(len(image_embed), dtype=np.int32)
-    text_image = np.asarray(text_image, np.int32)
-    images_of = {"queries": image_embed, "query_owner": images}
-    texts_of = {"queries": text_embed, "query_owner": text_image}
-    return {
-        "image_to_text": rank(
-            **images_of, candidates=text_embed, candidate_owner=text_image, mesh=mesh
-        ),
-        "text_to_image": rank(
-            **texts_of, candidates=image_embed, candidate_owner=images, mesh=mesh
-        ),
-    }
+    return Retrieved.of(image_embed, text_embed, text_image=text_image, mesh=mesh).ranks
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieved:
+    """What a retrieval gave: the ranks, as `ranks` gives them, and what to know of them."""
+
+    ranks: dict[str, np.ndarray]
+    notes: list[str]
+
+    @classmethod
+    def of(
+        cls, image_embed: np.ndarray, text_embed: np.ndarray, *, text_image: np.ndarray, mesh: Mesh
+    ) -> "Retrieved":
+        """Arguments as `ranks`."""
+        images = np.arange(len(image_embed), dtype=np.int32)
+        texts = np.asarray(text_image, np.int32)
+        found = {
+            "image_to_text": _ranked(
+                image_embed,
+                query_owner=images,
+                candidates=text_embed,
+                candidate_owner=texts,
+                mesh=mesh,
+            ),
+            "text_to_image": _ranked(
+                text_embed,
+                query_owner=texts,
+                candidates=image_embed,
+                candidate_owner=images,
+                mesh=mesh,
+            ),
+        }
+        told = notes.of_ranks(
+            {way: int(np.sum(tied)) for way, (_, tied) in found.items()},
+            queries={way: len(rank) for way, (rank, _) in found.items()},
+            not_finite=sum(
+                int(np.sum(~np.isfinite(embeds).all(axis=1)))
+                for embeds in (image_embed, text_embed)
+            ),
+        )
+        return cls({way: rank for way, (rank, _) in found.items()}, told)
 
 
 def figures(found: dict[str, np.ndarray], *, text_image: np.ndarray) -> dict[str, Estimate]:
@@ -158,6 +196,24 @@ def rank(
     Returns:
       int32 [Q]; 0 is best.
     """
+    return _ranked(
+        queries,
+        query_owner=query_owner,
+        candidates=candidates,
+        candidate_owner=candidate_owner,
+        mesh=mesh,
+    )[0]
+
+
+def _ranked(
+    queries: np.ndarray,
+    *,
+    query_owner: np.ndarray,
+    candidates: np.ndarray,
+    candidate_owner: np.ndarray,
+    mesh: Mesh,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `rank` gives, and bool [Q], whether a tie alone keeps a query from rank 0."""
     shards = batch_shards(mesh)
     padding = -len(queries) % shards
     split = sharding.batch_sharding(mesh)
@@ -169,7 +225,7 @@ def rank(
 
     block = min(BLOCK, len(candidates))
     spare = -len(candidates) % block
-    counts = _count(
+    counts, higher = _count(
         put(np.asarray(queries, np.float32), padding, 0, split),
         put(np.asarray(query_owner, np.int32), padding, 0, split),
         put(np.asarray(candidates, np.float32), spare, 0, whole),
@@ -177,7 +233,8 @@ def rank(
         mesh=mesh,
         block=block,
     )
-    return np.asarray(counts)[: len(queries)]
+    rank = np.asarray(counts)[: len(queries)]
+    return rank, (rank > 0) & (np.asarray(higher)[: len(queries)] == 0)
 
 
 @partial(jax.jit, static_argnames=("mesh", "block"))
@@ -190,6 +247,7 @@ def _count(
     mesh: Mesh,
     block: int,
 ) -> jax.Array:
+    """int32 [2, Q]: wrong candidates that score at least as high, and those that score higher."""
     blocks = (
         candidates.reshape(-1, block, candidates.shape[-1]),
         candidate_owner.reshape(-1, block),
@@ -206,10 +264,11 @@ def _count(
 
     best, _ = jax.lax.scan(best_right, jnp.full(queries.shape[:1], -jnp.inf), blocks)
 
-    def count_wrong(total, part):
+    def count_wrong(totals, part):
         cosine, right, real = scores(part)
-        above = real & ~right & ~(cosine < best[:, None] - TIE)  # a NaN counts against it
-        return total + jnp.sum(above, axis=1, dtype=jnp.int32), None
+        bounds = jnp.stack([best - TIE, best + TIE])[..., None]  # [2, Q, 1]
+        above = real & ~right & ~(cosine < bounds)  # a NaN counts against it
+        return totals + jnp.sum(above, axis=2, dtype=jnp.int32), None
 
-    total, _ = jax.lax.scan(count_wrong, jnp.zeros(queries.shape[:1], jnp.int32), blocks)
-    return jax.lax.with_sharding_constraint(total, sharding.replicated(mesh))
+    totals, _ = jax.lax.scan(count_wrong, jnp.zeros((2, len(queries)), jnp.int32), blocks)
+    return jax.lax.with_sharding_constraint(totals, sharding.replicated(mesh))

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from clipjax.common.exits import ConfigError, DataError
-from clipjax.evals import embed, metrics, prompts
+from clipjax.evals import embed, metrics, notes, prompts
 from clipjax.models.clip import CLIP
 from clipjax.parallel import sharding
 from clipjax.parallel.mesh import batch_shards
@@ -36,6 +36,7 @@ class Result:
       chosen: int32 [N], the best class, or one that is as good and wrong.
       rank: int32 [N], how many wrong classes score no lower than the true one.
       not_finite: images with a score that is no number; they count as wrong.
+      tied: images whose true class is as good as the best wrong one; they count as wrong.
     """
 
     classes: tuple[str, ...]
@@ -43,6 +44,7 @@ class Result:
     chosen: np.ndarray
     rank: np.ndarray
     not_finite: int = 0
+    tied: int = 0
 
     @functools.cached_property
     def confusion(self) -> np.ndarray:
@@ -79,7 +81,8 @@ def make_evaluator(
     Returns:
       An evaluator of metrics top1_accuracy, top5_accuracy (with more than five classes),
       mean_per_class_accuracy, single_prompt_top1_accuracy (the first template and name alone), and
-      prompts_hash, a text; its `details` are the Result of all prompts together.
+      prompts_hash, a text; its `details` are the Result of all prompts together, and its notes
+      are of these.
 
     Raises:
       ConfigError: the table of names does not fit the data, or a prompt the model's context.
@@ -109,7 +112,7 @@ def make_evaluator(
         found = accuracies(ensemble)
         found["single_prompt_top1_accuracy"] = accuracies(single)["top1_accuracy"]
         values = {name: estimate.value for name, estimate in found.items()}
-        return {**values, "prompts_hash": chosen.hash}, ensemble
+        return {**values, "prompts_hash": chosen.hash, "notes": notes.of_result(ensemble)}, ensemble
 
     return embed.Evaluator(measure, n=len(labels), chance=chance)
 
@@ -223,16 +226,17 @@ def judge(
     rows = min(ROWS - ROWS % shards or shards, len(labels) + -len(labels) % shards)
     split = sharding.batch_sharding(mesh)
     placed = _put(np.asarray(weights, np.float32), sharding.replicated(mesh))
-    ranks, choices = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
+    ranks, choices, tied = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)], 0
     for start in range(0, len(labels), rows or 1):
         true = labels[start : start + rows]
         spare = rows - len(true)
         images = np.pad(image_embed[start : start + rows], ((0, spare), (0, 0)))
-        rank, chosen = _judge(
+        rank, chosen, ties = _judge(
             _put(images, split), placed, _put(np.pad(true, (0, spare)), split), mesh=mesh
         )
         ranks.append(np.asarray(rank)[: len(true)])
         choices.append(np.asarray(chosen)[: len(true)])
+        tied += int(np.sum(np.asarray(ties)[: len(true)]))
     finite = np.isfinite(image_embed).all(axis=1) & np.isfinite(weights).all()
     return Result(
         classes,
@@ -240,6 +244,7 @@ def judge(
         np.concatenate(choices),
         np.concatenate(ranks),
         int(np.sum(~finite)),
+        tied,
     )
 
 
@@ -278,8 +283,9 @@ def _judge(
     true: jax.Array,  # [B]
     *,
     mesh: Mesh,
-) -> tuple[jax.Array, jax.Array]:
-    """int32 [B] twice: how many wrong classes score no lower, and the chosen class."""
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """int32 [B] twice: how many wrong classes score no lower, and the chosen class; bool [B]:
+    whether that is a wrong one for a tie alone."""
     cosine = jnp.einsum("be,ce->bc", image_embed, weights, precision=jax.lax.Precision.HIGHEST)
     wrong = jnp.arange(len(weights))[None, :] != true[:, None]  # [B, C]
     right = jnp.take_along_axis(cosine, true[:, None], axis=1)  # [B, 1]
@@ -289,7 +295,9 @@ def _judge(
     # With NaN for all scores argmax may fall on the true class: any other one will do.
     best_wrong = jnp.where(best_wrong == true, (true + 1) % len(weights), best_wrong)
     chosen = jnp.where(rank == 0, true, best_wrong).astype(jnp.int32)
-    return jax.lax.with_sharding_constraint((rank, chosen), sharding.replicated(mesh))
+    higher = jnp.sum(wrong & (cosine > right + TIE), axis=1)
+    tied = jnp.any(wrong & (jnp.abs(cosine - right) <= TIE), axis=1) & (higher == 0)
+    return jax.lax.with_sharding_constraint((rank, chosen, tied), sharding.replicated(mesh))
 
 
 @partial(jax.jit, static_argnames="mesh")

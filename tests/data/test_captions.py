@@ -105,6 +105,18 @@ def test_cleaning_is_told(text, altered):
     assert captions.choose(text, rng=np.random.default_rng(0))[1] is altered
 
 
+@pytest.mark.parametrize("period", [2, 3, 10, 40])
+def test_drawn_records_are_spread_without_a_rhythm(period):
+    """Records stand in turn by class; each class is met about as often as by chance."""
+    source = fakes.FakeSource(length=40 * period)
+    indices = captions.spread(source, limit=40, drawn=True)
+    assert indices == captions.spread(source, limit=40, drawn=True) and len(indices) == 40
+    assert [index // period for index in indices] == list(range(40))  # one of each piece
+    assert len({index % period for index in indices}) > min(period, 40) / 2
+    assert {index % period for index in captions.spread(source, limit=40)} == {0}
+    assert captions.spread(source, limit=10**9, drawn=True) == list(range(40 * period))
+
+
 def test_samples_of_remote_shards_read_few_of_them():
     class Remote(fakes.FakeSource):
         is_remote = True

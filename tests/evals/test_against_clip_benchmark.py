@@ -6,8 +6,8 @@ import pytest
 import webdatasets
 
 from clipjax.data.sources.digits import NAMES, Digits
-from clipjax.data.sources.first import First
 from clipjax.data.sources.scenes import Scenes
+from clipjax.data.sources.spread import Spread
 
 pytestmark = pytest.mark.interop
 CLOSE = 1e-4  # 0.01 point
@@ -17,9 +17,9 @@ TEMPLATES = ("a photo of the number {c}.", "{c}, a handwritten digit")
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sets")
-    digits = First(Digits(split="test"), 150)
+    digits = Spread(Digits(split="test"), 150)
     webdatasets.of_source(folder / "digits", digits, names=NAMES, templates=TEMPLATES, shards=3)
-    webdatasets.captioned(folder / "scenes", First(Scenes(split="test"), 70))
+    webdatasets.captioned(folder / "scenes", Spread(Scenes(split="test"), 70))
     return folder
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from clipjax.common.exits import DataError
-from clipjax.data.sources.first import First
 from clipjax.data.sources.scenes import Objects
+from clipjax.data.sources.spread import Spread
 from clipjax.evals import prompts, zero_shot
 from clipjax.parallel import mesh as meshes
 
@@ -135,7 +135,7 @@ def test_a_perfect_model_gets_everything_right_and_nothing_with_permuted_names(m
 
 
 def test_the_first_records_keep_all_classes(monkeypatch, mesh):
-    made = evaluator(monkeypatch, mesh, First(Objects(image_size=8), 7))
+    made = evaluator(monkeypatch, mesh, Spread(Objects(image_size=8), 7))
     assert made.n == 7 and made({}, poll=lambda: False)["top1_accuracy"] == 1.0
     assert made.details.confusion.shape == (40, 40)
 

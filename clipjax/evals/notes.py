@@ -1,0 +1,91 @@
+"""What moves a figure, or lowers it against a published one: sentences that stand beside it.
+
+Each tells how many images or captions it touches. Evaluators of a run give them as `notes`,
+protocols of suites as warnings of a `Measurement`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+USUAL_CAPTIONS = 5  # of an image in published figures of COCO and Flickr30k
+SHOWN = 5  # names listed
+
+
+def of_result(result: Any) -> list[str]:
+    """Sentences about a `zero_shot.Result`."""
+    number = np.bincount(result.labels, minlength=len(result.classes))
+    told = []
+    if len(absent := np.flatnonzero(number == 0)):
+        listed = ", ".join(result.classes[i] for i in absent[:SHOWN])
+        more = ", …" if len(absent) > SHOWN else ""
+        told.append(
+            f"{len(absent):,} of {len(number):,} classes have no images here: {listed}{more}; they"
+            " compete, and the mean per class is over the others"
+        )
+    return [*told, *of_wrong(result)]
+
+
+def of_wrong(result: Any) -> list[str]:
+    """Sentences about images of a `zero_shot.Result` that count as wrong by a rule of ours."""
+    told = []
+    if result.tied:
+        told.append(
+            f"{result.tied:,} of {len(result.labels):,} images score the same for their class and"
+            " another, which counts as wrong"
+        )
+    if result.not_finite:
+        told.append(
+            f"{result.not_finite:,} images have scores that are no numbers; they count as wrong"
+        )
+    return told
+
+
+def of_captions(texts: Sequence[str], *, text_image: np.ndarray, cut: np.ndarray) -> list[str]:
+    """Sentences about the captions of a retrieval set.
+
+    Args:
+      texts: M captions.
+      text_image: int32 [M], the image of each.
+      cut: bool [M], whether the model reads only a part of it.
+    """
+    told = []
+    if count := int(np.sum(cut)):
+        told.append(f"{count:,} of {len(texts):,} captions are longer than the model reads")
+    images: dict[str, set[int]] = {}
+    for text, image in zip(texts, text_image.tolist(), strict=True):
+        images.setdefault(text, set()).add(image)
+    if shared := sum(len(images[text]) > 1 for text in texts):
+        told.append(
+            f"{shared:,} of {len(texts):,} captions are those of other images too: as texts to be"
+            " found they tie, and a tie counts as wrong"
+        )
+    each = np.bincount(text_image)
+    if each.min() <= USUAL_CAPTIONS < each.max():
+        told.append(
+            f"{np.sum(each > USUAL_CAPTIONS):,} of {len(each):,} images have more than"
+            f" {USUAL_CAPTIONS} captions, and all count; published figures take the first"
+            f" {USUAL_CAPTIONS}"
+        )
+    return told
+
+
+def of_ranks(ties: Mapping[str, int], *, queries: Mapping[str, int], not_finite: int) -> list[str]:
+    """Sentences about a retrieval's ranks.
+
+    Args:
+      ties: "image_to_text" and "text_to_image" → queries that a tie alone keeps from rank 0.
+      queries: the same → how many there are.
+      not_finite: embeddings that are no numbers.
+    """
+    names = {"image_to_text": "images", "text_to_image": "captions"}
+    told = [
+        f"{count:,} of {queries[way]:,} {names[way]} find another as near as their own, which"
+        " counts as wrong"
+        for way, count in ties.items()
+        if count
+    ]
+    if not_finite:
+        told.append(f"{not_finite:,} embeddings are no numbers; they count as wrong")
+    return told
