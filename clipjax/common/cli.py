@@ -16,7 +16,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from clipjax.common import exits, interrupts, shipped, streams
+from clipjax.common import exits, files, interrupts, shipped, streams
 from clipjax.common.registry import closest
 from clipjax.common.setting_names import closest_setting
 
@@ -103,6 +103,11 @@ def _run(main: Callable[[list[str]], int | None], *, parse: Any) -> None:
     except exits.CleanExit as error:
         print(f"clipjax: {error}", file=sys.stderr, flush=True)
         sys.exit(error.code)
+    except OSError as error:
+        if (clean := files.clean(error)) is None:
+            raise
+        print(f"clipjax: {clean}", file=sys.stderr, flush=True)
+        sys.exit(clean.code)
     except KeyboardInterrupt:
         print("clipjax: interrupted", file=sys.stderr, flush=True)
         sys.exit(exits.INTERRUPTED)

@@ -185,6 +185,16 @@ def errors(
         raise failure(error, path, setting=setting, what=what) from error
 
 
+def clean(error: BaseException) -> CleanExit | None:
+    """What to raise in place of an error that nobody expected: None, unless a disk said no.
+
+    Such errors come from writing alone, wherever that was, and are no fault of the program.
+    """
+    if isinstance(error, OSError) and error.errno in (*ADVICE, errno.EROFS):
+        return failure(error, error.filename or "a file")
+    return None
+
+
 def failure(
     error: Exception, path: str | os.PathLike[str], *, setting: str = "", what: str = "written"
 ) -> ConfigError | WriteError:

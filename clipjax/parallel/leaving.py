@@ -19,7 +19,7 @@ from typing import NoReturn
 
 import jax
 
-from clipjax.common import exits, stacks
+from clipjax.common import exits, files, stacks
 from clipjax.common.exits import CleanExit, OutOfMemory
 from clipjax.parallel import notices
 
@@ -39,9 +39,9 @@ LINGER_SECONDS = 1.0  # that the coordinator stays, so that the others can hear
 def together(*, more_memory: str = TRAINING) -> Iterator[None]:
     """Within it, an error of any process ends all of them, each with the same exit code.
 
-    A CleanExit keeps its code. Of another error the traceback is shown and the code is 70 if it
-    came from jax (a peer or the runtime failed) or 71 for device memory, else 1. Alone, a process
-    raises as usual, but OutOfMemory for device memory.
+    A CleanExit keeps its code; full device memory (71) and full disks (74) become one. Of another
+    error the traceback is shown and the code is 70 if it came from jax (a peer or the runtime
+    failed), else 1. Alone, a process raises as usual.
 
     Args:
       more_memory: what to do where the devices' memory is too small.
@@ -49,9 +49,9 @@ def together(*, more_memory: str = TRAINING) -> Iterator[None]:
     if jax.process_count() == 1:
         try:
             yield
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" in str(error):
-                raise OutOfMemory(_out_of_memory(error, more_memory)) from error
+        except Exception as error:
+            if (clean := _clean(error, more_memory)) is not None:
+                raise clean from error
             raise
         return
     ended = threading.Event()
@@ -65,8 +65,8 @@ def together(*, more_memory: str = TRAINING) -> Iterator[None]:
     except CleanExit as error:
         leave(error.code, str(error))
     except Exception as error:
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
-            leave(exits.OUT_OF_MEMORY, _out_of_memory(error, more_memory))
+        if (clean := _clean(error, more_memory)) is not None:
+            leave(clean.code, str(clean))
         if isinstance(error, jax.errors.JaxRuntimeError) or STATUS.match(str(error)):
             reason = " ".join(str(error).split())[:300]
             leave(exits.PEER_FAILURE, f"a peer or the runtime failed: {reason}")
@@ -74,9 +74,12 @@ def together(*, more_memory: str = TRAINING) -> Iterator[None]:
         leave(1, f"{type(error).__name__}: {error}")
 
 
-def _out_of_memory(error: Exception, more_memory: str) -> str:
-    reason = " ".join(str(error).split())[:200]
-    return f"out of device memory; {more_memory}: {reason}"
+def _clean(error: Exception, more_memory: str) -> CleanExit | None:
+    """The one line for an error of the machine, full device memory or a full disk; else None."""
+    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+        reason = " ".join(str(error).split())[:200]
+        return OutOfMemory(f"out of device memory; {more_memory}: {reason}")
+    return files.clean(error)
 
 
 def after(program: Callable[[], int]) -> NoReturn:

@@ -4,6 +4,7 @@ Used by `metric_writer` for what a run tells: losing a line of it must not end t
 """
 
 import concurrent.futures
+import contextlib
 import errno
 import logging
 import os
@@ -12,6 +13,8 @@ import time
 from typing import Any
 
 from etils import epath
+
+from clipjax.common import files
 
 UPLOAD_SECONDS = 30.0  # between copies to a bucket, which cannot append
 TELL_SECONDS = 600.0  # between notes that something is amiss
@@ -24,22 +27,25 @@ class AppendedFile:
 
     Args:
       path: local; or remote, then it grows in a temporary folder here and is copied now and then.
+
+    Raises:
+      ConfigError, WriteError: it cannot be opened.
     """
 
     def __init__(self, path: str) -> None:
         self.target = epath.Path(path)
-        self.remote = "://" in path
         self.local = os.fspath(path)
         self.uploader: concurrent.futures.ThreadPoolExecutor | None = None
-        if self.remote:
-            self.local = os.path.join(tempfile.mkdtemp(prefix="clipjax-"), self.target.name)
-            if self.target.exists():
-                self.target.copy(self.local)
-            self.uploader = concurrent.futures.ThreadPoolExecutor(1, "upload")
         self.upload: concurrent.futures.Future[Any] | None = None
         self.uploaded, self.told = time.monotonic(), -TELL_SECONDS
         self.unwritten = b""
-        self.file = open(self.local, "ab", buffering=0)  # noqa: SIM115 - open for the run
+        with files.errors(path):
+            if files.is_remote(path):
+                self.local = os.path.join(tempfile.mkdtemp(prefix="clipjax-"), self.target.name)
+                if self.target.exists():
+                    self.target.copy(self.local)
+                self.uploader = concurrent.futures.ThreadPoolExecutor(1, "upload")
+            self.file = open(self.local, "ab", buffering=0)  # noqa: SIM115 - open for the run
 
     def append(self, piece: bytes) -> None:
         """Write a piece, after those that did not fit before."""
@@ -49,7 +55,8 @@ class AppendedFile:
             if self.file.write(self.unwritten) < len(self.unwritten):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            self.file.truncate(end)
+            with contextlib.suppress(OSError):  # of a disk that is gone; half a line is cut later
+                self.file.truncate(end)
             self._tell(f"cannot be written ({error.strerror}), {len(self.unwritten):,} bytes wait")
             return
         self.unwritten = b""

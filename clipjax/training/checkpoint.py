@@ -19,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from clipjax.common import trees
+from clipjax.common import files, trees
 from clipjax.common.exits import CheckpointError, ConfigError, RemoteError
 from clipjax.parallel import distributed
 from clipjax.training import checkpoint_manager, digest
@@ -74,7 +74,8 @@ class Checkpoints:
             read_only=read_only,
         )
         self.opened = 0
-        self.manager = self._open(opened=0)
+        with files.errors(self.directory, what="read" if read_only else "made"):
+            self.manager = self._open(opened=0)
         if not read_only:
             self.remove_unfinished()
 
@@ -224,10 +225,11 @@ class Checkpoints:
     def put_aside(self, step: int, folder: Any) -> None:
         """Move a step to `folder`, which it makes; a collective. What lies there gives way."""
         if distributed.is_lead():
-            folder.mkdir(parents=True, exist_ok=True)
-            if (folder / str(step)).exists():
-                (folder / str(step)).rmtree()
-            (self.directory / str(step)).rename(folder / str(step))
+            with files.errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                if (folder / str(step)).exists():
+                    (folder / str(step)).rmtree()
+                (self.directory / str(step)).rename(folder / str(step))
         distributed.from_lead(b"moved")
         self.manager.reload()
 

@@ -6,29 +6,43 @@ again after a kill are written again, with the same values.
 """
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
 
-from etils import epath
-
+from clipjax.common import files
+from clipjax.common.exits import CleanExit
 from clipjax.parallel import distributed
 from clipjax.training import tensorboard
 from clipjax.training.appended_file import AppendedFile
 from clipjax.training.weights_and_biases import WeightsAndBiases
 
+log = logging.getLogger(__name__)
+
 
 class MetricWriter:
-    """Writes metrics of one run; close it, or lose the last lines of a remote run."""
+    """Writes metrics of one run; close it, or lose the last lines of a remote run.
+
+    Raises:
+      ConfigError, WriteError: metrics.jsonl cannot be opened. Without TensorBoard's files it can.
+    """
 
     def __init__(self, workdir: str, *, config: Mapping[str, Any], wandb_project: str = "") -> None:
         folder = f"{workdir.rstrip('/')}/tensorboard"
-        if "://" not in workdir:
-            cut_torn_line(os.path.join(workdir, "metrics.jsonl"))
-            epath.Path(folder).mkdir(parents=True, exist_ok=True)
-        self.lines = AppendedFile(f"{workdir.rstrip('/')}/metrics.jsonl")
-        self.events = AppendedFile(tensorboard.path(folder))
-        self.events.append(tensorboard.head())
+        lines = f"{workdir.rstrip('/')}/metrics.jsonl"
+        if not files.is_remote(workdir):
+            with files.errors(lines):
+                cut_torn_line(lines)
+        self.lines = AppendedFile(lines)
+        self.events: AppendedFile | None = None
+        try:
+            if not files.is_remote(workdir):
+                files.make_folder(folder)
+            self.events = AppendedFile(tensorboard.path(folder))
+            self.events.append(tensorboard.head())
+        except CleanExit as error:
+            log.warning("%s; training goes on without TensorBoard", error)
         self.wandb = (
             WeightsAndBiases(wandb_project, workdir=workdir, config=config)
             if wandb_project
@@ -44,7 +58,8 @@ class MetricWriter:
         """One line: `step` and the metrics, plain numbers."""
         self.lines.append((json.dumps({"step": step, **metrics}) + "\n").encode())
         numbers = {name: v for name, v in metrics.items() if isinstance(v, int | float)}
-        self.events.append(tensorboard.scalars(step, numbers))
+        if self.events is not None:
+            self.events.append(tensorboard.scalars(step, numbers))
         if self.wandb is not None:
             self.wandb.log(metrics, step=step)
 
@@ -67,7 +82,8 @@ class MetricWriter:
     def close(self) -> None:
         """Flush and close everything."""
         self.lines.close()
-        self.events.close()
+        if self.events is not None:
+            self.events.close()
         if self.wandb is not None:
             self.wandb.close()
 

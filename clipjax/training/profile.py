@@ -4,7 +4,9 @@ Asked for before the run, `config.profile = "100:105"`, or while it runs: `touch
 traces the next steps and removes the file. Called by the training loop.
 """
 
+import contextlib
 import os
+from collections.abc import Callable
 
 import jax
 from absl import logging
@@ -35,18 +37,29 @@ class Profiler:
         """Call before dispatching the step after `step` finished ones."""
         looks = self.look_every and not self.tracing and step % self.look_every == 0
         if looks and self.request.exists():
-            self.request.unlink(missing_ok=True)
-            self.window = range(step, step + STEPS)
+            with contextlib.suppress(OSError):
+                self.request.unlink(missing_ok=True)
+                self.window = range(step, step + STEPS)
         if step in self.window and not self.tracing:
             logging.info("tracing steps %d to %d", step, self.window[-1])
-            jax.profiler.start_trace(self.folder)
-            self.tracing = True
+            self.tracing = self._attempt(lambda: jax.profiler.start_trace(self.folder))
         elif self.tracing and step not in self.window:
             self.close()
 
     def close(self) -> None:
         """End a trace that runs; call at the end of the loop too."""
         if self.tracing:
-            jax.profiler.stop_trace()
             self.tracing = False
-            logging.info("trace written to %s", self.folder)
+            if self._attempt(jax.profiler.stop_trace):
+                logging.info("trace written to %s", self.folder)
+
+    def _attempt(self, action: Callable[[], None]) -> bool:
+        """Whether it went well; a trace that cannot be written does not end a run."""
+        try:
+            action()
+        except Exception as error:  # every cloud's package has its own
+            self.window = range(0)
+            reason = " ".join(str(error).split())[:200]
+            logging.warning("profile: no trace in %s (%s); training goes on", self.folder, reason)
+            return False
+        return True

@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import stat
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,14 @@ Columns = dict[str, np.ndarray]
 Identity = tuple[int, int]
 
 log = logging.getLogger(__name__)
+
+
+def cache_folder() -> str:
+    """The full path of `CACHE_FOLDER`, or where there is no home folder, of a temporary one."""
+    folder = os.path.expanduser(CACHE_FOLDER)
+    if folder == CACHE_FOLDER:
+        return os.path.join(tempfile.gettempdir(), f"clipjax-{os.geteuid()}")
+    return folder
 
 
 def numbers(

@@ -13,15 +13,14 @@ import logging
 import os
 import random
 import re
-import shutil
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
-from clipjax.common import urls
+from clipjax.common import files, urls
 from clipjax.common.exits import CleanExit, ConfigError, RemoteError
 
 ATTEMPTS = 7  # about a minute and a half in all
@@ -49,20 +48,32 @@ def describe(path: str) -> tuple[int, str]:
 
 
 def fetch(path: str, *, to: str, size: int) -> None:
-    """Copy a remote file of `size` bytes to the local file `to`; raises as `with_retries`.
+    """Copy a remote file of `size` bytes to the local file `to`.
 
     A copy that ends early is tried again.
+
+    Raises:
+      ConfigError, WriteError: `to` cannot be written.
+      OSError, RemoteError: as `with_retries`.
     """
 
     def once(path: str) -> None:
         source = _request(path, "GET") if is_http(path) else _file_system(path).open(path, "rb")
-        with source, open(to, "wb") as target:
-            shutil.copyfileobj(source, target, CHUNK)
+        with source, _opened(to) as target:
+            while chunk := source.read(CHUNK):
+                with files.errors(to):  # a disk's no is not the network's, and final
+                    target.write(chunk)
+                    target.flush()
         copied = os.path.getsize(to)
         if copied != size:
             raise OSError(f"{urls.shown(path)}: {copied:,} of {size:,} bytes came")
 
     with_retries(once, path)
+
+
+def _opened(file: str) -> BinaryIO:
+    with files.errors(file):
+        return open(file, "wb")
 
 
 def is_shard(name: str, *, ending: str) -> bool:

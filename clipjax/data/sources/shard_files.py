@@ -12,11 +12,12 @@ import functools
 import itertools
 import logging
 import os
+import pathlib
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from clipjax.common import private, urls
+from clipjax.common import files, private, urls
 from clipjax.data.sources import index_file, remote
 
 DEFAULT_BYTES = 100 << 30
@@ -56,7 +57,9 @@ class ShardFiles:
     @property
     def folder(self) -> str:
         """The cache folder's full path."""
-        return os.path.expanduser(self.cache_dir or index_file.CACHE_FOLDER)
+        if self.cache_dir:
+            return files.resolve(self.cache_dir, setting="config.data.cache_dir")
+        return index_file.cache_folder()
 
     def index_places(self, path: str) -> list[str]:
         """Where the index of a shard may lie, best first."""
@@ -156,9 +159,11 @@ class ShardFiles:
         return os.path.join(self.folder, COPIES, index_file.unique_name(path))
 
     def _fetch(self, path: str, copy: str) -> None:
-        private.make(os.path.dirname(copy))
+        with files.errors(self.folder, setting="config.data.cache_dir"):
+            private.make(os.path.dirname(copy))
+            lock = open(f"{copy}.lock", "w")  # noqa: SIM115 - closed below
         failed = f"{copy}.failed"
-        with open(f"{copy}.lock", "w") as lock:
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # workers often want the same shard at once
             if os.path.exists(copy):
                 return
@@ -172,8 +177,9 @@ class ShardFiles:
                 os.utime(f"{copy}.part", ns=(time.time_ns(), identity[1]))
                 os.replace(f"{copy}.part", copy)
             except OSError:
-                with open(failed, "w"):
-                    raise
+                with contextlib.suppress(OSError):
+                    pathlib.Path(failed).touch()
+                raise
             self._make_room(keep=copy)
 
     def _make_room(self, *, keep: str) -> None:
