@@ -4,15 +4,17 @@ Walks every shard once, remote ones as they come, so that training (`config.data
 none of them at its start.
 """
 
+import collections
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from clipjax.common import files
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.curation import workers
-from clipjax.data.sources import shard_survey
+from clipjax.data.sources import nulls, shard_survey
 from clipjax.data.sources.shard_files import shared_index
 
 CHUNK = 8  # shards
@@ -58,12 +60,13 @@ def write(source: Any, *, folder: str) -> int:
 
     if not hasattr(source, "survey_of"):
         raise ConfigError(f"--source: {source.name} has no shards, so there is nothing to index")
-    written = 0
-    for path in source.paths:
-        for place in source.files.index_places(path):
+    written: collections.Counter[str] = collections.Counter()
+    for path, part in itertools.product(source.paths, ("", nulls.part(source.form))):
+        for place in source.files.index_places(path, part=part):
             with contextlib.suppress(OSError):
-                files.write(shared_index(path, folder=folder), epath.Path(place).read_bytes())
-                written += 1
+                target = shared_index(path, folder=folder, part=part)
+                files.write(target, epath.Path(place).read_bytes())
+                written[part] += 1
                 break
     shard_survey.write(source.survey_of(), folder=folder)
-    return written
+    return written[""]

@@ -4,12 +4,15 @@ Used by `sources.tfrecord`, `sources.parquet` and `sources.table`; `texts_of` by
 """
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from clipjax.common.exits import DataError
 from clipjax.common.registry import closest
 from clipjax.data.bad_record import BadRecord
+from clipjax.data.sources.shard_format import Nulls
 
 # As img2dataset, TFDS, Hugging Face datasets and the classic TFRecord converters name them.
 IMAGES = ("jpg", "jpeg", "png", "webp", "image", "image/encoded", "image_raw", "image_bytes")
@@ -17,6 +20,9 @@ TEXTS = (
     *("txt", "caption", "captions", "text", "texts", "title", "alt_text", "image/caption"),
     *("captions/text", "caption/text", "sentence", "description"),
 )
+
+MOST_SEEN = 30  # names of fields that an error lists
+NO_COLUMNS = "rows of files without image or text column"  # why rows are left out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +59,31 @@ class FieldChoice:
         found = [name for name in self.texts if name in names]
         return found if self.given else found[:1]
 
+    def texts_of(self, values: Mapping[str, Any]) -> Any:
+        """The text, list of texts, or of several `given` fields these by name, "" for null.
+
+        Raises BadRecord if a field holds anything else.
+        """
+        names = self.texts if self.given else self.texts_in(values)
+        texts = {name: texts_of(values.get(name)) for name in names}
+        return texts if len(texts) > 1 else next(iter(texts.values()), "")
+
     def pair_in(self, names: Collection[str]) -> bool:
         """Whether a record with these names has an image and a text."""
         return bool(self.image_in(names) and self.texts_in(names))
+
+    def nulls(self, rows: Iterable[Collection[str] | None]) -> Nulls:
+        """What rows lack, from the names of those of their fields that hold something.
+
+        None stands for a row that cannot be read.
+        """
+        no_image, no_text, seen = [], [], dict[str, None]()
+        for names in rows:
+            no_image.append(names is not None and not self.image_in(names))
+            no_text.append(names is not None and not self.texts_in(names))
+            if len(seen) < MOST_SEEN:
+                seen.update(dict.fromkeys(names or ()))
+        return Nulls(np.array(no_image, bool), np.array(no_text, bool), list(seen)[:MOST_SEEN])
 
     def no_pairs(self, what: str, *, samples: int, seen: Sequence[str]) -> DataError:
         """The error where no record has both; `seen` are the names there are."""
@@ -63,7 +91,7 @@ class FieldChoice:
         return DataError(
             f"data set {what}: 0 of the first {samples:,} records have both an image"
             f" ({', '.join(self.images)}) and text ({', '.join(self.texts)}){''.join(hints)}; keys"
-            f" seen: {', '.join(seen[:30]) or 'none'}; set config.data.image_key and"
+            f" seen: {', '.join(seen[:MOST_SEEN]) or 'none'}; set config.data.image_key and"
             " config.data.text_key"
         )
 

@@ -8,21 +8,26 @@ A shard here is one file; its groups are kept in memory up to `GROUP_BYTES` in e
 
 import bisect
 import collections
+import contextlib
 import dataclasses
 import os
 import threading
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
+
+import numpy as np
 
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data.bad_record import BadRecord
-from clipjax.data.sources.fields import IMAGES, FieldChoice, texts_of
+from clipjax.data.sources.fields import IMAGES, NO_COLUMNS, FieldChoice
 from clipjax.data.sources.shard_files import ShardFiles
+from clipjax.data.sources.shard_format import Nulls
 from clipjax.data.sources.sharded import ShardedSource
 from clipjax.data.sources.tar_reader import REMEDY
 
 GROUP_BYTES = 1 << 30  # of decoded row groups in one open file
+BATCH = 256  # rows read at a time where nulls are looked for
 
 
 def open_parquet(
@@ -57,6 +62,7 @@ class ParquetTable:
     rows: int
     columns: tuple[str, ...]
     usable: bool
+    with_nulls: tuple[str, ...]  # columns of image and text that may hold nulls
 
     def __len__(self) -> int:
         return self.rows if self.usable else 0
@@ -67,7 +73,7 @@ class ParquetTable:
 
     @property
     def skipped(self) -> dict[str, int]:
-        return {} if self.usable else {"rows of files without image or text column": self.rows}
+        return {} if self.usable else {NO_COLUMNS: self.rows}
 
     @property
     def seen(self) -> tuple[str, ...]:
@@ -95,7 +101,25 @@ class ParquetFormat:
         columns = tuple(file.parquet.schema_arrow.names)
         digest = zlib.crc32(repr((columns, file.ends)).encode())
         usable = self.names.pair_in(columns)
-        return ParquetTable(file.identity, digest, file.rows, columns, usable)
+        return ParquetTable(
+            file.identity, digest, file.rows, columns, usable, tuple(file.with_nulls())
+        )
+
+    def null_finder(self, table: ParquetTable, /) -> Callable[["OpenParquet"], Nulls] | None:
+        """The footer tells whether there are nulls, and reading the columns where."""
+        if not (table.usable and table.with_nulls):
+            return None
+        texts = self.names.texts_in(table.columns)
+
+        def find(file: OpenParquet) -> Nulls:
+            nulls = {
+                name: file.nulls(name) if name in table.with_nulls else np.zeros(table.rows, bool)
+                for name in (self.names.image_in(table.columns), *texts)
+            }
+            no_image, *no_text = nulls.values()
+            return Nulls(no_image, np.logical_and.reduce(no_text))
+
+        return find
 
     def open(self, path: str) -> "OpenParquet":
         return OpenParquet(path, names=self.names)
@@ -113,9 +137,8 @@ class ParquetFormat:
         return value
 
     def text(self, file: "OpenParquet", table: ParquetTable, row: int, /) -> Any:
-        found = {name: file.value(name, row) for name in self.names.texts_in(table.columns)}
-        texts = {name: texts_of(value) for name, value in found.items()}
-        return texts if len(texts) > 1 else next(iter(texts.values()))
+        names = self.names.texts_in(table.columns)
+        return self.names.texts_of({name: file.value(name, row) for name in names})
 
     def fields(self, file: "OpenParquet", table: ParquetTable, row: int, /) -> Sequence[str]:
         return table.columns
@@ -142,7 +165,7 @@ class OpenParquet:
         self.identity = (status.st_size, status.st_mtime_ns)
         try:
             self.parquet = parquet.ParquetFile(path, memory_map=True)
-        except pyarrow.ArrowInvalid as error:
+        except pyarrow.ArrowException as error:
             reason = str(error).splitlines()[0].rstrip(".")
             raise DataError(f"Parquet file {path}: {reason}; {REMEDY}") from None
         metadata = self.parquet.metadata
@@ -158,6 +181,33 @@ class OpenParquet:
         ]
         self._kept: collections.OrderedDict[int, Any] = collections.OrderedDict()
         self._lock = threading.Lock()
+
+    def with_nulls(self) -> list[str]:
+        """The columns of image and text whose statistics do not rule out nulls."""
+        metadata, paths = self.parquet.metadata, set[str]()
+        for group in map(metadata.row_group, range(metadata.num_row_groups)):
+            for chunk in map(group.column, range(group.num_columns)):
+                statistics = chunk.statistics
+                known = statistics is not None and statistics.has_null_count
+                if not known or statistics.null_count:
+                    paths.add(f"{chunk.path_in_schema}.")
+        return [n for n in self._wanted if any(path.startswith(f"{n}.") for path in paths)]
+
+    def nulls(self, column: str) -> np.ndarray:
+        """Whether each row has null in a column, or an image with neither bytes nor path."""
+        import pyarrow
+
+        nulls = np.zeros(self.rows, bool)
+        for group in range(len(self.ends)):
+            at = self.ends[group - 1] if group else 0
+            batches = self.parquet.iter_batches(
+                BATCH, row_groups=[group], columns=[column], use_threads=False
+            )
+            with contextlib.suppress(pyarrow.ArrowException, OSError):  # its rows are bad records
+                for batch in batches:
+                    nulls[at : at + len(batch)] = is_null(batch.column(0))
+                    at += len(batch)
+        return nulls
 
     def value(self, column: str, row: int) -> Any:
         """One value as a Python object; BadRecord if the group cannot be read."""
@@ -175,9 +225,20 @@ class OpenParquet:
             return self._kept[group]
         try:
             table = self.parquet.read_row_group(group, columns=self._wanted, use_threads=False)
-        except (pyarrow.ArrowInvalid, OSError) as error:
+        except (pyarrow.ArrowException, OSError) as error:
             raise BadRecord("row group cannot be read", f"group {group}: {error}") from None
         self._kept[group] = table
         while len(self._kept) > 1 and sum(t.nbytes for t in self._kept.values()) > GROUP_BYTES:
             self._kept.popitem(last=False)
         return table
+
+
+def is_null(values: Any) -> np.ndarray:
+    """Whether each value of an array is null, or an image with neither bytes nor path; bool [n]."""
+    from pyarrow import compute, types
+
+    parts = [values]
+    if types.is_struct(values.type):
+        names = [n for n in ("bytes", "path") if values.type.get_field_index(n) >= 0]
+        parts = [compute.struct_field(values, name) for name in names] or parts
+    return np.logical_and.reduce([part.is_null().to_numpy(zero_copy_only=False) for part in parts])

@@ -61,11 +61,12 @@ class ShardFiles:
             return files.resolve(self.cache_dir, setting="config.data.cache_dir")
         return index_file.cache_folder()
 
-    def index_places(self, path: str) -> list[str]:
-        """Where the index of a shard may lie, best first."""
-        kept = os.path.join(self.folder, INDEXES, f"{index_file.unique_name(path)}.npz")
+    def index_places(self, path: str, *, part: str = "") -> list[str]:
+        """Where the index of a shard, or a part of it with a name, may lie, best first."""
+        part = part and f".{part}"
+        kept = os.path.join(self.folder, INDEXES, f"{index_file.unique_name(path)}{part}.npz")
         beside = not self.cache_dir and not remote.is_remote(path)
-        return [f"{os.path.abspath(path)}.index.npz", kept] if beside else [kept]
+        return [f"{os.path.abspath(path)}{part}.index.npz", kept] if beside else [kept]
 
     def load_index(
         self,
@@ -74,22 +75,25 @@ class ShardFiles:
         names: Sequence[str],
         version: int,
         build: Callable[[], index_file.Columns],
+        part: str = "",
     ) -> index_file.Columns:
         """A shard's index: from `index`, from this host, or what `build` makes of the shard, kept.
 
         Args:
           path: of the shard.
+          part: name of what is kept beside the main index.
           names: of the index's columns.
           version: of the format that reads them.
           build: makes them; its errors pass through.
 
         Raises OSError if the shard cannot be found.
         """
-        found = self._shared_index(path, names=names, version=version) if self.index else None
-        if found is not None:
-            return found
+        if self.index:
+            found = self._shared_index(path, part=part, names=names, version=version)
+            if found is not None:
+                return found
         return index_file.load(
-            self.index_places(path),
+            self.index_places(path, part=part),
             names=names,
             version=version,
             identity=self.identity(path),
@@ -98,14 +102,18 @@ class ShardFiles:
         )
 
     def _shared_index(
-        self, path: str, *, names: Sequence[str], version: int
+        self, path: str, *, part: str, names: Sequence[str], version: int
     ) -> index_file.Columns | None:
         """The one in the folder `index`, if it fits; whether a remote shard is still the same is
         seen when it is fetched."""
-        place = shared_index(path, folder=self.index)
+        place = shared_index(path, folder=self.index, part=part)
         try:
             columns = index_file.parse(remote.read(place), names=names)
             stored_version, *identity = columns["numbers"][:3].tolist()
+        except FileNotFoundError as error:
+            if not part:  # folders of older versions have no parts
+                log.warning("index %s cannot be used (%s)", place, error)
+            return None
         except Exception as error:  # damage shows in more ways than can be listed
             log.warning("index %s cannot be used (%s)", place, error)
             return None
@@ -200,9 +208,9 @@ class ShardFiles:
                 total -= size
 
 
-def shared_index(path: str, *, folder: str) -> str:
-    """Where in a folder made by `clipjax.dataset index` the index of a shard lies."""
-    return f"{folder.rstrip('/')}/{index_file.unique_name(path)}.npz"
+def shared_index(path: str, *, folder: str, part: str = "") -> str:
+    """Where in a folder made by `clipjax.dataset index` a shard's index, or a part of it, lies."""
+    return f"{folder.rstrip('/')}/{index_file.unique_name(path)}{part and f'.{part}'}.npz"
 
 
 @functools.lru_cache(1 << 16)

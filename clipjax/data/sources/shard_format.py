@@ -1,10 +1,22 @@
 """What a file format must tell to become a source of shards; see `sources.sharded`."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
+
+import numpy as np
 
 from clipjax.common.exits import DataError
 from clipjax.data.sources.shard_files import ShardFiles
+
+
+@dataclasses.dataclass(frozen=True)
+class Nulls:
+    """What the n rows of a table lack."""
+
+    no_image: np.ndarray  # bool [n]
+    no_text: np.ndarray  # bool [n]
+    seen: Sequence[str] = ()  # names of fields, where the table does not know them
 
 
 class Table(Protocol):
@@ -33,6 +45,13 @@ class Format(Protocol):
 
     def load(self, path: str, *, files: ShardFiles) -> Any:
         """The shard's Table; DataError if it cannot be used, OSError if it cannot be read."""
+        ...
+
+    def null_finder(self, table: Any, /) -> Callable[[Any], Nulls] | None:
+        """What finds the rows without image or text in an open file; None where there are none.
+
+        A row that cannot be read is not among them: it is a bad record when its turn comes.
+        """
         ...
 
     def open(self, path: str) -> Any:

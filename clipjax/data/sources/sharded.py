@@ -21,7 +21,7 @@ from typing import Any
 from clipjax.common import urls
 from clipjax.common.exits import DataError
 from clipjax.data.bad_record import BadRecord
-from clipjax.data.sources import remote, shard_paths
+from clipjax.data.sources import nulls, remote, shard_paths
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.shard_format import Format
 from clipjax.data.sources.tar_reader import REMEDY
@@ -44,8 +44,8 @@ class ShardedSource:
       files: where indexes and copies of remote shards are kept.
       survey: what `survey_of` gave for the same files and settings, so that no shard is opened now.
 
-    Keys are "SHARD/SAMPLE", with as much of the shard's path as tells shards apart. Samples
-    without image or text are left out, and counted by reason in `skipped`. `fingerprint` holds
+    Keys are "SHARD/SAMPLE", with as much of the shard's path as tells shards apart. Samples and
+    rows without image or text are left out, and counted by reason in `skipped`. `fingerprint` holds
     names, sizes and lengths of the shards, so it is the same for a copy elsewhere. `lengths` are
     the usable records of each shard, in order, and `sizes` its bytes.
 
@@ -125,7 +125,7 @@ class ShardedSource:
             return f"{self._names[shard]}/sample {row}"
 
     def place(self, index: int) -> tuple[int, int]:
-        """Number of the shard, and row in its table."""
+        """Number of the shard, and of the usable row there."""
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside 0 … {len(self) - 1}")
         shard = bisect.bisect_right(self._ends, index)
@@ -147,7 +147,7 @@ class ShardedSource:
                 else "while in use; start again"
             )
             raise DataError(f"{self.form.kind} {urls.shown(path)}: changed {since}")
-        return file, table, row
+        return file, table.table, table.row(row)
 
     def prepare(self, indices: Sequence[int]) -> None:
         """Fetch the remote shards of these records in the background, as they are wanted soon."""
@@ -178,7 +178,7 @@ class ShardedSource:
 
     def _start(self) -> None:
         self._table = functools.lru_cache(TABLES)(
-            functools.partial(self.form.load, files=self.files)
+            functools.partial(nulls.load, form=self.form, files=self.files)
         )
         self._open = functools.lru_cache(OPEN_FILES)(self._open_shard)
         self._fetcher = concurrent.futures.ThreadPoolExecutor(2, "fetch-shards")

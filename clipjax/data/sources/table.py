@@ -11,16 +11,17 @@ import dataclasses
 import json
 import os
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data.bad_record import BadRecord
-from clipjax.data.sources import delimited, index_file, remote, sharded
-from clipjax.data.sources.fields import FieldChoice, texts_of
+from clipjax.data.sources import delimited, index_file, remote
+from clipjax.data.sources.fields import NO_COLUMNS, FieldChoice
 from clipjax.data.sources.shard_files import ShardFiles
+from clipjax.data.sources.shard_format import Nulls
 from clipjax.data.sources.sharded import ShardedSource
 from clipjax.data.sources.tar_reader import OpenTar
 
@@ -68,14 +69,18 @@ class RowTable:
     starts: np.ndarray  # uint64 [n + 1], the end of the last row too
     jumps: np.ndarray  # uint64 [k, 2]: row and line, see `delimited.RowStarts`
     columns: tuple[str, ...]  # of the head; () for JSON lines
-    skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    usable: bool  # the head names image and text
 
     def __len__(self) -> int:
-        return len(self.starts) - 1
+        return self.samples if self.usable else 0
 
     @property
     def samples(self) -> int:
-        return len(self)
+        return len(self.starts) - 1
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        return {} if self.usable else {NO_COLUMNS: self.samples}
 
     @property
     def seen(self) -> tuple[str, ...]:
@@ -115,7 +120,15 @@ class TableFormat:
         return dataclasses.astuple(self.names)
 
     def load(self, path: str, *, files: ShardFiles) -> RowTable:
-        return load_table(path, files=files)
+        return load_table(path, names=self.names, files=files)
+
+    def null_finder(self, table: RowTable, /) -> Callable[[OpenTable], Nulls] | None:
+        """In JSON lines a field may be null or not there; in CSV there is no null."""
+        if table.columns or not table.usable:
+            return None
+        return lambda file: self.names.nulls(
+            _names_in(file, table, row) for row in range(table.samples)
+        )
 
     def open(self, path: str) -> OpenTable:
         return OpenTable(path)
@@ -132,11 +145,9 @@ class TableFormat:
 
     def text(self, file: OpenTable, table: RowTable, row: int, /) -> Any:
         try:
-            values = read_row(file, table, row)
-            texts = {name: texts_of(values[name]) for name in self.names.texts_in(values)}
+            return self.names.texts_of(read_row(file, table, row))
         except BadRecord as error:
             raise at_line(table, row, error) from None
-        return texts if len(texts) > 1 else next(iter(texts.values()), "")
 
     def fields(self, file: OpenTable, table: RowTable, row: int, /) -> Sequence[str]:
         return list(read_row(file, table, row))
@@ -145,17 +156,7 @@ class TableFormat:
         return self.names.no_pairs(name, samples=samples, seen=seen)
 
     def missing_fields(self, source: ShardedSource) -> str:
-        seen: dict[str, None] = {}
-        looked_at = min(len(source), sharded.LOOKED_AT)
-        for index in range(looked_at):
-            try:
-                values = read_row(*source.locate(index))
-            except (ValueError, OSError):
-                continue
-            if self.names.pair_in(values):
-                return ""
-            seen.update(dict.fromkeys(values))
-        return str(self.no_pairs(source.name, samples=looked_at, seen=list(seen)))
+        return ""  # the head has told, or the nulls
 
 
 def ending_of(path: str) -> str:
@@ -167,7 +168,7 @@ def ending_of(path: str) -> str:
     return ending
 
 
-def load_table(path: str, *, files: ShardFiles) -> RowTable:
+def load_table(path: str, *, names: FieldChoice, files: ShardFiles) -> RowTable:
     """Where the rows of a table begin; DataError if it cannot be taken apart."""
 
     def build() -> index_file.Columns:
@@ -186,7 +187,8 @@ def load_table(path: str, *, files: ShardFiles) -> RowTable:
     _, size, mtime, digest = columns["numbers"].tolist()
     head = tuple(json.loads(columns["head"].tobytes()))
     jumps = columns["jumps"].reshape(-1, 2)
-    return RowTable((size, mtime), digest, columns["starts"], jumps, head)
+    usable = ending_of(path) in LINES or names.pair_in(head)
+    return RowTable((size, mtime), digest, columns["starts"], jumps, head, usable)
 
 
 def walk(path: str) -> tuple[delimited.RowStarts, list[str]]:
@@ -216,7 +218,7 @@ def read_row(file: OpenTable, table: RowTable, row: int) -> dict[str, Any]:
 
 
 def fields_of(data: bytes) -> dict[str, Any]:
-    """The fields in a line of JSON; BadRecord if it holds none."""
+    """The fields in a line of JSON that are not null; BadRecord if it is no JSON object."""
     if len(data) > delimited.MAX_ROW:
         raise BadRecord("row too long", f"the limit is {delimited.MAX_ROW:,} bytes")
     try:
@@ -227,7 +229,15 @@ def fields_of(data: bytes) -> dict[str, Any]:
         raise BadRecord("the line is no JSON", "nested too deeply") from None
     if not isinstance(values, dict):
         raise BadRecord("the line holds no fields", f"a JSON {type(values).__name__}")
-    return values
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _names_in(file: OpenTable, table: RowTable, row: int) -> Sequence[str] | None:
+    """The names of a row's fields; None if it cannot be read."""
+    try:
+        return list(read_row(file, table, row))
+    except (BadRecord, OSError):
+        return None
 
 
 def at_line(table: RowTable, row: int, error: BadRecord) -> BadRecord:

@@ -4,9 +4,12 @@ The layout is that of tensorflow/core/example/{example,feature}.proto. Read by `
 by `clipjax.curation.convert`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from clipjax.data.bad_record import BadRecord
+
+WINDOW = 4096  # bytes read at a time where content is stepped over
+HEAD = 24  # bytes: a tag and a length, or a tag and a number
 
 
 def decode(example: bytes) -> dict[str, list[bytes]]:
@@ -30,6 +33,66 @@ def decode(example: bytes) -> dict[str, list[bytes]]:
     return found
 
 
+class Walk:
+    """Steps through a message in a file without reading what it steps over.
+
+    Args:
+      read: gives so many bytes from an offset, fewer where the file ends.
+      begin: offset of the message.
+      end: offset of its end.
+    """
+
+    def __init__(self, read: Callable[[int, int], bytes], *, begin: int, end: int):
+        self._read = read
+        self._end = end
+        self._start = begin
+        self._buffer = b""
+
+    def place(self, begin: int, size: int) -> int:
+        """Where in the buffer these bytes are, read if need be; fewer where the message ends."""
+        if begin < self._start or begin + size > self._start + len(self._buffer):
+            self._start = begin
+            self._buffer = self._read(begin, min(max(WINDOW, size), self._end - begin))
+        return begin - self._start
+
+    def bytes(self, begin: int, end: int) -> bytes:
+        """The bytes between two offsets."""
+        at = self.place(begin, end - begin)
+        return self._buffer[at : at + end - begin]
+
+    def fields(self, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """(field number, offset, end) of the length-delimited fields between two offsets."""
+        while begin < end:
+            first = self.place(begin, min(HEAD, end - begin))
+            tag, at = varint(self._buffer, first)
+            if tag & 7 == 2:
+                size, at = varint(self._buffer, at)
+                begin += at - first
+                if begin + size > end:
+                    raise BadRecord("damaged Example", "a field ends outside of it")
+                yield tag >> 3, begin, begin + size
+                begin += size
+            else:
+                begin += skipped(self._buffer, at, kind=tag & 7) - first
+
+    def first_fields(self, begin: int, end: int) -> Iterator[list[int]]:
+        """[offset, end] of the fields of number 1: the repeated ones of an Example."""
+        return (where for number, *where in self.fields(begin, end) if number == 1)
+
+
+def filled(read: Callable[[int, int], bytes], *, offset: int, size: int) -> list[str]:
+    """Names of an Example's features that hold bytes, without reading these; errors as `decode`."""
+    names = []
+    walk = Walk(read, begin=offset, end=offset + size)
+    for features in walk.first_fields(offset, offset + size):
+        for entry in walk.first_fields(*features):
+            parts = {number: where for number, *where in walk.fields(*entry)}
+            lists = walk.first_fields(*parts[2]) if 2 in parts else ()
+            if any(True for values in lists for _ in walk.first_fields(*values)):
+                names.append(walk.bytes(*parts.get(1, (0, 0))).decode("utf-8", "replace"))
+    return names
+
+
 def fields(message: bytes) -> Iterator[tuple[int, bytes]]:
     """(field number, content) of a message's length-delimited fields; others are stepped over."""
     at, end = 0, len(message)
@@ -42,12 +105,17 @@ def fields(message: bytes) -> Iterator[tuple[int, bytes]]:
                 raise BadRecord("damaged Example", "a field ends outside of it")
             yield tag >> 3, message[at : at + size]
             at += size
-        elif kind == 0:
-            _, at = varint(message, at)
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
         else:
-            raise BadRecord("damaged Example", "unknown kind of field")
+            at = skipped(message, at, kind=kind)
+
+
+def skipped(message: bytes, at: int, *, kind: int) -> int:
+    """Where the next thing begins after a number of this wire type."""
+    if kind == 0:
+        return varint(message, at)[1]
+    if kind not in (1, 5):
+        raise BadRecord("damaged Example", "unknown kind of field")
+    return at + (8 if kind == 1 else 4)
 
 
 def varint(message: bytes, at: int) -> tuple[int, int]:

@@ -7,16 +7,17 @@ read as source "tfds", which knows their features.
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from clipjax.common.exits import DataError
 from clipjax.data.bad_record import BadRecord
-from clipjax.data.sources import index_file, sharded, tf_example, tfrecord_reader
-from clipjax.data.sources.fields import FieldChoice, texts_of
+from clipjax.data.sources import index_file, tf_example, tfrecord_reader
+from clipjax.data.sources.fields import FieldChoice
 from clipjax.data.sources.shard_files import ShardFiles
+from clipjax.data.sources.shard_format import Nulls
 from clipjax.data.sources.sharded import ShardedSource
 from clipjax.data.sources.tar_reader import OpenTar
 
@@ -80,6 +81,10 @@ class TfrecordFormat:
     def load(self, path: str, *, files: ShardFiles) -> RecordTable:
         return load_table(path, files=files)
 
+    def null_finder(self, table: RecordTable, /) -> Callable[[OpenTar], Nulls]:
+        """Any record may lack a feature, or have it without a value."""
+        return lambda file: self.names.nulls(filled(file, table, row) for row in range(len(table)))
+
     def open(self, path: str) -> OpenTar:
         return OpenTar(path)
 
@@ -91,12 +96,10 @@ class TfrecordFormat:
         return values[0]
 
     def text(self, file: OpenTar, table: RecordTable, row: int, /) -> Any:
-        found = read(file, table, row)
-        texts = {}
-        for name in self.names.texts_in(found):
-            values = texts_of(found[name])
-            texts[name] = values[0] if len(values) == 1 else values
-        return texts if len(texts) > 1 else next(iter(texts.values()), "")
+        found = {name: values for name, values in read(file, table, row).items() if values}
+        return self.names.texts_of(
+            {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+        )
 
     def fields(self, file: OpenTar, table: RecordTable, row: int, /) -> Sequence[str]:
         return list(read(file, table, row))
@@ -105,17 +108,7 @@ class TfrecordFormat:
         return self.names.no_pairs(name, samples=samples, seen=seen)
 
     def missing_fields(self, source: ShardedSource) -> str:
-        seen: dict[str, None] = {}
-        looked_at = min(len(source), sharded.LOOKED_AT)
-        for index in range(looked_at):
-            try:
-                found = read(*source.locate(index))
-            except (ValueError, OSError):
-                continue
-            if self.names.pair_in([name for name, values in found.items() if values]):
-                return ""
-            seen.update(dict.fromkeys(found))
-        return str(self.no_pairs(source.name, samples=looked_at, seen=list(seen)))
+        return ""  # the nulls have told
 
 
 def load_table(path: str, *, files: ShardFiles) -> RecordTable:
@@ -137,3 +130,14 @@ def read(file: OpenTar, table: RecordTable, row: int) -> dict[str, list[bytes]]:
     """The features of one record; BadRecord if it is damaged."""
     data = tfrecord_reader.payload(file, int(table.offsets[row]), int(table.sizes[row]))
     return tf_example.decode(data)
+
+
+def filled(file: OpenTar, table: RecordTable, row: int) -> list[str] | None:
+    """Names of the features of one record that hold bytes, read without these; None if damaged."""
+    offset, size = int(table.offsets[row]), int(table.sizes[row])
+    try:
+        return tf_example.filled(
+            lambda at, count: file.read(count, offset=at), offset=offset, size=size
+        )
+    except (BadRecord, OSError):
+        return None
