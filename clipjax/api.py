@@ -21,6 +21,7 @@ from clipjax.common import lists
 from clipjax.config import Config
 from clipjax.data import captions, tokenizers
 from clipjax.data import images as image_files
+from clipjax.data.sources import remote
 from clipjax.evals import embed, prompts, zero_shot
 from clipjax.parallel import mesh as meshes
 from clipjax.parallel import sharding
@@ -199,8 +200,7 @@ def prepare(image: AnyImage, *, size: int, resize: str = "crop") -> np.ndarray:
     if isinstance(image, bytes):
         return image_files.decode_eval(image, size=size, resize=resize)
     if isinstance(image, str | os.PathLike):
-        with open(os.path.expanduser(image), "rb") as file:
-            data = file.read()
+        data = remote.read(os.fspath(image))
         try:
             return image_files.decode_eval(data, size=size, resize=resize)
         except image_files.BadImage as error:

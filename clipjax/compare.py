@@ -73,7 +73,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_multi_string("workdir", [], "A run's folder, local or gs://; once for each.")
+    cli.define_paths("workdir", "A run's folder, local or gs://; once for each.")
     flags.DEFINE_string("metric", "eval/objects/top1_accuracy", "What to compare.")
-    flags.DEFINE_string("output", "compared.png", 'The picture; "" draws none.')
+    cli.define_path("output", "compared.png", 'The picture; "" draws none.')
     cli.run(main)

@@ -8,6 +8,7 @@ together (a warm-up within the run, a loss with its bias) is in `config_check`.
 from typing import Any
 
 from clipjax import evals, losses, optim
+from clipjax.common import files
 from clipjax.common.ranges import (
     Range,
     duration,
@@ -16,6 +17,7 @@ from clipjax.common.ranges import (
     listed,
     number,
     one_of,
+    path,
     regex,
     rules,
     share,
@@ -45,7 +47,7 @@ placement = Range(
 
 RECORDS = {
     "source": one_of(sources.SOURCES),
-    "path": text,
+    "path": path(None),
     "name": text,
     "split": filled_text,
     "image_key": text,
@@ -53,8 +55,8 @@ RECORDS = {
     "text_weights": listed(not_negative, kind="chances such as (0.8, 0.2)"),
     "order": one_of(("global", "window")),
     "window": whole(),
-    "keep": text,
-    "index": text,
+    "keep": path(None),
+    "index": path(None),
 }
 PART = RECORDS | {"weight": positive}
 STAGE = {
@@ -70,7 +72,7 @@ EVALUATOR = {
     "every": duration(),
     "batch_size": whole(0),
     "source": one_of(sources.SOURCES, empty=True),
-    "path": text,
+    "path": path(None),
     "name": text,
     "split": filled_text,
     "image_key": text,
@@ -78,7 +80,7 @@ EVALUATOR = {
     "max_examples": whole(0),
 }
 NAMES = {  # of evaluators that classify by names
-    "classes": text,
+    "classes": path(),
     "templates": listed(filled_text, kind='texts such as ("a photo of a {}",)'),
     "permute_names": flag,
 }
@@ -107,13 +109,13 @@ SETTINGS: dict[str, Any] = {
     "profile": window,
     "kernels": one_of(("auto", "on", "off")),
     "compiler_options": one_of(compiler_options.NAMES),
-    "compilation_cache": text,
+    "compilation_cache": path(),
     "mesh": {"data": axis, "fsdp": axis, "tensor": axis},
     "num_slices": whole(),
     "model": Range("a group of settings", lambda value: hasattr(value, "items")),
     "sharding_rules": rules(placement, least=0, example='(r"text/.*", "fsdp")'),
     "init": {
-        "weights": text,
+        "weights": path(files.WEIGHTS),
         "towers": listed(one_of(model_config.TOWERS), kind='towers, ("vision", "text")'),
         "resize_positions": flag,
     },
@@ -147,12 +149,12 @@ SETTINGS: dict[str, Any] = {
     "data": RECORDS
     | {
         "mixture": {"*": PART},
-        "cache_dir": text,
+        "cache_dir": path(()),
         "cache_gigabytes": not_negative,
         "num_workers": whole(0, at_most=PROCESSES),
         "max_bad_fraction": number(0, at_most=1),
     },
-    "tokenizer": {"kind": one_of(TOKENIZERS), "path": text, "max_captions": whole()},
+    "tokenizer": {"kind": one_of(TOKENIZERS), "path": path(), "max_captions": whole()},
     "checkpoint": {
         "every": duration(),
         "every_minutes": not_negative,

@@ -22,7 +22,7 @@ import tempfile
 
 from absl import flags
 
-from clipjax.common import cli
+from clipjax.common import cli, files
 from clipjax.common.exits import ConfigError
 from clipjax.common.registry import check_name
 
@@ -52,9 +52,10 @@ def convert(
         raise ConfigError(f"--input={source}: no such file or folder (looked from {os.getcwd()})")
     from clipjax import pretrained
     from clipjax.common import trees
-    from clipjax.weights import files, formats, torch_pickles
+    from clipjax.weights import formats, torch_pickles
+    from clipjax.weights.files import place_of, write_folder
 
-    files.place_of(output)  # before a large file is read
+    place_of(output)  # before a large file is read
     if trust_pickle and formats.is_pickle(source):
         with tempfile.TemporaryDirectory(prefix="clipjax-convert-") as folder:
             safe = pathlib.Path(folder, f"{pathlib.Path(source).stem}.safetensors")
@@ -64,9 +65,7 @@ def convert(
         source, step=step, tokenizer=tokenizer, average=average, keep_half=to != "clipjax"
     )
     if to == "clipjax":
-        files.write_folder(
-            output, lambda made: pretrained.write_checkpoint(made, variables, run=run)
-        )
+        write_folder(output, lambda made: pretrained.write_checkpoint(made, variables, run=run))
     else:
         formats.write(
             output,
@@ -81,15 +80,16 @@ def convert(
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string(
+    cli.define_path(
         "input",
         "",
         "What to read: a folder, a checkpoint, a .safetensors or .npz file, hf://org/name.",
+        protocols=files.WEIGHTS,
     )
-    flags.DEFINE_string("output", "", "The folder to make.")
+    cli.define_path("output", "", "The folder to make.")
     flags.DEFINE_string("format", "clipjax", f"What to write: {', '.join(FORMATS)}.")
     flags.DEFINE_integer("step", None, "Which checkpoint of a clipjax run; default the newest.")
-    flags.DEFINE_string(
+    cli.define_path(
         "tokenizer",
         "",
         "The model's tokenizer where the input brings none: CLIP's merges file, SigLIP's"

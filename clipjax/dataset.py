@@ -29,9 +29,9 @@ NAME = flags.DEFINE_string("name", None, "As config.data.name, for tfds.")
 SPLIT = flags.DEFINE_string("split", None, "As config.data.split.")
 IMAGE_KEY = flags.DEFINE_string("image_key", None, "As config.data.image_key.")
 TEXT_KEY = flags.DEFINE_string("text_key", None, "As config.data.text_key.")
-INDEX = flags.DEFINE_string("index", None, "As config.data.index.")
-KEEP = flags.DEFINE_string("keep", None, "As config.data.keep.")
-OUTPUT = flags.DEFINE_string("output", None, "Folder or file to write.")
+INDEX = cli.define_path("index", None, "As config.data.index.", protocols=None)
+KEEP = cli.define_path("keep", None, "As config.data.keep.", protocols=None)
+OUTPUT = cli.define_path("output", None, "Folder or file to write, local or gs://.")
 NUM_WORKERS = flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes; 0 is this one.")
 LIMIT = flags.DEFINE_integer(
     "limit", 10_000, "check, bench: records to look at, spread over all; 0 is all.", lower_bound=0
@@ -50,14 +50,16 @@ RATE = flags.DEFINE_float(
 HOSTS = flags.DEFINE_integer("hosts", 1, "bench: hosts of that slice.", lower_bound=1)
 VOCAB_SIZE = flags.DEFINE_integer("vocab_size", 49_408, "tokenizer: ids, specials included.")
 MAX_CAPTIONS = flags.DEFINE_integer("max_captions", 1_000_000, "tokenizer: captions to read.")
-TEXT = flags.DEFINE_multi_string("text", [], "queries: files of running text.")
-TITLES = flags.DEFINE_multi_string("titles", [], "queries: files of titles, TITLE or TITLE\tVIEWS.")
-SYNSETS = flags.DEFINE_multi_string("synsets", [], "queries: WordNet's index files, or lists.")
+TEXT = cli.define_paths("text", "queries: files of running text.", protocols=None)
+TITLES = cli.define_paths(
+    "titles", "queries: files of titles, TITLE or TITLE\tVIEWS.", protocols=None
+)
+SYNSETS = cli.define_paths("synsets", "queries: WordNet's index files, or lists.", protocols=None)
 MIN_COUNT = flags.DEFINE_integer("min_count", 100, "queries: of a word or bigram.", lower_bound=1)
 MIN_INFORMATION = flags.DEFINE_float("min_information", 10.0, "queries: of a bigram, in bits.")
 MIN_VIEWS = flags.DEFINE_integer("min_views", 70, "queries: of a title.")
 MAX_QUERIES = flags.DEFINE_integer("max_queries", 500_000, "queries: in all.", lower_bound=1)
-QUERIES = flags.DEFINE_string("queries", None, "balance: file of queries, one a line.")
+QUERIES = cli.define_path("queries", None, "balance: file of queries, one a line.", protocols=None)
 PER_QUERY = flags.DEFINE_integer("per_query", 20_000, "balance: pairs of a query.", lower_bound=1)
 LOWER_CASE = flags.DEFINE_bool("lower_case", False, 'balance: "Dog" matches "dog".')
 SEED = flags.DEFINE_integer("seed", 0, "balance: of the draw.")
@@ -276,7 +278,7 @@ def _needed(flag: Any) -> Any:
 
 def _output(name: str = "") -> str:
     """The path --output; an error now if it, or the file `name` in it, could not be written."""
-    output = files.resolve(_needed(OUTPUT), setting="--output").rstrip("/")
+    output = _needed(OUTPUT).rstrip("/")
     files.check_writable(f"{output}/{name}" if name else output, setting="--output")
     return output
 

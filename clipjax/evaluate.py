@@ -92,7 +92,7 @@ def _check(
         raise ConfigError('--image and --labels go together: --image=x.jpg --labels="a dog, a cat"')
     if labels and len(labels) < 2:
         raise ConfigError(f'--labels="{labels[0]}": give two or more, separated by commas')
-    if image and not os.path.isfile(os.path.expanduser(image)):
+    if image and not files.is_remote(image) and not os.path.isfile(image):
         raise ConfigError(f"--image={image}: no such file (looked from {os.getcwd()})")
     if not all(query.strip() for query in queries):
         raise ConfigError('--query="": is empty; write what the image should show')
@@ -216,12 +216,17 @@ def _fit_batches(config: Any, *, mesh: Any) -> None:
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("workdir", None, "The run's folder, local or gs://.")
-    flags.DEFINE_string("weights", "", "Weights of any format that clipjax.load reads.")
+    cli.define_path("workdir", None, "The run's folder, local or gs://.")
+    cli.define_path(
+        "weights",
+        "",
+        "Weights of any format that clipjax.load reads.",
+        protocols=files.WEIGHTS,
+    )
     flags.DEFINE_string("suite", "", "Suite of evaluation sets: a name, or a Python file.")
-    flags.DEFINE_string("data", "", "Folder of the suite's data sets, local or gs://.")
-    flags.DEFINE_string("output", "results", "Folder of results, with --weights.")
-    flags.DEFINE_string("prompts", "", "Folder of your own prompts, SET.json or SET/ for each set.")
+    cli.define_path("data", "", "Folder of the suite's data sets, local or gs://.")
+    cli.define_path("output", "results", "Folder of results, with --weights.")
+    cli.define_path("prompts", "", "Folder of your own prompts, SET.json or SET/ for each set.")
     flags.DEFINE_list("protocols", [], "Run these in place of the suite's.")
     flags.DEFINE_string("compare", "", "Released model whose published numbers stand beside.")
     flags.DEFINE_boolean("force", False, "Measure again what is measured.")
@@ -234,8 +239,8 @@ def _define_flags() -> None:
         " the newest weights.",
     )
     flags.DEFINE_multi_string("query", [], "Find the best images for these words; repeatable.")
-    flags.DEFINE_string("images", "", "Folder of your own images for --query.")
-    flags.DEFINE_string("image", "", "An image to choose a label for.")
+    cli.define_path("images", "", "Folder of your own images for --query, local.", protocols=())
+    cli.define_path("image", "", "An image to choose a label for.", protocols=None)
     flags.DEFINE_string("labels", "", "Labels for --image, separated by commas.")
     flags.DEFINE_multi_string(
         "template", [], "Prompt for --labels with {} for the label; repeatable. Default: the run's."

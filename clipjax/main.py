@@ -11,7 +11,7 @@ from absl import flags
 from clipjax.common import cli, interrupts
 
 CONFIG = cli.define_config_flag()
-WORKDIR = flags.DEFINE_string(
+WORKDIR = cli.define_path(
     "workdir", None, "Where the run lives, local or gs://; default runs/<config file's name>."
 )
 ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(

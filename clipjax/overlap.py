@@ -223,15 +223,20 @@ def _thresholds(file: str) -> dict[str, float]:
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("workdir", "", "The run's folder, local or gs://.")
-    flags.DEFINE_string("weights", "", "Or weights of any format that clipjax.load reads.")
+    cli.define_path("workdir", "", "The run's folder, local or gs://.")
+    cli.define_path(
+        "weights",
+        "",
+        "Or weights of any format that clipjax.load reads.",
+        protocols=files.WEIGHTS,
+    )
     flags.DEFINE_integer("step", None, "Which checkpoint; default the newest.")
     flags.DEFINE_string("suite", "", "As `clipjax.evaluate --suite`, run before.")
-    flags.DEFINE_string("data", "", "Folder of the suite's data sets.")
+    cli.define_path("data", "", "Folder of the suite's data sets.")
     flags.DEFINE_string("training", "", "Training data, SOURCE:PATH; default the run's own.")
-    flags.DEFINE_string("results", "", "Folder of the suite's results; default where they go.")
-    flags.DEFINE_string("output", "results", "As `clipjax.evaluate --output`.")
-    flags.DEFINE_string("thresholds", "", "JSON file of cosines by set, chosen on the sheets.")
+    cli.define_path("results", "", "Folder of the suite's results; default where they go.")
+    cli.define_path("output", "results", "As `clipjax.evaluate --output`.")
+    cli.define_path("thresholds", "", "JSON file of cosines by set, chosen on the sheets.")
     flags.DEFINE_integer("distance", 4, "Bits of 64 that hashes of copies differ in.", 0, 7)
     flags.DEFINE_integer("num_workers", 0, "Processes that read and hash; 0 is this one.")
 

@@ -257,7 +257,7 @@ def _define_flags() -> Any:
         "topology", "", "TPU slice: v5litepod-256, v6e-64, v5p-512, or a shape, v5e:16x16."
     )
     flags.DEFINE_integer("num_slices", 0, "Slices; 0 takes config.num_slices.")
-    flags.DEFINE_string("json", "", "File to write the figures to.")
+    cli.define_path("json", "", "File to write the figures to.")
     flags.DEFINE_bool("sweep", False, "Try remat policies, micro-batches and meshes.")
     flags.DEFINE_list("sweep_remats", [], "Remat policies to try; default all.")
     flags.DEFINE_list("sweep_micro_batches", ["1", "2", "4", "8"], "Micro-batches to try.")

@@ -32,5 +32,5 @@ def run(workdir: str) -> int:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", "", "The run's folder, local or gs://.")
+    cli.define_path("workdir", "", "The run's folder, local or gs://.")
     cli.run(lambda: run(flags.FLAGS.workdir))

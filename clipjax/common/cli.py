@@ -68,6 +68,42 @@ def define_config_flag() -> Any:
     return flag
 
 
+class _Path(flags.ArgumentParser):
+    """What is typed for a file or folder, as `files.resolve` gives it."""
+
+    syntactic_help = "a path"
+
+    def __init__(self, name: str, *, protocols: Sequence[str] | None) -> None:
+        self.name = name
+        self.protocols = protocols
+
+    def parse(self, argument: str) -> str:
+        return files.resolve(argument, setting=f"--{self.name}", protocols=self.protocols)
+
+
+def define_path(
+    name: str,
+    default: str | None,
+    help: str,
+    *,
+    protocols: Sequence[str] | None = files.PROTOCOLS,
+) -> Any:
+    """A flag for a file or folder: its `~` is replaced, and a path that cannot be is refused.
+
+    Args:
+      name, default, help: of the flag.
+      protocols: of remote paths that it takes; () for local ones alone, None for any that is read.
+    """
+    parser = _Path(name, protocols=protocols)
+    return flags.DEFINE(parser, name, default, help, serializer=flags.ArgumentSerializer())
+
+
+def define_paths(name: str, help: str, *, protocols: Sequence[str] | None = files.PROTOCOLS) -> Any:
+    """As `define_path`, of a flag that can be repeated; without it, no path."""
+    parser = _Path(name, protocols=protocols)
+    return flags.DEFINE_multi(parser, flags.ArgumentSerializer(), name, [], help)
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Parse flags, run `main`, leave with its exit code.
 

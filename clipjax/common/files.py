@@ -17,12 +17,13 @@ import re
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from clipjax.common.exits import CleanExit, ConfigError, WriteError
 
 PROTOCOLS = ("gs", "s3", "az")  # that etils.epath writes to
+WEIGHTS = (*PROTOCOLS, "hf")  # that pretrained weights are read from
 ONE_SLASH = re.compile(r"(\w+):/(?!/)")  # what is left of a protocol when a path was tidied up
 # Errors that stay until another place is named; all others may pass.
 PLACE = (
@@ -42,29 +43,38 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
     return "://" in os.fspath(path)
 
 
-def resolve(path: str | os.PathLike[str], *, setting: str) -> str:
-    """The path with its `~` replaced, of a protocol that can be written.
+def resolve(
+    path: str | os.PathLike[str], *, setting: str, protocols: Sequence[str] | None = PROTOCOLS
+) -> str:
+    """The path with its `~` replaced, of a protocol that can be used.
 
     Args:
       path: as the user typed it; "" stays "".
       setting: flag or key that it came from, for errors.
+      protocols: that are possible there; () for local paths alone, None where any is.
 
     Raises:
-      ConfigError: the protocol is none of `PROTOCOLS`, or there is no such home folder. Taken for
-        local ones, such paths would become folders called `memory:` or `~`.
+      ConfigError: another protocol, or there is no such home folder. Taken for local ones, such
+        paths would become folders called `memory:` or `~`.
     """
     path = os.fspath(path)
-    known = ", ".join(f"{protocol}://" for protocol in PROTOCOLS)
+    check_protocol(path, setting=setting, protocols=protocols)
     if is_remote(path):
-        if path.split("://")[0] not in PROTOCOLS:
-            raise ConfigError(f"{setting}={path}: is neither a local path nor one of {known}")
         return path
-    if slip := ONE_SLASH.match(path):
-        raise ConfigError(f"{setting}={path}: write {slip[1]}:// with two slashes, or ./{path}")
     full = os.path.expanduser(path)
     if full.startswith("~"):
         raise ConfigError(f"{setting}={path}: no such home folder (HOME is not set); write it out")
     return full
+
+
+def check_protocol(path: str, *, setting: str, protocols: Sequence[str] | None) -> None:
+    """Raise ConfigError for a path of a protocol that cannot be used; arguments as `resolve`."""
+    if is_remote(path):
+        if protocols is not None and path.split("://")[0] not in protocols:
+            known = "".join(f", {protocol}://" for protocol in protocols)
+            raise ConfigError(f"{setting}={path}: can only be a local path{known}")
+    elif slip := ONE_SLASH.match(path):
+        raise ConfigError(f"{setting}={path}: write {slip[1]}:// with two slashes, or ./{path}")
 
 
 def write(path: str | os.PathLike[str], content: str | bytes) -> None:

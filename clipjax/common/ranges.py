@@ -10,10 +10,10 @@ No range holds NaN or infinity, and True is no number.
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from clipjax.common import durations
+from clipjax.common import durations, files
 from clipjax.common.exits import ConfigError
 from clipjax.common.registry import check_name
 
@@ -101,6 +101,23 @@ def _is_text(value: Any) -> bool:
 
 text = Range('text, "" for none', _is_text)
 filled_text = Range("text, not empty", lambda value: _is_text(value) and bool(value.strip()))
+
+
+def path(protocols: Sequence[str] | None = files.PROTOCOLS) -> Range:
+    """Paths of files and folders, see `files.resolve`; "" where there is none."""
+
+    def check(value: Any, where: str) -> None:
+        if isinstance(value, str):
+            files.check_protocol(value, setting=where, protocols=protocols)
+
+    def holds(value: Any) -> bool:
+        try:
+            check(value, "")
+        except ConfigError:
+            return False
+        return text.holds(value)
+
+    return Range(text.kind, holds, explain=check)
 
 
 def one_of(names: Iterable[str], *, empty: bool = False) -> Range:

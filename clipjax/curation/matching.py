@@ -5,13 +5,14 @@ alone, and a query matches where it occurs between two spaces. Needs package pya
 (Aho-Corasick: time in proportion to the caption, however many queries).
 """
 
-import os
+import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from clipjax.common.exits import ConfigError
+from clipjax.data.sources import remote
 
 MARKS = ",.;:?!`"
 SPACED = str.maketrans({mark: f" {mark} " for mark in MARKS} | dict.fromkeys("\t\n\r", " "))
@@ -70,13 +71,13 @@ class Matcher:
 
 
 def read_queries(path: str) -> list[str]:
-    """Queries from a file, one a line; the first of several equal ones stays.
+    """Queries from a file, local or remote, one a line; the first of several equal ones stays.
 
     Raises ConfigError if it cannot be read.
     """
     try:
-        with open(os.path.expanduser(path), encoding="utf-8") as file:
-            lines = (" ".join(line.split()) for line in file)
-            return list(dict.fromkeys(line for line in lines if line))
+        text = remote.read(path).decode("utf-8")
+        lines = (" ".join(line.split()) for line in io.StringIO(text, newline=None))
+        return list(dict.fromkeys(line for line in lines if line))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--queries={path}: cannot be read ({error})") from None

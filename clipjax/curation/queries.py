@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from clipjax.common.exits import ConfigError
+from clipjax.data.sources.shard_files import ShardFiles
 
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 MAX_BIGRAMS = 20_000_000  # counted at a time: about 3 GB; beyond, rare ones are forgotten
@@ -132,10 +133,13 @@ def read_synsets(paths: Iterable[str]) -> Iterator[str]:
 
 
 def lines_of(paths: Iterable[str], *, flag: str) -> Iterator[str]:
-    """The lines of text files; ConfigError if one cannot be read."""
+    """The lines of text files, local or remote; ConfigError if one cannot be read."""
     for path in paths:
         try:
-            with open(os.path.expanduser(path), encoding="utf-8", errors="replace") as file:
+            local = ShardFiles().local(os.path.expanduser(path))
+            with open(local, encoding="utf-8", errors="replace") as file:
                 yield from file
         except OSError as error:
-            raise ConfigError(f"--{flag}={path}: cannot be read ({error.strerror})") from None
+            raise ConfigError(
+                f"--{flag}={path}: cannot be read ({error.strerror or error})"
+            ) from None

@@ -147,7 +147,7 @@ def read(file: str, *, where: str) -> Table:
     from etils import epath
 
     try:
-        content = json.loads(epath.Path(file).read_text())
+        content = json.loads(epath.Path(file).expanduser().read_text())
         names = {key: _as_names(value) for key, value in content["names"].items()}
         return Table(names, tuple(content.get("templates", GENERIC)))
     except OSError as error:

@@ -58,7 +58,7 @@ class ShardFiles:
     def folder(self) -> str:
         """The cache folder's full path."""
         if self.cache_dir:
-            return files.resolve(self.cache_dir, setting="config.data.cache_dir")
+            return files.resolve(self.cache_dir, setting="config.data.cache_dir", protocols=())
         return index_file.cache_folder()
 
     def index_places(self, path: str, *, part: str = "") -> list[str]:
