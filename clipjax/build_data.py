@@ -1,32 +1,27 @@
-"""From a config to the data of a run: sources, tokenizer, evaluators; see also `build`."""
+"""From a config to the data of a run: sources, examples, evaluators; see also `build`."""
 
-import functools
+import os
+import re
 from typing import Any
 
-from etils import epath
 from jax.sharding import Mesh
 
-from clipjax import build, build_model, evals
+from clipjax import build, build_model, evals, evaluation_data
 from clipjax.common.exits import ConfigError, DataError
-from clipjax.config import Config
+from clipjax.config import Config, records
 from clipjax.data import (
-    captions,
-    clip_tokenizer,
     mixture,
     order,
-    sentencepiece_tokenizer,
     sources,
-    tokenizers,
 )
 from clipjax.data.examples import TrainExamples
-from clipjax.data.sources import shard_survey
+from clipjax.data.sources import shard_survey, shared_records
 from clipjax.data.sources.selection import Selected
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.spread import Spread
-from clipjax.parallel import distributed
 from clipjax.parallel import mesh as meshes
 
-SAME_DATA = ("source", "path", "name", "image_key", "text_key")  # an evaluator's, unless it says
+OF_RECORDS = re.compile(rf"config\.data\.(?=({'|'.join(records())})\b)")
 EVAL_BATCH = 1024
 DEFAULT_GIGABYTES = 100.0  # of an evaluator's own remote shards
 
@@ -55,37 +50,50 @@ def source(data: Config, *, image_size: int, seed: int, where: str = "data") -> 
             for name, part in data.mixture.items()
         }
         return mixture.Joined(parts)
+    try:
+        made = _open(data, image_size=image_size, seed=seed, where=where)
+        if data.get("keep"):
+            made = Selected(made, path=shard_files(data).local(data.keep))
+    except (ConfigError, DataError) as error:  # sources speak of the training data's settings
+        raise type(error)(OF_RECORDS.sub(f"config.{where}.", str(error))) from None
+    if len(made) == 0:
+        raise DataError(f"config.{where}: {made.name} split {data.split} holds no records")
+    return made
+
+
+def _open(data: Config, *, image_size: int, seed: int, where: str) -> Any:
+    """The source with all its records."""
     make = sources.get(data.source)
     if data.source == "scenes":
-        made = make(split=data.split, image_size=image_size, seed=seed)
-    elif data.source in ("objects", "objects_noto"):
-        made = make(image_size=image_size, seed=seed)
-    elif data.source in ("digits", "mnist_5k"):
-        made = make(split=data.split)
-    elif data.source == "folder":
+        return make(split=data.split, image_size=image_size, seed=seed)
+    if data.source in ("objects", "objects_noto"):
+        return make(image_size=image_size, seed=seed)
+    if data.source in ("digits", "mnist_5k"):
+        return make(split=data.split)
+    if data.source == "folder":
         made = make(data.path, split=data.split, text_key=data.text_key)
-    elif data.source in sources.SHARDED:
+        found = os.path.basename(os.path.realpath(made.top))
+        if data.split not in ("train", "test", found):
+            raise ConfigError(
+                f"config.{where}.split={data.split}: {data.path} holds no folder {data.split}"
+            )
+        return made
+    if data.source in sources.SHARDED:
         index = data.get("index")
-        made = make(
+        return make(
             data.path,
             image_key=data.image_key,
             text_key=data.text_key,
             files=shard_files(data),
             survey=shard_survey.read(index) if index else None,
         )
-    else:
-        made = make(
-            data.name,
-            split=data.split,
-            data_dir=data.path or None,
-            image_key=data.image_key,
-            text_key=data.text_key,
-        )
-    if data.get("keep"):
-        made = Selected(made, path=shard_files(data).local(data.keep))
-    if len(made) == 0:
-        raise DataError(f"config.{where}: {made.name} split {data.split} holds no records")
-    return made
+    return make(
+        data.name,
+        split=data.split,
+        data_dir=data.path or None,
+        image_key=data.image_key,
+        text_key=data.text_key,
+    )
 
 
 def source_at(path: str, *, data: Config) -> Any:
@@ -161,68 +169,13 @@ def _check_cache(data: Config, source: Any, *, where: str) -> None:
         )
 
 
-def tokenizer(config: Config, *, source: Any, workdir: str) -> Any:
-    """The run's tokenizer, the same on every process: from the work directory, a file, the weights
-    that the run starts from, or trained on the captions.
+def evaluators(
+    config: Config, *, mesh: Mesh, tokenizer: Any, training: Any = None
+) -> dict[str, Any]:
+    """The config's evaluators by name, their data opened now so that a mistake shows at once.
 
-    Process 0 finds or trains it and publishes it in the work directory; the others receive its
-    bytes, so all are equal by construction.
-
-    Raises:
-      ConfigError: its size is not `model.text.vocab_size`, the work directory's differs from the
-        one in `tokenizer.path`, or the weights of `config.init` bring another kind.
+    With the `training` data's source they have a note where they measure on its records.
     """
-    text = config.model.text
-    published = epath.Path(workdir) / "tokenizer"
-    problem, model = b"", b""
-    if distributed.is_lead():
-        try:
-            model = _lead_tokenizer(config, source=source, published=published).model
-        except ConfigError as error:
-            problem = str(error).encode()
-    problem = distributed.from_lead(problem)  # every process leaves with the same error
-    if problem:
-        raise ConfigError(problem.decode())
-    make = tokenizers.KINDS[config.tokenizer.kind]
-    made = make(distributed.from_lead(model), context_length=text.context_length)
-    if made.vocab_size != text.vocab_size:
-        raise ConfigError(
-            f"config.model.text.vocab_size={text.vocab_size}: the tokenizer has"
-            f" {made.vocab_size}; set the one or name another tokenizer.path"
-        )
-    return made
-
-
-def _lead_tokenizer(config: Config, *, source: Any, published: epath.Path) -> Any:
-    """What process 0 finds, or makes and publishes."""
-    kind, text = config.tokenizer.kind, config.model.text
-    load = functools.partial(tokenizers.load, kind=kind, context_length=text.context_length)
-    given = load(config.tokenizer.path) if config.tokenizer.path else None
-    if published.exists():
-        found = load(published)
-        if given is not None and given.hash != found.hash:
-            raise ConfigError(
-                f"config.tokenizer.path={config.tokenizer.path}: differs from the tokenizer this"
-                f" run began with, {published}; leave it out or start in another --workdir"
-            )
-        return found
-    if given is None and (trained := build_model.vocabulary_of_weights(config)) is not None:
-        given = tokenizers.KINDS[kind](trained.model, context_length=text.context_length)
-    if given is None and kind == "clip":
-        merges = clip_tokenizer.packaged_merges()
-        given = clip_tokenizer.ClipTokenizer(merges, context_length=text.context_length)
-    if given is None:
-        sample = captions.sample(source, limit=config.tokenizer.max_captions)
-        model = sentencepiece_tokenizer.train_sentencepiece(sample, vocab_size=text.vocab_size)
-        given = sentencepiece_tokenizer.SentencePieceTokenizer(
-            model, context_length=text.context_length
-        )
-    tokenizers.publish(given.files(), folder=published)
-    return given
-
-
-def evaluators(config: Config, *, mesh: Mesh, tokenizer: Any) -> dict[str, Any]:
-    """The config's evaluators by name, their data opened now so that a mistake shows at once."""
     module = build_model.model(config, mesh=mesh)
     size = config.model.vision.image_size
     made = {}
@@ -238,23 +191,28 @@ def evaluators(config: Config, *, mesh: Mesh, tokenizer: Any) -> dict[str, Any]:
             **_own_settings(settings, name=name),
             **(_own_loss(config) if settings.kind == "loss" else {}),
         )
+        made[name].source = data
         made[name].of_data = getattr(data, "notes", ())
+        if training is not None and (shared := shared_records.count(data, training)):
+            note_training_data(made[name], shared)
     return made
 
 
 def evaluation_source(config: Config, name: str) -> Any:
-    """The data of the evaluator `name`; errors as `source`."""
-    data = _with_cache(config.evals[name], config.data)
-    if not data.source:
-        if config.data.mixture:
-            raise ConfigError(
-                f"config.evals.{name}.source: not set, and the training data are a mixture; name"
-                " the evaluation's own"
-            )
-        data.update({key: config.data[key] for key in SAME_DATA})
+    """The data of the evaluator `name`; errors as `evaluation_data.settings` and `source`."""
+    data = _with_cache(evaluation_data.settings(config, name), config.data)
     size = config.model.vision.image_size
-    records = source(data, image_size=size, seed=config.seed, where=f"evals.{name}")
-    return Spread(records, data.max_examples) if data.max_examples else records
+    whole = source(data, image_size=size, seed=config.seed, where=f"evals.{name}")
+    return Spread(whole, data.max_examples) if data.max_examples else whole
+
+
+def note_training_data(evaluator: Any, shared: int) -> None:
+    """Let an evaluator say beside its figures that so many of its records are training data."""
+    evaluator.seen = shared
+    evaluator.of_data = [
+        shared_records.note(shared, of=len(evaluator.source)),
+        *evaluator.of_data,
+    ]
 
 
 def _own_settings(settings: Config, *, name: str) -> dict[str, Any]:

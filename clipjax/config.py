@@ -241,12 +241,12 @@ def evaluator(kind: str, **changes: Any) -> Config:
     c.kind = kind
     c.every = "5000 steps"  # also at the end
     c.batch_size = 0  # global; 0 is the training batch, at most 1024
-    c.source = ""  # as `data`; "" takes the training run's
+    c.source = ""  # as `data`; "" follows from path's ending, or is the training run's, with path
     c.path = ""
     c.name = ""
     c.split = "test"
-    c.image_key = ""
-    c.text_key = ""
+    c.image_key, c.text_key = "", ""
+    c.keep, c.index = "", ""
     c.max_examples = 0  # images spread over the set; 0 is all
     if kind in ("zero_shot", "likelihood"):
         c.classes = ""  # table of class names: built in, or a JSON file; "" is the data's own

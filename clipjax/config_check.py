@@ -7,10 +7,10 @@ ConfigError of one line that names the key, its value and what to do.
 from collections.abc import Mapping
 from typing import Any
 
-from clipjax import evals, losses, stages
+from clipjax import evals, losses, stages, unused_settings
 from clipjax.common import durations
 from clipjax.common.exits import ConfigError
-from clipjax.common.ranges import shown
+from clipjax.common.ranges import as_flag, shown
 from clipjax.common.registry import check_name
 from clipjax.common.setting_names import closest_setting
 from clipjax.config import Config, defaults, flatten
@@ -40,11 +40,11 @@ def check(config: Config, *, data: bool = True) -> None:
     check_durations(config)
     if data:
         _check_data(config.data)
+        unused_settings.check(config)
 
 
 def _fail(key: str, value: Any, problem: str) -> None:
-    told = value if isinstance(value, str) and value.isprintable() and value else shown(value)
-    raise ConfigError(f"config.{key}={told}: {problem}")
+    raise ConfigError(f"config.{key}={as_flag(value)}: {problem}")
 
 
 def _check_group(group: Any, ranges: Any, *, where: str) -> None:
@@ -123,8 +123,8 @@ def _check_text_kind(config: Config) -> None:
 
 def _check_evaluators(config: Config) -> None:
     for name, settings in config.evals.items():
-        if settings.source not in ("", *sources.OWN) and not (settings.name or settings.path):
-            _fail(f"evals.{name}.source", settings.source, f"set evals.{name}.path or .name too")
+        if settings.source:
+            _check_place(settings, where=f"evals.{name}")
     best = config.checkpoint.keep_best.metric
     if best and best.split("/")[1:2] not in [[name] for name in config.evals]:
         _fail(
@@ -209,14 +209,19 @@ def check_durations(config: Config, *, epoch_examples: int | None = None) -> Non
 def _check_data(data: Config) -> None:
     for name, part in data.mixture.items():
         _check_records(part, where=f"data.mixture.{name}")
-        if part.source not in sources.OWN and not (part.name or part.path):
-            _fail(f"data.mixture.{name}.source", part.source, "set its path or name too")
-    ignored = [key for key in ("path", "name", "keep", "index") if data.mixture and data[key]]
-    if ignored:
-        _fail(f"data.{ignored[0]}", data[ignored[0]], "has no effect beside config.data.mixture")
+        _check_place(part, where=f"data.mixture.{name}")
+    if data.mixture and data.name:
+        _fail("data.name", data.name, "has no effect beside config.data.mixture")
     _check_records(data, where="data")
     if not data.mixture and data.source not in sources.OWN and not (data.name or data.path):
         raise ConfigError(NO_DATA)
+
+
+def _check_place(data: Config, *, where: str) -> None:
+    """Raise ConfigError where nothing says where the data of a source lie."""
+    named = [key for key in ("path", "name") if key in sources.READS[data.source]]
+    if named and not any(data[key] for key in named):
+        _fail(f"{where}.source", data.source, f"set its {' or '.join(named)} too")
 
 
 def _check_records(data: Config, *, where: str) -> None:

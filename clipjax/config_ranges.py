@@ -77,6 +77,8 @@ EVALUATOR = {
     "split": filled_text,
     "image_key": text,
     "text_key": text,
+    "keep": text,
+    "index": text,
     "max_examples": whole(0),
 }
 NAMES = {  # of evaluators that classify by names
@@ -87,10 +89,12 @@ NAMES = {  # of evaluators that classify by names
 
 
 def evaluator(settings: Any) -> dict[str, Range]:
-    """The ranges of one evaluator, by its kind."""
+    """The ranges of one evaluator, by its kind; one whose kind was changed may keep what the other
+    kind has, as long as it is empty."""
     kind = settings.get("kind")
     own = evals.SETTINGS.get(kind, ()) if isinstance(kind, str) else ()
-    return EVALUATOR | {key: NAMES[key] for key in own}
+    kept = [key for key in NAMES if key in settings and not settings[key]]
+    return EVALUATOR | {key: NAMES[key] for key in NAMES if key in own or key in kept}
 
 
 SETTINGS: dict[str, Any] = {

@@ -154,6 +154,7 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
 
     import clipjax
     from clipjax import build_data
+    from clipjax.data.sources import shared_records
     from clipjax.evals.results import step_name
     from clipjax.evaluate_queries import output_file
     from clipjax.parallel import distributed
@@ -170,7 +171,10 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
     found: dict[str, Any] = {}
     rows = []
     evaluators = build_data.evaluators(config, mesh=model.mesh, tokenizer=model.tokenizer)
+    trained_on = model.run["data_fingerprint"].partition("&")[0]  # all, of a selection
     for name, evaluator in evaluators.items():
+        if shared_records.whole(evaluator.source).fingerprint == trained_on:
+            build_data.note_training_data(evaluator, len(evaluator.source))
         began = time.perf_counter()
         metrics = evaluator(model.variables, poll=lambda: False)
         seconds = round(time.perf_counter() - began, 2)

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from clipjax import build_data
+from clipjax import build_data, evaluation_data
 from clipjax.common import files, lists
 from clipjax.common.exits import ConfigError
 from clipjax.data.sources.folder import PATHS, Folder
@@ -90,9 +90,9 @@ def show_labels(
 
 def _templates(config: Any) -> tuple[str, ...]:
     """Of the run's first zero-shot evaluator: its prompts are what the model can read."""
-    for settings in config.evals.values():
+    for name, settings in config.evals.items():
         if settings.kind == "zero_shot":
-            source = settings.source or config.data.source
+            source = evaluation_data.settings(config, name).source
             table = prompts.TABLES.get(settings.classes or prompts.TABLE_OF_SOURCE.get(source, ""))
             own = tuple(lists.texts(settings.templates, what="templates"))
             return own or (table().templates if table else ())

@@ -3,7 +3,15 @@
 import dataclasses
 from typing import Any
 
-from clipjax import build, build_data, build_model, config_check, run_record, stages
+from clipjax import (
+    build,
+    build_data,
+    build_model,
+    build_tokenizer,
+    config_check,
+    run_record,
+    stages,
+)
 from clipjax import config as settings
 from clipjax.common import exits
 from clipjax.config import Config
@@ -78,6 +86,8 @@ class Run:
             own = self.tokenizers[stages.at(self.stages, record["step"]).name]
             run_record.check(record, source=self.source, tokenizer=own, workdir=self.workdir)
 
+        if self.checkpoints.latest() is not None:
+            self.goodput.enter("restore")
         found = restore_newest(
             self.checkpoints,
             lambda step: self.program(stages.at(self.stages, step)).abstract_state,
@@ -126,7 +136,7 @@ def open_run(config: Config, *, workdir: str) -> Run:
     horizon = build.horizon(config, epoch_examples=len(source))
     parts = stages.plan(config, epoch_examples=len(source))
     tokenizers = {
-        stage.name: build_data.tokenizer(stage.config, source=source, workdir=workdir)
+        stage.name: build_tokenizer.tokenizer(stage.config, source=source, workdir=workdir)
         for stage in parts
     }
     keep = config.checkpoint

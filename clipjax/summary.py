@@ -7,15 +7,20 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from clipjax import losses, summary_tables
+from clipjax import evaluation_data, losses, summary_tables, unused_settings
 from clipjax.build import Horizon
-from clipjax.common import trees
+from clipjax.common import trees, urls
 from clipjax.config import Config
+from clipjax.data import sources
+from clipjax.evals.embed import Evaluator
+from clipjax.optim import optimizer as optimizers
 from clipjax.parallel import sharding
 from clipjax.parallel.mesh import batch_shards
 from clipjax.stages import Stage
 from clipjax.summary_tables import as_bytes, local_bytes
+from clipjax.training.forward import frozen_towers
 
+MOST_NAMED = 4  # frozen modules
 UNSHARDED_WARNING = 0.02  # share of the state's bytes on every device
 WASTE = {  # by a mesh axis that splits nothing
     "fsdp": "every device holds all of them; config.mesh.data would do the same",
@@ -30,6 +35,7 @@ def describe(
     state: Any,
     horizon: Horizon,
     source: Any,
+    evaluators: Mapping[str, Evaluator],
     progress: Mapping[str, float],
     start: int,
     workdir: str,
@@ -62,11 +68,13 @@ def describe(
         *_fsdp_line(config, mesh=mesh),
         batch_line(config.batch_size, mesh=mesh),
         f"state       {as_bytes(local_bytes(state))} on each device, {whole:.1%} of it unsharded",
+        weights_line(config, state.params, start=start),
         f"data        {source.name}: {len(source):,} records; {examples:,} examples = {epochs}",
         *([f"            {source.details}"] if hasattr(source, "details") else []),
         f"steps       {horizon.total:,} (warm-up {horizon.warmup:,}), starting at {start:,};"
         f" checkpoint every {horizon.save_every:,}, log every {horizon.log_every:,}",
         *_stage_line(stage, total=horizon.total),
+        *_evaluator_lines(config, evaluators, every=horizon.evals_every),
         f"work dir    {workdir}: checkpoints/ config.json metrics.jsonl tensorboard/",
     ]
     if mesh.shape["fsdp"] > 1 and whole > UNSHARDED_WARNING:
@@ -74,6 +82,12 @@ def describe(
             f"warning     {whole:.1%} of the state is on every device: widths do not divide by"
             f" config.mesh.fsdp={mesh.shape['fsdp']}, or the model is very small"
         )
+    lines += [f"warning     {line}" for line in unused_settings.ignored(config)]
+    lines += [
+        f"warning     config.evals.{name}: {evaluator.of_data[0]}; name others by its path or split"
+        for name, evaluator in evaluators.items()
+        if evaluator.seen
+    ]
     used = {
         axis
         for leaf in jax.tree.leaves(state)
@@ -135,6 +149,46 @@ def batch_line(batch_size: int, *, mesh: Mesh) -> str:
     within = f" (each by {groups} chips together)" if groups > 1 else ""
     per_chip = f"{shards} chips × {batch_size // shards:,}{within}"
     return f"batch       global batch {batch_size:,} = {per_chip}"
+
+
+def weights_line(config: Config, params: Any, *, start: int) -> str:
+    """ "weights     from runs/a (vision, text); frozen: vision/*, 86,192,640 parameters"."""
+    origin = f"random, of seed {config.seed}"
+    if start:
+        origin = f"from the checkpoint of step {start:,}"
+    elif config.init.weights:
+        origin = f"from {config.init.weights} ({', '.join(config.init.towers)})"
+    trained = optimizers.trainable(params, config.optimizer.learning_rate_factors)
+    sizes = {name: math.prod(leaf.shape) for name, leaf in trees.named_leaves(params)}
+    frozen = [name for name, is_trained in trees.named_leaves(trained) if not is_trained]
+    if not frozen:
+        return f"weights     {origin}"
+    towers = frozen_towers(trained)
+    modules = dict.fromkeys(
+        f"{tower}/*" if (tower := name.split("/")[0]) in towers else summary_tables.module(name)
+        for name in frozen
+    )
+    named = ", ".join([*modules][:MOST_NAMED])
+    more = f" and {len(modules) - MOST_NAMED} more" if len(modules) > MOST_NAMED else ""
+    count = sum(sizes[name] for name in frozen)
+    return f"weights     {origin}; frozen: {named}{more}, {count:,} parameters"
+
+
+def _evaluator_lines(
+    config: Config, evaluators: Mapping[str, Evaluator], *, every: Mapping[str, int]
+) -> list[str]:
+    """What each evaluator measures on, and how often."""
+    lines = []
+    for name, evaluator in evaluators.items():
+        data = evaluation_data.settings(config, name)
+        place = [urls.shown(data.path)] if data.path else []
+        part = [f"split {data.split}"] if "split" in sources.READS[data.source] else []
+        where = ", ".join([evaluator.source.name, *place, *part])
+        lines.append(
+            f"evaluator   {name}: {config.evals[name].kind} on {len(evaluator.source):,} records of"
+            f" {where}; every {every[name]:,} steps"
+        )
+    return lines
 
 
 def _stage_line(stage: Stage, *, total: int) -> list[str]:

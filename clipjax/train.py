@@ -50,7 +50,6 @@ def _train(config: Config, *, workdir: str) -> int:
     if run.is_complete():
         run.close()
         return exits.DONE
-    run.goodput.enter("restore")
     (step, state), exit_code = run.newest_state(), exits.DONE
     for stage in run.stages:
         ahead = step < stage.last_step or stage is run.stages[-1]
@@ -70,7 +69,7 @@ def _stage(run: Run, stage: Stage, *, start: int, state: Any) -> tuple[int, Any,
     horizon = build.horizon(config, epoch_examples=len(source))
     tokenizer = run.tokenizers[stage.name]
     examples = build_data.examples(config, source=source, tokenizer=tokenizer)
-    evaluators = build_data.evaluators(config, mesh=mesh, tokenizer=tokenizer)
+    evaluators = build_data.evaluators(config, mesh=mesh, tokenizer=tokenizer, training=source)
 
     # Program and state
     program = run.program(stage)
@@ -88,6 +87,7 @@ def _stage(run: Run, stage: Stage, *, start: int, state: Any) -> tuple[int, Any,
                 state=program.abstract_state,
                 horizon=dataclasses.replace(horizon, total=run.total),
                 source=source,
+                evaluators=evaluators,
                 progress=examples.progress(stage.examples(stage.last_step)),
                 start=start,
                 workdir=run.workdir,

@@ -10,6 +10,8 @@ from clipjax.data.mixture import MixtureOrder
 from clipjax.data.order import GlobalOrder
 from clipjax.parallel import mesh as meshes
 
+STEPS = {"total_steps": 6, "warmup_steps": 2}
+
 
 class Source:
     name = "scenes"
@@ -42,6 +44,7 @@ def test_what_is_not_split_is_told(sizes, told):
         state=program.abstract_state,
         horizon=build.horizon(config, epoch_examples=100),
         source=Source(),
+        evaluators={},
         progress={"data/epochs": 1.0},
         start=0,
         workdir="somewhere",
@@ -49,6 +52,25 @@ def test_what_is_not_split_is_told(sizes, told):
     warnings = [line for line in text.splitlines() if line.startswith("warning")]
     assert len(warnings) == len(told)
     assert all(part in line for part, line in zip(told, warnings, strict=True)), warnings
+
+
+def test_where_weights_come_from_and_what_is_frozen():
+    config = tiny.tiny()
+    params = build.program(
+        config, mesh=meshes.make_mesh({"data": 1, "fsdp": 8, "tensor": 1}), **STEPS
+    ).abstract_state.params
+    assert summary.weights_line(config, params, start=0) == "weights     random, of seed 0"
+    config.init.weights, config.init.towers = "runs/a", ("vision",)
+    told = summary.weights_line(config, params, start=0)
+    assert told == "weights     from runs/a (vision)"
+    config.optimizer.learning_rate_factors = ((r"vision/.*", 0.0), (r".*", 1.0))
+    told = summary.weights_line(config, params, start=7)
+    assert told.startswith("weights     from the checkpoint of step 7; frozen: vision/*, ")
+    vision = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params["vision"]))
+    assert told.endswith(f" {vision:,} parameters")
+    config.optimizer.learning_rate_factors = ((r"text/(token|pos).*", 0.0), (r".*", 1.0))
+    told = summary.weights_line(config, params, start=0)
+    assert "frozen: text/position_embedding, text/token_embedding, 13,056 parameters" in told
 
 
 def test_tables_of_parameters_and_memory():

@@ -46,6 +46,11 @@ class Range:
             raise ConfigError(f"{where}={shown(value)}: must be {must}")
 
 
+def as_flag(value: Any) -> str:
+    """A value as it stands behind --config.name=, where that can be told from others."""
+    return value if isinstance(value, str) and value.isprintable() and value else shown(value)
+
+
 def shown(value: Any) -> str:
     """A value as Python writes it, on one line, cut where it is long."""
     text = " ".join(repr(value).split())

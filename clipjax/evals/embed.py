@@ -30,6 +30,8 @@ class Evaluator:
       n: images measured on.
       chance: what guessing gives, by metric.
       details: of the newest measurement, for pictures: a kind's own record, or None.
+      source: what it measures on.
+      seen: of its records, how many are known to be training data.
       of_data: what of the data changes how figures are read, with the number of images it touches.
       notes: of the newest measurement, the same of data and figures.
     """
@@ -38,6 +40,8 @@ class Evaluator:
     n: int
     chance: dict[str, float]
     details: Any = None
+    source: Any = None
+    seen: int = 0
     of_data: Sequence[str] = ()
     notes: Sequence[str] = ()
 

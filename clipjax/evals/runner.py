@@ -152,8 +152,8 @@ def _overview(suite: suites.Suite, listed: Sequence[Task], *, say: Say) -> None:
     due = sum(bool(task.todo) for task in listed)
     done = sum(not task.todo and bool(task.record.measurements) for task in listed)
     say(
-        f"{suite.name}: {len(records)} sets: {due} to measure, {done} measured"
-        f" before, {len(missing)} missing, {len(failed)} that cannot be used"
+        f"{suite.name}: {len(records)} set{'s' * (len(records) != 1)}: {due} to measure,"
+        f" {done} measured before, {len(missing)} missing, {len(failed)} that cannot be used"
     )
     for record in (task.record for task in listed if task.on):
         classes = f" of {count:,} classes" if (count := record.data["classes"]) else ""

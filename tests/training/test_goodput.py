@@ -34,6 +34,7 @@ def test_a_run_logs_where_its_time_goes_and_what_it_does_again(tmp_path):
     assert 0 < total < wall  # the line is written before the last save
     first_start = last["time/clock"] - total
     assert last["time/train_seconds"] > 0 and last["time/replay_seconds"] == 0
+    assert last["time/restore_seconds"] == 0, "there was nothing to restore"
 
     # Steps 3 and 4 were in the log, but not saved when the run was killed.
     for name in ("gone", "gone_too"):
@@ -41,6 +42,7 @@ def test_a_run_logs_where_its_time_goes_and_what_it_does_again(tmp_path):
         (tmp_path / "checkpoints" / "4").rename(tmp_path / name)
         assert tiny.run(tiny.tiny(total="4 steps"), tmp_path) == 0
         assert tiny.lines(tmp_path)[-1]["time/replay_seconds"] > 0
+        assert tiny.lines(tmp_path)[-1]["time/restore_seconds"] > 0
     wall = tiny.lines(tmp_path)[-1]["time/clock"] - first_start
     spent, starts = times.read(str(tmp_path / "metrics.jsonl"))
     assert starts == 3 and spent["down"] > 1.0

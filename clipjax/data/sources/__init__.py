@@ -9,6 +9,8 @@ pickled, for worker processes. A new one is a module here and a line in the tabl
 shards is a `shard_format.Format`.
 """
 
+import os
+import re
 from typing import Any
 
 from clipjax.common import registry
@@ -26,17 +28,40 @@ SOURCES = {
     "tfds": "clipjax.data.sources.tfds:TfdsSource",
     "tfrecord": "clipjax.data.sources.tfrecord:open_tfrecords",
 }
-# Need no path: packages hold the data.
-OWN = ("digits", "mnist_5k", "objects", "objects_noto", "scenes")
-SPLIT = ("digits", "folder", "mnist_5k", "scenes")  # into "train" and others
-DRAWN = ("objects", "objects_noto", "scenes")  # in any size
 SHARDED = {  # `sources.sharded`, from `path`; what a folder's shards end with
     "parquet": ".parquet",
     "table": ".csv",
     "tar": ".tar",
     "tfrecord": ".tfrecord",
 }
+FIELDS = ("image_key", "text_key", "text_weights")
+# Which settings of `config.records` each one reads; all read `keep`.
+READS: dict[str, tuple[str, ...]] = {
+    "digits": ("split",),
+    "mnist_5k": ("split",),
+    "folder": ("path",),
+    "objects": (),
+    "objects_noto": (),
+    "scenes": ("split",),
+    "tfds": ("path", "name", "split", *FIELDS),
+    **dict.fromkeys(SHARDED, ("path", "index", "order", "window", *FIELDS)),
+}
+# Need no path: packages hold the data.
+OWN = tuple(name for name, reads in READS.items() if "path" not in reads)
+SPLIT = tuple(name for name in OWN if "split" in READS[name])  # into "train" and others
+DRAWN = ("objects", "objects_noto", "scenes")  # in any size
+ENDINGS = {ending: name for name, ending in SHARDED.items()} | dict.fromkeys(
+    (".tsv", ".jsonl", ".ndjson"), "table"
+)
 names = tuple(SOURCES)
+
+
+def by_ending(path: str) -> str:
+    """The source whose shards end as `path` does, "00003.tar" or "x-00000-of-00010.parquet"; ""
+    for a folder, or an ending of no source."""
+    first = path.split("::")[0].partition("?")[0]  # "?" signs addresses
+    ending = os.path.splitext(re.sub(r"-\d+-of-\d+$", "", first))[1].lower()
+    return ENDINGS.get(ending, "")
 
 
 def get(name: str) -> Any:

@@ -186,6 +186,12 @@ class Folder:
         """What is no part of the data, by reason."""
         return {why: len(each) for why, each in self._unused.items()}
 
+    @property
+    def extents(self) -> list[tuple[str, int, int]]:
+        """Where the records lie, see `shared_records`."""
+        top = os.path.realpath(self.top)
+        return [(os.path.join(top, file), 0, 1) for file in self.files]
+
     def __len__(self) -> int:
         return len(self.files)
 

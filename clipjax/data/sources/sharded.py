@@ -86,6 +86,12 @@ class ShardedSource:
         """Whether reading a record may fetch its whole shard."""
         return any(map(remote.is_remote, self.paths))
 
+    @property
+    def extents(self) -> list[tuple[str, int, int]]:
+        """Where the records lie, see `shared_records`."""
+        files = [p if remote.is_remote(p) else os.path.realpath(p) for p in self.paths]
+        return [(file, 0, length) for file, length in zip(files, self.lengths, strict=True)]
+
     def __len__(self) -> int:
         return self._ends[-1]
 

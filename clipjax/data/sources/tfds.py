@@ -72,6 +72,10 @@ class TfdsSource:
         form = use_format(builder, name=name or self.name, data_dir=data_dir) if prepared else ""
         self._shards = list_shards(builder, split=split, prepared=prepared)
         self._ends = list(itertools.accumulate(taken for _, _, taken in self._shards))
+        self.extents = [  # see `shared_records`
+            (os.path.join(builder.data_path, file), skipped, skipped + taken)
+            for file, skipped, taken in self._shards
+        ]
         self._records = open_records(
             builder, name=name, split=split, data_dir=data_dir, features=features, form=form
         )
