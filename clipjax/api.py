@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from PIL import Image
@@ -38,26 +39,34 @@ def load(
     tokenizer: str = "",
     dtype: str = "",
     average: bool = True,
+    model_config: str = "",
 ) -> "Model":
     """The model of a run, or of another program's files, on all devices.
 
     Args:
       path: `WORKDIR` or `WORKDIR/checkpoints/STEP`, local or gs://; or what `clipjax.convert`
-        reads: a folder of open_clip's or transformers', also as hf://org/name@revision; a released
-        state dict as safetensors; big_vision's SigLIP as `.npz`.
+        reads: a folder of open_clip's or transformers', also as hf://org/name@revision; a state
+        dict as safetensors; big_vision's SigLIP as `.npz`.
       step: which checkpoint of a run; default the newest.
       tokenizer: CLIP's merges file, or SigLIP's vocabulary, where the model's folder brings none
         and no installed package does.
       dtype: to compute in, "float32" or "bfloat16"; default what a run was trained in, and float32
         for other programs' models.
-      average: of a run with `config.ema_decay`, the moving average of the weights, which the run
-        evaluated; False takes the newest weights.
+      average: the moving average of the weights, of a run with `config.ema_decay`, which evaluated
+        it, or of a file that holds both; False takes the newest weights.
+      model_config: what the model is, where a state dict does not say it: open_clip's JSON of it, a
+        run's or a transformers' folder's config.json, a name of the zoo ("ViT-B/32"), or
+        "open_clip:NAME" of an installed open_clip.
 
     Raises:
-      ConfigError: there is no such model, or no tokenizer for it.
+      ConfigError: there is no such model, nothing says which it is, or no tokenizer goes with it.
       CheckpointError, DataError: it cannot be read.
     """
-    variables, run = pretrained.read(path, step=step, tokenizer=tokenizer, average=average)
+    variables, run = pretrained.read(
+        path, step=step, tokenizer=tokenizer, average=average, model_config=model_config
+    )
+    for note in run.get("notes", ()):
+        logging.warning("%s: %s", path, note)
     if dtype:
         run["config"]["model"]["dtype"] = dtype
     return Model(variables, run=run, mesh=meshes.make_mesh({"data": 1, "fsdp": -1, "tensor": 1}))

@@ -5,8 +5,16 @@
 
 What lies at --input is found out: a clipjax run or step; an open_clip folder
 (`open_clip_config.json`, safetensors); a folder of transformers' (`config.json`,
-`model.safetensors`), also as hf://org/name@revision; a released CLIP's state dict as safetensors;
-big_vision's SigLIP as `.npz`. The folder at --output appears whole or not at all.
+`model.safetensors`), also as hf://org/name@revision; a file of weights in such a folder;
+big_vision's SigLIP as `.npz`; OpenAI's state dict as safetensors, told by its three numbers
+`input_resolution`, `context_length` and `vocab_size`. The folder at --output appears whole or not
+at all.
+
+Any other state dict says neither its activation nor its heads' width nor how images are prepared;
+nothing is guessed:
+
+    python -m clipjax.convert --input=epoch_32.pt --trust_pickle \
+        --model_config=open_clip:ViT-B-32 --format=clipjax --output=runs/imported
 
 Between other programs' formats, what is float16 or bfloat16 stays so; a clipjax checkpoint is
 float32.
@@ -38,8 +46,9 @@ def convert(
     tokenizer: str = "",
     trust_pickle: bool = False,
     average: bool = True,
+    model_config: str = "",
 ) -> str:
-    """Convert, and say in one line what was written.
+    """Convert, and say in one line what was written; lines about what was read are printed.
 
     Raises:
       CleanExit: as the formats' readers and writers.
@@ -52,25 +61,33 @@ def convert(
         raise ConfigError(f"--input={source}: no such file or folder (looked from {os.getcwd()})")
     from clipjax import pretrained
     from clipjax.common import trees
-    from clipjax.weights import formats, torch_pickles
+    from clipjax.weights import formats, model_configs, torch_pickles
     from clipjax.weights.files import place_of, write_folder
 
     place_of(output)  # before a large file is read
-    if trust_pickle and formats.is_pickle(source):
-        with tempfile.TemporaryDirectory(prefix="clipjax-convert-") as folder:
-            safe = pathlib.Path(folder, f"{pathlib.Path(source).stem}.safetensors")
-            torch_pickles.to_safetensors(source, safe)
-            return convert(str(safe), to=to, output=output, tokenizer=tokenizer)
-    variables, run = pretrained.read(
-        source, step=step, tokenizer=tokenizer, average=average, keep_half=to != "clipjax"
-    )
+    with tempfile.TemporaryDirectory(prefix="clipjax-convert-") as scratch:
+        weights = torch_pickles.make_safe(source, pathlib.Path(scratch)) if trust_pickle else ()
+        variables, run = pretrained.read(
+            source,
+            step=step,
+            tokenizer=tokenizer,
+            average=average,
+            keep_half=to != "clipjax",
+            model_config=model_config,
+            weights=weights,
+        )
+    model = run["config"]["model"]
+    if "imported" in run:
+        print(f"{run['imported']}: {model_configs.summary(model)}")
+    for note in run.get("notes", ()):
+        print(f"note: {note}")
     if to == "clipjax":
         write_folder(output, lambda made: pretrained.write_checkpoint(made, variables, run=run))
     else:
         formats.write(
             output,
             to=to,
-            model=run["config"]["model"],
+            model=model,
             variables=variables,
             tokenizer=pretrained.tokenizer_of(run),
         )
@@ -95,11 +112,18 @@ if __name__ == "__main__":
         "The model's tokenizer where the input brings none: CLIP's merges file, SigLIP's"
         " spiece.model, SigLIP 2's tokenizer.model.",
     )
+    flags.DEFINE_string(
+        "model_config",
+        "",
+        "What the model is, where the input does not say it: open_clip's JSON of it, a run's or a"
+        " transformers' folder's config.json, a name of the zoo (ViT-B/32), or open_clip:NAME of an"
+        " installed open_clip.",
+    )
     flags.DEFINE_boolean(
         "average",
         True,
-        "Of a run with config.ema_decay, the moving average of the weights; --noaverage takes the"
-        " newest weights.",
+        "The moving average of the weights, of a run with config.ema_decay or of a file that holds"
+        " both; --noaverage takes the newest weights.",
     )
     flags.DEFINE_boolean(
         "trust_pickle",
@@ -118,6 +142,7 @@ if __name__ == "__main__":
                 tokenizer=F.tokenizer,
                 trust_pickle=F.trust_pickle,
                 average=F.average,
+                model_config=F.model_config,
             ),
             flush=True,
         )

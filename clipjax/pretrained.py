@@ -5,6 +5,8 @@ A path is a clipjax work directory or step, or what `weights/formats.py` opens.
 
 import base64
 import os
+import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,7 +19,7 @@ from clipjax.data import tokenizers
 from clipjax.models import config as model_config
 from clipjax.training import checkpoint_reader
 from clipjax.training.checkpoint import Checkpoints
-from clipjax.weights import formats, hub
+from clipjax.weights import formats, hub, weight_files
 from clipjax.weights.foreign import Foreign
 
 # Of a checkpoint's data file, and of a piece of an array in it. A few are in memory at a time; what
@@ -39,6 +41,8 @@ def read(
     tokenizer: str = "",
     average: bool = True,
     keep_half: bool = False,
+    model_config: str = "",
+    weights: Sequence[pathlib.Path] = (),
 ) -> tuple[Any, dict[str, Any]]:
     """`params` and `batch_stats` (numpy, host) and the JSON of a run, see `run_record.py`.
 
@@ -46,16 +50,21 @@ def read(
       path: see above.
       step: which checkpoint of a run; default the newest.
       tokenizer: a file for models whose folder brings none.
-      average: of a run with `config.ema_decay`, the moving average; else the newest weights.
+      average: the moving average of the weights where there is one; else the newest weights.
       keep_half: what is float16 or bfloat16 in another program's files stays so; else all is
         float32, as it always is of a run.
+      model_config: what the model is, where another program's files do not say it, see
+        `weights/model_configs.py`.
+      weights: safetensors made of the pickles at `path`.
 
     Raises:
-      ConfigError: there is no model, or no tokenizer for it.
+      ConfigError: there is no model, nothing says which it is, or there is no tokenizer for it.
       DataError, CheckpointError: it is damaged.
     """
     path = os.path.expanduser(path)
-    foreign = _foreign(path)
+    foreign = _foreign(path, model_config=model_config, average=average, weights=weights)
+    if foreign is None and model_config:
+        raise ConfigError(f"{path}: a clipjax run says itself what its model is; drop model_config")
     if foreign is None:
         found = checkpoint_reader.restore_variables(path, step=step, average=average)
         kind = found[1]["config"]["model"]["text"].get("kind", "transformer")
@@ -96,22 +105,20 @@ def read_tokenizer(path: str | os.PathLike[str]) -> tokenizers.Tokenizer | None:
         return None
 
 
-def _foreign(place: str) -> Foreign | None:
+def _foreign(place: str, **options: Any) -> Foreign | None:
     if place.startswith(hub.PREFIX):
-        found = formats.open_foreign(hub.fetch(place))
+        found = formats.open_foreign(hub.fetch(place), **options)
         if found is None:
             raise ConfigError(f"{place}: holds no model that clipjax reads")
         return found
-    if formats.is_pickle(place):
-        raise ConfigError(
-            f"{place}: a pickle, which runs its author's code when it is read; if you trust it,"
-            " python -m clipjax.convert --trust_pickle makes it safe first"
-        )
+    pickled = weight_files.is_pickle(place) and not os.path.isdir(place)
+    if pickled and not options.get("weights"):
+        raise ConfigError(f"{place}: {weight_files.TRUST.format(path=place)}")
     if "://" in place:
         return None
     if not os.path.exists(place):
         raise ConfigError(f"{place}: no such file or folder (looked from {os.getcwd()})")
-    return formats.open_foreign(place)
+    return formats.open_foreign(place, **options)
 
 
 def _run(foreign: Foreign, *, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:

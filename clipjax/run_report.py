@@ -126,11 +126,11 @@ def training_samples(
 
 
 def decoded_tokens(ids: np.ndarray, *, tokenizer: Any) -> list[str]:
-    """Each token of one caption, int [T], decoded alone, between start and end of text."""
-    start_id, end_id = tokenizer.vocab_size - 2, tokenizer.vocab_size - 1
+    """Each token of one caption, int [T], decoded alone, between the tokenizer's start, if it has
+    one, and its end of text."""
     kept = list(map(int, ids))
-    kept = kept[: kept.index(end_id)] if end_id in kept else kept
-    return [tokenizer.decode([token]) for token in kept if token != start_id]
+    kept = kept[: kept.index(tokenizer.end_id)] if tokenizer.end_id in kept else kept
+    return [tokenizer.decode([token]) for token in kept if token != tokenizer.start_id]
 
 
 def show_evaluation(report: Report | None, step: int, *, details: Mapping[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """A model in another program's files, opened: what every format's `open` returns."""
 
 import dataclasses
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from clipjax.common import trees
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.models import clip
+from clipjax.models import config as model_config
 from clipjax.weights import arrays
 
 LARGEST = 1 << 31  # that any size in a configuration may be
@@ -78,6 +78,14 @@ class Foreign:
         return found
 
 
+def checked(model: dict[str, Any]) -> dict[str, Any]:
+    """The model with every default; DataError if none has such sizes."""
+    try:
+        return model_config.complete(model)
+    except ConfigError as error:
+        raise DataError(f"no model has such sizes: {error}") from None
+
+
 def shapes_of(model: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Our parameters' shapes, in the layout of scan=True, and under BATCH_STATS/ those of
     BatchNorm's averages; nothing is allocated.
@@ -99,16 +107,3 @@ def shapes_of(model: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     stats = {BATCH_STATS: variables[BATCH_STATS]} if BATCH_STATS in variables else {}
     named = trees.named_leaves({**variables["params"], **stats})
     return {name: tuple(leaf.shape) for name, leaf in named}
-
-
-def only_file(folder: pathlib.Path, *names: str) -> pathlib.Path:
-    """The first of the files that is there; DataError if none is, naming a pickle that is."""
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    if pickles := sorted(file.name for file in folder.glob("*.bin")):
-        raise DataError(
-            f"holds only {pickles[0]}, a pickle, which runs its author's code when it is read; if"
-            f" you trust it, convert the file itself with --trust_pickle"
-        )
-    raise DataError(f"no {names[0]}")

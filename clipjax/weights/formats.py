@@ -2,25 +2,29 @@
 
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.weights import (
+    arrays,
     big_vision,
     files,
     huggingface,
     huggingface_folder,
     huggingface_siglip,
+    model_configs,
     open_clip,
     open_clip_siglip,
     openai,
     siglip,
+    tokenizer_files,
+    weight_files,
+    wrappers,
 )
-from clipjax.weights.foreign import BATCH_STATS, Foreign
-from clipjax.weights.settings import Settings
+from clipjax.weights.foreign import BATCH_STATS, Foreign, checked
 
-PICKLES = (".pt", ".pth", ".bin", ".ckpt")  # how their names end
 # Format → how a CLIP is written, how a SigLIP is.
 WRITERS = {
     "open_clip": (open_clip.write, open_clip_siglip.write),
@@ -28,44 +32,115 @@ WRITERS = {
 }
 
 
-def is_pickle(path: str) -> bool:
-    """Whether it is a file that may run its author's code when it is read."""
-    return path.endswith(PICKLES)
-
-
-def open_foreign(path: str | os.PathLike[str]) -> Foreign | None:
+def open_foreign(
+    path: str | os.PathLike[str],
+    *,
+    model_config: str = "",
+    average: bool = True,
+    weights: Sequence[pathlib.Path] = (),
+) -> Foreign | None:
     """Another program's model, or None where there is none: then it may be a clipjax checkpoint.
 
+    Args:
+      path: a folder, or a file of weights, beside which its settings may lie.
+      model_config: what the model is, see `model_configs.read`; "" is told by the files.
+      average: whether to take a moving average that lies beside the weights.
+      weights: safetensors in place of the path's own weights, where those were pickles.
+
     Raises:
+      ConfigError: nothing says which model it is.
       DataError: its files are damaged, or ask for what clipjax does not have.
     """
     place = pathlib.Path(path)
     try:
-        if place.suffix == ".safetensors" and place.is_file():
-            return openai.open(place)
         if place.suffix == ".npz" and place.is_file():
-            return big_vision.open(place)
-        if (place / open_clip.CONFIG).is_file():
-            return _open_clip(place)
-        if (place / huggingface_folder.CONFIG).is_file() and not (place / "checkpoints").is_dir():
-            return _huggingface(place)
+            return _big_vision(place, model_config=model_config)
+        if not weights and not _is_foreign(place, model_config=model_config):
+            return None
+        found, notes = (weights, ()) if weights else weight_files.find(place)
+        tensors, choice = wrappers.unwrap(files.SafeTensors(*found), average=average)
+        folder = place if place.is_dir() else place.parent
+        origin, (model, left_open) = _described(folder, tensors, model_config=model_config)
+        # A bias of the logits is what open_clip's --siglip gives to any model.
+        model = checked({**model, "logit_bias": openai.BIAS in tensors.shapes})
+        layout, ignored = _layout(model, tensors)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    return None
-
-
-def _open_clip(folder: pathlib.Path) -> Foreign:
-    config = Settings(files.read_json(folder / open_clip.CONFIG), file=open_clip.CONFIG)
-    name = config.part("model_cfg").part("vision_cfg").given("timm_model_name", "")
-    return open_clip_siglip.open(folder) if "_siglip_" in str(name) else open_clip.open(folder)
-
-
-def _huggingface(folder: pathlib.Path) -> Foreign:
-    config = Settings(
-        files.read_json(folder / huggingface_folder.CONFIG), file=huggingface_folder.CONFIG
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    tokenizer = {
+        "folder": folder,
+        "kind": "siglip" if siglip.is_siglip(model) else "clip",
+        "context_length": model["text"]["context_length"],
+    }
+    return Foreign(
+        origin=f"{place.name}, {origin}",
+        model=model,
+        tensors=tensors,
+        layout=layout,
+        ignored=ignored,
+        find_tokenizer=lambda named: tokenizer_files.find(named, **tokenizer),
+        notes=(*notes, *choice, *left_open),
     )
-    readers = {"clip": huggingface.open, huggingface_siglip.MODEL_TYPE: huggingface_siglip.open}
-    return readers[config.one_of("model_type", readers, None)](folder)
+
+
+def _big_vision(file: pathlib.Path, *, model_config: str) -> Foreign:
+    if model_config:
+        raise ConfigError("takes no model_config: big_vision's arrays say what a SigLIP is")
+    return big_vision.open(file)
+
+
+def _is_foreign(place: pathlib.Path, *, model_config: str) -> bool:
+    """Whether another program's weights lie there, and not a clipjax run's."""
+    if place.is_file():
+        return place.suffix == weight_files.ENDING or bool(weight_files.INDEX.fullmatch(place.name))
+    if (place / "checkpoints").is_dir() or (place / "state").is_dir():
+        return False
+    configs = (open_clip.CONFIG, huggingface_folder.CONFIG)
+    return (
+        bool(model_config)
+        or any((place / config).is_file() for config in configs)
+        or any(place.glob(f"*{weight_files.ENDING}"))
+    )
+
+
+def _described(
+    folder: pathlib.Path, tensors: arrays.Tensors, *, model_config: str
+) -> tuple[str, model_configs.Described]:
+    """Where the model's description is from, for people, and the description."""
+    if model_config:
+        return f"as {model_config} describes it", model_configs.read(model_config)
+    own = folder / (huggingface_folder if _has_transformers_names(tensors) else open_clip).CONFIG
+    if own.is_file() and own.name == open_clip.CONFIG:
+        return "open_clip's", model_configs.of_open_clip(files.read_json(own))
+    if own.is_file():
+        return "transformers'", model_configs.of_transformers(own)
+    if openai.is_release(tensors.shapes):
+        model = openai.model_of(tensors.shapes)
+        return "OpenAI's", (model, (f"as OpenAI's release: {model_configs.summary(model)}",))
+    raise ConfigError(
+        f"weights alone, which say neither activation nor heads nor how images are prepared; put"
+        f" their {own.name} beside them, or add --model_config=FILE (that one, or a run's"
+        f" config.json) or --model_config=NAME (ViT-B/32 is OpenAI's with QuickGELU,"
+        f" open_clip:ViT-B-32 open_clip's with GELU)"
+    )
+
+
+def _has_transformers_names(tensors: arrays.Tensors) -> bool:
+    return any(name.startswith(("vision_model.", "text_model.")) for name in tensors.shapes)
+
+
+def _layout(
+    model: Mapping[str, Any], tensors: arrays.Tensors
+) -> tuple[arrays.Layout, tuple[str, ...]]:
+    """Where our parameters lie among arrays of these names, and which names hold no weights."""
+    if _has_transformers_names(tensors):
+        theirs = huggingface_siglip if siglip.is_siglip(model) else huggingface
+        return theirs.layout(), huggingface.IGNORED
+    if siglip.is_siglip(model):
+        return open_clip_siglip.layout(model), ()
+    own_text = any(name.startswith("text.") for name in tensors.shapes)
+    return openai.layout(model, text="text." if own_text else ""), openai.IGNORED
 
 
 def write(

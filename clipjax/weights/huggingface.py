@@ -7,9 +7,8 @@ from typing import Any
 from clipjax.common.exits import DataError
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.models import config as model_config
-from clipjax.weights import arrays, files, huggingface_folder, preprocessing, tokenizer_files
+from clipjax.weights import arrays, files, huggingface_folder, preprocessing
 from clipjax.weights.arrays import CONVOLUTION, LINEAR, Array, Layout, linear, merged, norm
-from clipjax.weights.foreign import Foreign
 from clipjax.weights.huggingface_folder import CONFIG
 from clipjax.weights.preprocessing import BICUBIC
 from clipjax.weights.settings import Settings
@@ -31,30 +30,23 @@ CLIP_MODEL = {  # what a model must be to have a form there
 ARGMAX = 2  # an end-of-text id that makes transformers pool at the largest id
 
 
-def open(folder: pathlib.Path) -> Foreign:
-    """A folder that `CLIPModel.from_pretrained` loads.
+def describe(config: pathlib.Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The model of a folder that `CLIPModel.from_pretrained` loads; notes on what it leaves open.
+
+    Args:
+      config: its `config.json`; the others lie beside it.
 
     Raises:
       DataError: a file is missing or damaged, or asks for what clipjax does not have.
     """
-    model = model_of(files.read_json(folder / CONFIG))
+    content = files.read_json(config)
+    model, folder = model_of(content), config.parent
     images, notes = preprocessing.read(folder, family="CLIP", size=model["vision"]["image_size"])
-    model |= images
-    return Foreign(
-        origin=f"transformers' {folder.name}",
-        model=model,
-        tensors=huggingface_folder.open_weights(folder),
-        layout=layout(),
-        ignored=IGNORED,
-        find_tokenizer=lambda named: tokenizer_files.find(
-            named, folder=folder, kind="clip", context_length=model["text"]["context_length"]
-        ),
-        notes=notes,
-    )
+    return model | images, (*left_out(content), *notes)
 
 
 def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The model, as of `zoo.MODELS`, that a CLIPModel's config describes; DataError as `open`.
+    """The model, as of `zoo.MODELS`, that a CLIPModel's config describes; DataError as `describe`.
 
     What it leaves out is as transformers' CLIPConfig has it.
     """
@@ -74,6 +66,16 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
         "vision": vision_of(vision, width=768, patch_size=32),
         "text": text_of(text, context_length=77, vocab_size=49_408, width=512, heads=8),
     }
+
+
+def left_out(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """A note on what a config leaves out that decides numbers and no shape tells."""
+    towers = [tower(Settings(config, file=CONFIG), name) for name in ("vision", "text")]
+    keys = ("hidden_act", "layer_norm_eps", "num_attention_heads")
+    missing = [f"{part.where}{key}" for part in towers for key in keys if key not in part.values]
+    return (f"{CONFIG} leaves out {', '.join(missing)}; taken is transformers' default",) * bool(
+        missing
+    )
 
 
 def tower(config: Settings, name: str) -> Settings:

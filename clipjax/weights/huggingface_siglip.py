@@ -14,11 +14,9 @@ from clipjax.weights import (
     huggingface_folder,
     preprocessing,
     siglip,
-    tokenizer_files,
 )
 from clipjax.weights.arrays import CONVOLUTION, ROW, ROWS, Array, Layout, linear, norm
 from clipjax.weights.arrays import merged as joined
-from clipjax.weights.foreign import Foreign
 from clipjax.weights.huggingface import ACTIVATIONS
 from clipjax.weights.huggingface_folder import CONFIG
 from clipjax.weights.openai import packed
@@ -27,30 +25,23 @@ from clipjax.weights.settings import Settings
 MODEL_TYPE = "siglip"
 
 
-def open(folder: pathlib.Path) -> Foreign:
-    """A folder that `SiglipModel.from_pretrained` loads.
+def describe(config: pathlib.Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The model of a folder that `SiglipModel.from_pretrained` loads; notes on what it leaves open.
+
+    Args:
+      config: its `config.json`; the others lie beside it.
 
     Raises:
       DataError: a file is missing or damaged, or asks for what clipjax does not have.
     """
-    model = model_of(files.read_json(folder / CONFIG))
+    content = files.read_json(config)
+    model, folder = model_of(content), config.parent
     images, notes = preprocessing.read(folder, family="Siglip", size=model["vision"]["image_size"])
-    model |= images
-    return Foreign(
-        origin=f"transformers' {folder.name}",
-        model=model,
-        tensors=huggingface_folder.open_weights(folder),
-        layout=layout(),
-        ignored=huggingface.IGNORED,
-        find_tokenizer=lambda named: tokenizer_files.find(
-            named, folder=folder, kind="siglip", context_length=model["text"]["context_length"]
-        ),
-        notes=notes,
-    )
+    return model | images, (*huggingface.left_out(content), *notes)
 
 
 def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The model, as of `zoo.MODELS`, that a SiglipModel's config describes; DataError as `open`."""
+    """The model, as of `zoo.MODELS`, of a SiglipModel's config; DataError as `describe`."""
     settings = Settings(config, file=CONFIG)
     vision, text = huggingface.tower(settings, "vision"), huggingface.tower(settings, "text")
     vision.one_of("vision_use_head", (True,), True)

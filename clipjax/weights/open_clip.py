@@ -9,9 +9,8 @@ from clipjax.data.clip_tokenizer import ClipTokenizer, packaged_merges
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.models import config as model_config
 from clipjax.models.config import IMAGE_MEAN, IMAGE_STD
-from clipjax.weights import arrays, files, openai, tokenizer_files
-from clipjax.weights.foreign import Foreign, only_file
-from clipjax.weights.settings import Settings, is_whole
+from clipjax.weights import arrays, files, openai, preprocessing, tokenizer_files
+from clipjax.weights.settings import Settings, is_number, is_whole
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = (
@@ -28,7 +27,13 @@ TEXT_KEYS = (
     *("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "pool_type"),
     *("no_causal_mask", "proj_bias", "act_kwargs", "norm_kwargs", "tokenizer_kwargs"),
 )
-NO_MATTER = ("patch_dropout", "pad_id", "eos_id", "hf_tokenizer_name", "output_tokens")
+NO_MATTER = (
+    *("patch_dropout", "pad_id", "eos_id", "hf_tokenizer_name", "output_tokens"),
+    # What open_clip looks at only with settings that are refused.
+    *("attn_pooler_queries", "attn_pooler_heads", "hf_model_pretrained", "hf_proj_type"),
+    *("hf_pooler_type", "timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias"),
+    *("timm_drop", "timm_drop_path"),
+)
 DEFAULTS = {"pool_type": "tok", "pos_embed_type": "learnable", "proj_type": "linear"}
 POOLING = {"argmax": "end_of_text", "last": "last"}
 RESIZE_MODES = {"shortest": "crop", "squash": "squash"}
@@ -40,27 +45,8 @@ PREPROCESSING = {
 }
 
 
-def open(folder: pathlib.Path) -> Foreign:
-    """A folder that open_clip calls `local-dir:`, or a downloaded repository.
-
-    Raises:
-      DataError: a file is missing or damaged, or asks for what clipjax does not have.
-    """
-    model = model_of(files.read_json(folder / CONFIG))
-    return Foreign(
-        origin=f"open_clip's {folder.name}",
-        model=model,
-        tensors=files.SafeTensors(only_file(folder, *WEIGHTS)),
-        layout=openai.layout(model),
-        ignored=openai.IGNORED,
-        find_tokenizer=lambda named: tokenizer_files.find(
-            named, folder=folder, kind="clip", context_length=model["text"]["context_length"]
-        ),
-    )
-
-
 def model_of(config: Mapping[str, Any], *, file: str = CONFIG) -> dict[str, Any]:
-    """The model, as of `zoo.MODELS`, of an `open_clip_config.json`; DataError as `open`.
+    """The model, as of `zoo.MODELS`, of an `open_clip_config.json`; DataError if there is none.
 
     What it leaves out is as open_clip's CLIPVisionCfg and CLIPTextCfg have it.
     """
@@ -79,11 +65,18 @@ def model_of(config: Mapping[str, Any], *, file: str = CONFIG) -> dict[str, Any]
         "embed_dim": model.whole("embed_dim"),
         "activation": activation,
         "layer_norm_epsilon": epsilon,
-        "logit_bias": model.given("init_logit_bias", None) is not None,
+        "logit_bias": _has_bias(model),
         **images_of(whole),
         "vision": image,
         "text": text_of(text),
     }
+
+
+def _has_bias(model: Settings) -> bool:
+    bias = model.given("init_logit_bias", None)
+    if bias is not None and not is_number(bias):
+        raise model.fail("init_logit_bias", "is no number")
+    return bias is not None
 
 
 def _vision_of(vision: Settings) -> dict[str, Any]:
@@ -163,6 +156,19 @@ def _check(settings: Settings, *, known: tuple[str, ...]) -> None:
             raise settings.fail(key, "is not supported")
 
 
+def left_out(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """A note on what a `preprocess_cfg` leaves open."""
+    said = Settings(config, file=CONFIG).without_nulls().part("preprocess_cfg", {}).without_nulls()
+    missing = [key for key in ("mean", "std", "resize_mode") if key not in said.values]
+    if not missing:
+        return ()
+    images = preprocessing.described(images_of(Settings(config, file=CONFIG)))
+    return (
+        f"no preprocess_cfg says {', '.join(missing)}; with open_clip's defaults images are"
+        f" prepared so: {images}",
+    )
+
+
 def images_of(config: Settings) -> dict[str, Any]:
     """Our model's settings of images, of a `preprocess_cfg`.
 
@@ -178,7 +184,7 @@ def images_of(config: Settings) -> dict[str, Any]:
     said.one_of("interpolation", ("bicubic",), PREPROCESSING["interpolation"])
     mode = said.one_of("resize_mode", RESIZE_MODES, PREPROCESSING["resize_mode"])
     return {
-        "image_mean": said.three("mean", PREPROCESSING["mean"], least=-255),
+        "image_mean": said.three("mean", PREPROCESSING["mean"], least=0),
         "image_std": said.three("std", PREPROCESSING["std"], least=1e-3),
         "image_resize": RESIZE_MODES[mode],
     }

@@ -12,7 +12,6 @@ from clipjax.models import config as model_config
 from clipjax.weights import arrays, files, open_clip, openai, siglip, tokenizer_files
 from clipjax.weights.arrays import CONVOLUTION, ROW, ROWS, Array, Layout, linear, norm
 from clipjax.weights.arrays import merged as joined
-from clipjax.weights.foreign import Foreign, only_file
 from clipjax.weights.open_clip import CONFIG, WEIGHTS
 from clipjax.weights.openai import packed
 from clipjax.weights.settings import Settings
@@ -37,27 +36,8 @@ EPSILON = 1e-6  # of timm's LayerNorms
 CLEANING = "canonicalize"  # open_clip's name of what SigLIP does to a text
 
 
-def open(folder: pathlib.Path) -> Foreign:
-    """A folder that open_clip calls `local-dir:`, or a downloaded repository.
-
-    Raises:
-      DataError: a file is missing or damaged, or asks for what clipjax does not have.
-    """
-    model = model_of(files.read_json(folder / CONFIG))
-    return Foreign(
-        origin=f"open_clip's {folder.name}",
-        model=model,
-        tensors=files.SafeTensors(only_file(folder, *WEIGHTS)),
-        layout=layout(model),
-        ignored=(),
-        find_tokenizer=lambda named: tokenizer_files.find(
-            named, folder=folder, kind="siglip", context_length=model["text"]["context_length"]
-        ),
-    )
-
-
 def model_of(config: Mapping[str, Any], *, file: str = CONFIG) -> dict[str, Any]:
-    """The model, as of `zoo.MODELS`, of an `open_clip_config.json`; DataError as `open`."""
+    """The model, as of `zoo.MODELS`, of an `open_clip_config.json`; DataError if there is none."""
     whole = Settings(config, file=file)
     model = whole.part("model_cfg")
     vision, text = model.part("vision_cfg"), model.part("text_cfg")

@@ -1,44 +1,26 @@
 """The released state dict (openai/CLIP, model.py): its names, and the model that its shapes say.
 
-open_clip keeps these names. A release is a TorchScript archive, read through `torch_pickles`; as
-safetensors it comes here.
+A release is a TorchScript archive, read through `torch_pickles`. open_clip and many others keep its
+names, but not the three numbers that OpenAI's archives hold beside the weights: only with these is
+a state dict the release's, whose activation and heads no shape tells.
 """
 
-import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from clipjax.common.exits import DataError
-from clipjax.weights import tokenizer_files
 from clipjax.weights.arrays import CONVOLUTION, LINEAR, Array, Layout, linear, merged, norm
-from clipjax.weights.files import SafeTensors
-from clipjax.weights.foreign import BATCH_STATS, Foreign
+from clipjax.weights.foreign import BATCH_STATS
 
 HEAD_WIDTH = 64  # in every released model; the shapes do not say
+BIAS = "logit_bias"  # of the logits, in open_clip's models for the sigmoid loss
+NUMBERS = ("input_resolution", "context_length", "vocab_size")
 IGNORED = (r"input_resolution|context_length|vocab_size|attn_mask", r".*\.num_batches_tracked")
 
 
-def open(file: pathlib.Path) -> Foreign:
-    """A released state dict as safetensors.
-
-    Raises:
-      DataError: damaged, or no CLIP as released.
-    """
-    tensors = SafeTensors(file)
-    model = model_of(tensors.shapes)
-    return Foreign(
-        origin=f"OpenAI's {file.name}",
-        model=model,
-        tensors=tensors,
-        layout=layout(model),
-        ignored=IGNORED,
-        find_tokenizer=lambda named: tokenizer_files.find(
-            named,
-            folder=file.parent,
-            kind="clip",
-            context_length=model["text"]["context_length"],
-        ),
-    )
+def is_release(names: Collection[str]) -> bool:
+    """Whether arrays of these names come from one of OpenAI's archives."""
+    return all(name in names for name in NUMBERS)
 
 
 def model_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -59,7 +41,7 @@ def model_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     return {
         "embed_dim": embed_dim,
         "activation": "quick_gelu",
-        "logit_bias": "logit_bias" in shapes,
+        "logit_bias": BIAS in shapes,
         "vision": vision,
         "text": {
             "context_length": context,
@@ -108,7 +90,7 @@ def layout(model: Mapping[str, Any], *, text: str = "") -> Layout:
         **(_resnet_layout(vision) if vision.get("kind") == "resnet" else _vit_layout()),
         **text_layout(model["text"], prefix=text),
         "logit_scale": Array("logit_scale"),
-        "logit_bias": Array("logit_bias"),
+        "logit_bias": Array(BIAS),
     }
 
 

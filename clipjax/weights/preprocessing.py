@@ -101,7 +101,7 @@ def _prepared(
     if abs(settings.number("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
         raise settings.fail("rescale_factor", "is not supported; clipjax has 1 / 255")
     images = {
-        "image_mean": settings.three("image_mean", default["image_mean"], least=-255),
+        "image_mean": settings.three("image_mean", default["image_mean"], least=0),
         "image_std": settings.three("image_std", default["image_std"], least=1e-3),
         "image_resize": _resize(settings, size=size, default=default["image_resize"]),
     }

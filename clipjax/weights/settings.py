@@ -8,7 +8,7 @@ it or a DataError that names file, key and value.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from clipjax.common.exits import DataError
 
@@ -89,24 +89,25 @@ class Settings:
     def side(self, key: str, default: Any = REQUIRED) -> int:
         """The side of a square, given as one whole number or as two equal ones."""
         value = self.given(key, default)
-        sides = value if isinstance(value, list | tuple) and len(value) == 2 else (value, value)
-        if sides[0] != sides[1] or not is_whole(sides[0]):
-            raise self.fail(key, "is no side of a square; clipjax has square images and patches")
-        return sides[0]
+        pair = isinstance(value, list | tuple) and len(value) == 2
+        one, other = value if pair else (value, value)
+        if is_whole(one) and one == other:
+            return one
+        raise self.fail(key, "is no side of a square; clipjax has square images and patches")
 
     def three(self, key: str, default: Any = REQUIRED, *, least: float) -> tuple[float, ...]:
-        """Three numbers, red green blue, from `least` to 255."""
+        """Three numbers, red green blue, from `least` to 1."""
         value = self.given(key, default)
         if (
             not isinstance(value, list | tuple)
             or len(value) != 3
-            or not all(is_number(one) and least <= one <= 255 for one in value)
+            or not all(is_number(one) and least <= one <= 1 for one in value)
         ):
-            raise self.fail(key, f"is missing or misplaced; give three numbers, {least:g} to 255")
+            raise self.fail(key, f"is missing or misplaced; give three numbers, {least:g} to 1")
         return tuple(value)
 
 
-def is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> TypeGuard[int]:
     """Whether it is a whole number from 1 to LARGEST; true and 2.0 are none."""
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST
 

@@ -6,19 +6,37 @@ in its environment and its crash is not ours, but it is no cage: what it runs ca
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
-PREFIXES = ("module.", "_orig_mod.")  # that training in parallel and torch.compile leave in names
 SECONDS = 3600
+MARK = "token_embedding.weight"  # how a name ends in every CLIP's state dict
+NOT_ALLOWED = re.compile(r"GLOBAL (\S+) was not an allowed global")
+SAVE = "where it was made, torch.save(model.state_dict(), 'weights.pt')"
+
+
+def make_safe(source: str | os.PathLike[str], folder: pathlib.Path) -> list[pathlib.Path]:
+    """The pickles at a path, a file or a folder that holds no safetensors, written to `folder` as
+    safetensors; errors as below."""
+    from clipjax.weights import weight_files
+
+    written = []
+    for pickled in weight_files.pickles(pathlib.Path(source)):
+        written.append(folder / f"{len(written)}.safetensors")
+        to_safetensors(pickled, written[-1])
+    return written
 
 
 def to_safetensors(source: str | os.PathLike[str], target: pathlib.Path) -> None:
     """Read `source`, a TorchScript archive or a checkpoint of tensors, and write `target`.
 
+    All of its dictionaries that hold a CLIP are written, or the whole, which may be a part of one;
+    an array's name begins with its dictionary's: "state_dict/visual.proj".
+
     Raises:
       ConfigError: PyTorch is not installed.
-      DataError: it holds no state dict; names the last line of what went wrong.
+      DataError: it holds no state dict of a CLIP; says what went wrong.
     """
     from clipjax.common.exits import ConfigError, DataError
 
@@ -41,6 +59,8 @@ def to_safetensors(source: str | os.PathLike[str], target: pathlib.Path) -> None
         reason = lines[-1].strip()[:200] if lines else f"PyTorch ended with {done.returncode}"
         if "No module named 'torch'" in reason:
             raise ConfigError(f"{source}: only PyTorch reads it; pip install torch")
+        if named := NOT_ALLOWED.search(done.stderr):
+            reason = f"holds Python objects ({named[1]}), not tensors alone; {SAVE}"
         raise DataError(f"{source}: {reason}")
 
 
@@ -49,18 +69,29 @@ def _main(source: str, target: str) -> None:
     from safetensors.torch import save_file
 
     try:
-        found = torch.jit.load(source, map_location="cpu").state_dict()
+        content = torch.jit.load(source, map_location="cpu").state_dict()
     except RuntimeError:  # no TorchScript
-        found = torch.load(source, map_location="cpu", weights_only=True)
-    found = found.get("state_dict", found)
+        content = torch.load(source, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict):
+        sys.exit(f"holds no state dict, but {type(content).__name__}; {SAVE}")
     tensors = {}
-    for name in list(found):
-        value = found.pop(name)  # each goes when its copy is there
-        while name.startswith(PREFIXES):
-            name = name.split(".", 1)[1]
-        if isinstance(value, torch.Tensor):
-            tensors[name] = value.detach().clone().contiguous()
+    for path, dictionary in _state_dicts(content) or [("", content)]:
+        for name in [name for name in dictionary if isinstance(name, str)]:
+            value = dictionary.pop(name)  # each goes when its copy is there
+            if isinstance(value, torch.Tensor):
+                tensors[path + name] = value.detach().clone().contiguous()
+    if not tensors:
+        sys.exit(f"holds no tensors by name; {SAVE}")
     save_file(tensors, target)
+
+
+def _state_dicts(content: object, path: str = "") -> list[tuple[str, dict]]:
+    """(path, dictionary) of all that hold a CLIP, however deep; the inner ones first."""
+    if not isinstance(content, dict):
+        return []
+    names = [name for name in content if isinstance(name, str)]
+    inner = [one for name in names for one in _state_dicts(content[name], f"{path}{name}/")]
+    return inner + [(path, content)] * any(name.endswith(MARK) for name in names)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import small
 from safetensors import numpy as safetensors_numpy
 
 from clipjax.models import zoo
-from clipjax.weights import arrays, files, openai
+from clipjax.weights import arrays, files, open_clip, openai
 
 MEASURED = """
 import sys
@@ -35,6 +35,8 @@ def main() -> None:
         source = root / "model.safetensors"
         tensors = arrays.Written(small.params(model), layout=openai.layout(model))
         files.write_safetensors(source, tensors)
+        config = open_clip.config_of(model, own_tokenizer=False)
+        files.write_json(root / open_clip.CONFIG, config)
         whole = source.stat().st_size
         half = to_half(tensors, root / "half.safetensors")
         del tensors

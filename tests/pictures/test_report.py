@@ -6,10 +6,14 @@ import sys
 
 import numpy as np
 import pytest
+import small
 import synthetic
+import vocabulary
 from ml_collections import ConfigDict
 
 from clipjax import run_report
+from clipjax.data import tokenizers
+from clipjax.data.clip_tokenizer import ClipTokenizer
 from clipjax.data.examples import TrainExamples
 from clipjax.data.sentencepiece_tokenizer import SentencePieceTokenizer, train_sentencepiece
 from clipjax.data.sources.scenes import Scenes
@@ -229,6 +233,23 @@ def test_samples_are_what_training_sees(examples):
         whole = found["captions"][k].replace(" ", "")
         assert whole.startswith("".join(found["tokens"][k]))
         assert found["truncated"][k] or whole == "".join(found["tokens"][k])
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip", "gemma"])
+def test_samples_end_where_each_vocabulary_ends_a_text(kind, tmp_path):
+    """The largest ids are start and end in ours and CLIP's alone; SigLIP's have an end, id 1."""
+    files = {"siglip": vocabulary.t5_like, "gemma": vocabulary.gemma_like}
+    if kind == "clip":
+        tokenizer = ClipTokenizer(small.MERGES, context_length=32)
+    else:
+        model = files[kind](tmp_path, vocab_size=320 if kind == "siglip" else 400).read_bytes()
+        tokenizer = tokenizers.KINDS[kind](model, context_length=32)
+    (ids,), _ = tokenizer.encode(["the cat on the dog"])
+    decoded = run_report.decoded_tokens(ids, tokenizer=tokenizer)
+    assert "".join(decoded).replace(" ", "") == "thecatonthedog"
+    largest = tokenizer.vocab_size - 1 if kind != "clip" else tokenizer.start_id - 1
+    last = np.array([largest - 1, largest, tokenizer.end_id, tokenizer.pad_id])
+    assert len(run_report.decoded_tokens(last, tokenizer=tokenizer)) == 2
 
 
 def test_sheet_of_a_retrieval_in_the_run(examples, tmp_path, capsys):

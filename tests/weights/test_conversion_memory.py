@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import small
 
-from clipjax.weights import arrays, files, openai
+from clipjax.weights import arrays, files, open_clip, openai
 
 pytestmark = pytest.mark.slow
 LARGEST = 2.0  # times the file
@@ -58,6 +58,7 @@ class Half:
 @pytest.mark.parametrize("kind", [lambda tensors: tensors, Half], ids=["float32", "half"])
 def test_at_most_twice_the_file(kind, tmp_path):
     (tmp_path / "clip_merges.txt").write_bytes(small.MERGES)
+    files.write_json(tmp_path / open_clip.CONFIG, open_clip.config_of(MODEL, own_tokenizer=True))
     source = tmp_path / "released.safetensors"
     tensors = arrays.Written(small.params(MODEL), layout=openai.layout(MODEL))
     files.write_safetensors(source, kind(tensors))

@@ -16,10 +16,12 @@ MODEL = small.model()
 
 
 def source(folder, cast):
-    """A released state dict, each array changed by a function of its name and values."""
+    """A state dict with its settings beside it, each array changed by a function of its name and
+    values."""
     tensors = small.theirs(small.params(MODEL), layout=openai.layout(MODEL))
     tensors = {name: cast(name, value) for name, value in tensors.items()}
     safetensors_numpy.save_file(tensors, folder / "model.safetensors")
+    files.write_json(folder / open_clip.CONFIG, open_clip.config_of(MODEL, own_tokenizer=True))
     (folder / "clip_merges.txt").write_bytes(small.MERGES)
     return folder / "model.safetensors", tensors
 

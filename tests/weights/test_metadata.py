@@ -76,7 +76,8 @@ TAKEN = {
     ("siglip", "preprocessor_config.json"): PREPARED | {"size": NULL | SQUARE},
     ("open_clip", "open_clip_config.json"): {
         "model_cfg.quick_gelu": {"true": {"activation": "quick_gelu"}},
-        "model_cfg.init_logit_bias": NULL,
+        # Where a bias begins; whether there is one the weights say.
+        "model_cfg.init_logit_bias": NULL | {"-1": {}, "0": {}, "1e+30": {}},
         "model_cfg.vision_cfg.image_size": SQUARE,
         "model_cfg.vision_cfg.timm_model_name": NULL,
         "model_cfg.text_cfg.hf_model_name": NULL,

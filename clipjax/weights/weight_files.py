@@ -1,0 +1,104 @@
+"""Which files hold a model's weights: one, or several with an index or numbers in their names."""
+
+import pathlib
+import re
+
+from clipjax.common.exits import DataError
+from clipjax.weights import files
+
+ENDING = ".safetensors"
+INDEX = re.compile(r".+\.safetensors\.index(\.\w+)?\.json")  # perhaps of a variant, "fp16"
+# The first that is there is taken: open_clip's names, then transformers'.
+PREFERRED = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "model.safetensors",
+)
+PART = re.compile(r"(.+)-(\d+)-of-(\d+)(\.\w+)")  # "model-00001-of-00002.safetensors"
+TRUST = (
+    "a pickle, which runs its author's code when it is read; if you trust it, python -m"
+    " clipjax.convert --trust_pickle --input={path} --output=FOLDER makes it safe first"
+)
+PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pkl")  # how their names end
+
+
+def is_pickle(path: str) -> bool:
+    """Whether it is a file that may run its author's code when it is read."""
+    return path.endswith(PICKLES)
+
+
+def find(path: pathlib.Path) -> tuple[list[pathlib.Path], tuple[str, ...]]:
+    """The safetensors files that hold the one model at a path, and notes on the choice.
+
+    Args:
+      path: a folder, a file, an index, or one of a model's numbered parts.
+
+    Raises:
+      DataError: there are none, too few, or several models.
+    """
+    if path.is_file():
+        return (_indexed(path) if INDEX.fullmatch(path.name) else _all_parts(path)), ()
+    for name in PREFERRED:
+        if (path / name).is_file():
+            return [path / name], ()
+    listed = sorted(file for file in path.glob("*") if file.is_file())
+    if indexes := [file for file in listed if INDEX.fullmatch(file.name)]:
+        return _indexed(_only(indexes)), ()
+    if found := [file for file in listed if file.suffix == ENDING]:
+        parts = _all_parts(found[0])
+        if set(found) == set(parts) and len(parts) > 1:
+            return parts, ()
+        only = _only(found)
+        return [only], (f"taken is {only.name}, the only file of weights there",)
+    if pickled := pickles(path):
+        raise DataError(f"holds only {pickled[0].name}, {TRUST.format(path=path)}")
+    raise DataError(f"no {PREFERRED[-1]}")
+
+
+def pickles(path: pathlib.Path) -> list[pathlib.Path]:
+    """The pickles that hold the one model at a path: the file itself, all parts of it, or those of
+    a folder without safetensors; none where there are none."""
+    if path.is_file():
+        return [] if path.suffix in (ENDING, ".npz", ".json") else _all_parts(path)
+    if any(path.glob(f"*{ENDING}")):
+        return []
+    found = sorted(file for file in path.glob("*") if is_pickle(file.name))
+    preferred = [file for file in found if "model" in file.name] or found
+    if not preferred:
+        return []
+    parts = _all_parts(preferred[0])
+    return parts if set(preferred) == set(parts) else [_only(preferred)]
+
+
+def _only(found: list[pathlib.Path]) -> pathlib.Path:
+    if len(found) > 1:
+        raise DataError(
+            f"holds several: {', '.join(file.name for file in found)[:200]}; name the one that you"
+            f" want, {found[0]}"
+        )
+    return found[0]
+
+
+def _all_parts(file: pathlib.Path) -> list[pathlib.Path]:
+    """The file, or where its name is numbered all files of its set; DataError if one is missing."""
+    part = PART.fullmatch(file.name)
+    if part is None:
+        return [file]
+    stem, number, count, ending = part.groups()
+    found = []
+    for i in range(1, int(count) + 1):
+        found.append(file.with_name(f"{stem}-{i:0{len(number)}d}-of-{count}{ending}"))
+        if not found[-1].is_file():
+            raise DataError(f"{file.name} is one of several files, and {found[-1].name} is missing")
+    return found
+
+
+def _indexed(index: pathlib.Path) -> list[pathlib.Path]:
+    """The files that an index names, all beside it."""
+    places = files.read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise DataError(f"{index.name}: no weight_map")
+    for name in places.values():
+        if pathlib.PurePath(name).name != name:
+            raise DataError(f"{index.name}: {name!r} is not in this folder")
+    return [index.with_name(name) for name in sorted(set(places.values()))]
