@@ -16,7 +16,7 @@ import clipjax
 from clipjax import config
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import tokenizers
-from clipjax.models import config as model_config
+from clipjax.models import config as model_settings
 from clipjax.training import checkpoint_reader
 from clipjax.training.checkpoint import Checkpoints
 from clipjax.weights import formats, hub, weight_files
@@ -68,7 +68,7 @@ def read(
     if foreign is None:
         found = checkpoint_reader.restore_variables(path, step=step, average=average)
         kind = found[1]["config"]["model"]["text"].get("kind", "transformer")
-        if kind in model_config.PREDICTING:
+        if kind in model_settings.PREDICTING:
             raise ConfigError(
                 f"{path}: predicts captions (model.text.kind={kind}) and embeds no text; only"
                 ' evaluators of kind "likelihood" measure it, in training'
