@@ -3,7 +3,6 @@
 The evaluating program answers `--query` and `--image` with these.
 """
 
-import io
 import os
 import re
 import sys
@@ -12,11 +11,11 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from PIL import Image
 
 from clipjax import build_data, evaluation_data
 from clipjax.common import files, lists
 from clipjax.common.exits import ConfigError
+from clipjax.data.images import thumbnail
 from clipjax.data.sources.folder import PATHS, Folder
 from clipjax.evals import prompts
 from clipjax.parallel import distributed
@@ -45,7 +44,7 @@ def show_best(model: Any, queries: Sequence[str], *, images: str, workdir: str) 
     attribution = getattr(sys.modules[type(whole).__module__], "ATTRIBUTION", "")
     sheet = contact_sheet.draw(
         queries,
-        images=[[_thumbnail(record["image"]) for record in row] for row in records],
+        images=[[thumbnail(record["image"], side=256) for record in row] for row in records],
         scores=scores,
         names=names if images else None,
         title=title,
@@ -105,13 +104,6 @@ def _evaluation_images(config: Any) -> Any:
     if not names:
         raise ConfigError("the run has no evaluation images; add --images=FOLDER")
     return build_data.evaluation_source(config, names[0])
-
-
-def _thumbnail(data: bytes) -> Any:
-    """uint8 [H, W, 3], at most 256 pixels."""
-    picture = Image.open(io.BytesIO(data)).convert("RGB")
-    picture.thumbnail((256, 256))
-    return np.asarray(picture)
 
 
 def _one(text: str | Sequence[str]) -> str:

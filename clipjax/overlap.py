@@ -10,7 +10,6 @@ equal looks count. overlap.json and overlap.png hold Overlap, Clean and All.
 """
 
 import dataclasses
-import io
 import json
 from typing import Any
 
@@ -163,6 +162,7 @@ def _row(one: Any, by: dict[str, int], effect: Any) -> Any:
 
 def _sheet(one: Any, near: Any, training: Any, *, threshold: float | None) -> Any:
     """The nearest pairs by embedding, from the nearest on; None without any."""
+    from clipjax.data.images import thumbnail
     from clipjax.pictures import near_pairs
 
     chosen = near_pairs.spread(near.cosine)
@@ -173,7 +173,10 @@ def _sheet(one: Any, near: Any, training: Any, *, threshold: float | None) -> An
         for i in chosen
     ]
     pairs = [
-        (_thumbnail(one.source[int(i)]), _thumbnail(training[int(near.embedding[i])]))
+        tuple(
+            thumbnail(record["image"], side=256)
+            for record in (one.source[int(i)], training[int(near.embedding[i])])
+        )
         for i in chosen
     ]
     told = f"threshold {threshold}" if threshold is not None else "no threshold chosen yet"
@@ -185,15 +188,6 @@ def _sheet(one: Any, near: Any, training: Any, *, threshold: float | None) -> An
         title=f"{one.title}: nearest training images",
         subtitle=f"above the evaluation image, below the training image, and their cosine; {told}",
     )
-
-
-def _thumbnail(record: dict[str, Any]) -> Any:
-    import numpy as np
-    from PIL import Image
-
-    picture = Image.open(io.BytesIO(record["image"])).convert("RGB")
-    picture.thumbnail((256, 256))
-    return np.asarray(picture)
 
 
 def _training(model: Any, named: str) -> Any:

@@ -8,11 +8,13 @@ nothing off: "squash" resizes both sides. Both are called from `clipjax.data.exa
 """
 
 import io
+import re
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, features
 
+from clipjax.data import image_metadata
 from clipjax.data.bad_record import BadRecord
 
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -22,7 +24,6 @@ MAX_PIXELS = 50_000_000  # 150 MB of RGB; larger ones are refused from the heade
 MAX_ASPECT = 100  # longer side over shorter side
 MIN_SIDE = 2  # pixels; 1-pixel images are trackers and placeholders
 JPEG_MARGIN = 2  # reduced-scale decoding keeps at least this many times the target's side
-JPEG_MAGIC = b"\xff\xd8\xff"
 
 
 class BadImage(BadRecord):
@@ -108,6 +109,13 @@ def grey(data: bytes, *, side: int) -> np.ndarray:
     return np.asarray(image, dtype=np.float64)
 
 
+def thumbnail(data: bytes, *, side: int) -> np.ndarray:
+    """The whole image for a sheet, uint8 [H, W, 3], at most `side` pixels; BadImage as `probe`."""
+    image = _rgb(_open(data))
+    image.thumbnail((side, side))
+    return np.asarray(image)
+
+
 def from_file(data: bytes) -> bytes:
     """An image file as one of `FORMATS`: of `FILE_FORMATS` the first frame becomes a PNG.
 
@@ -168,6 +176,22 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _open(data: bytes, *, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """The decoded first frame in its own mode; faults in what stands beside it do not matter."""
+    try:
+        return _decode(data, formats=formats)
+    except BadImage as error:
+        if error.reason not in ("damaged image", "not a JPEG, PNG or WebP image"):
+            raise
+        try:
+            bare = image_metadata.without(data)
+        except image_metadata.TooMuch:
+            raise BadImage("too much metadata") from None
+        if bare == data:
+            raise
+        return _decode(bare, formats=formats)
+
+
+def _decode(data: bytes, *, formats: tuple[str, ...]) -> Image.Image:
     """The decoded first frame in its own mode, its size checked before any pixel is decoded."""
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
@@ -178,15 +202,32 @@ def _open(data: bytes, *, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     except BadImage:
         raise
     except Image.UnidentifiedImageError:
-        raise BadImage("not a JPEG, PNG or WebP image") from None
+        raise _unidentified(data) from None
+    except MemoryError:
+        raise BadImage("not enough memory") from None
     except Exception as error:  # Pillow's readers raise nearly anything on damaged bytes
+        if re.fullmatch(r"(en|de)coder \w+ not available", str(error)):  # in this build of Pillow
+            raise BadImage("no decoder for this image", str(error)) from None
         raise BadImage("damaged image") from error
     return image
 
 
+def _unidentified(data: bytes) -> BadImage:
+    """Why Pillow does not know an image."""
+    is_webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+    if is_webp and not features.check("webp"):
+        return BadImage("no decoder for this image", "Pillow is built without WebP")
+    if (bits := image_metadata.jpeg_bits(data)) not in (0, 8):
+        return BadImage("no decoder for this image", f"a JPEG of {bits} bits")
+    if is_webp or data.startswith((image_metadata.JPEG_MAGIC, image_metadata.PNG_MAGIC)):
+        return BadImage("damaged image")
+    begin = f"begins {data[:4]!r}" if data else "0 bytes"
+    return BadImage("not a JPEG, PNG or WebP image", begin)
+
+
 def _open_reduced(data: bytes, *, side: int) -> tuple[Image.Image, int, int]:
     """An RGB image with sides of at least `side` where the file has them, and the file's size."""
-    if data[:3] == JPEG_MAGIC:
+    if data.startswith(image_metadata.JPEG_MAGIC):
         try:
             height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
             height, width = int(height), int(width)

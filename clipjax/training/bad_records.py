@@ -22,7 +22,8 @@ MOST_SHARDS = 10  # named at the end
 OTHER = "unreadable record"
 REASONS = (  # with a metric each, as `clipjax.data` words them; those of sources count as OTHER
     *("too many pixels", "too small", "extreme aspect ratio", "not a JPEG, PNG or WebP image"),
-    *("damaged image", "empty caption", OTHER),
+    *("damaged image", "no decoder for this image", "not enough memory", "too much metadata"),
+    *("empty caption", OTHER),
 )
 
 log = logging.getLogger(__name__)
