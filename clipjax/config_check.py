@@ -133,6 +133,13 @@ def _check_evaluators(config: Config) -> None:
             'is no metric of an evaluator; write "eval/<name>/<metric>", <name> of config.evals:'
             f" {', '.join(config.evals) or 'there are none'}",
         )
+    if best:
+        _, name, metric = f"{best}/".split("/", 2)
+        check_name(
+            metric.removesuffix("/"),
+            names=evals.METRICS[config.evals[name].kind],
+            kind=f"config.checkpoint.keep_best.metric={best}",
+        )
 
 
 def _check_initial_weights(init: Config) -> None:

@@ -83,6 +83,9 @@ def describe(
             f" config.mesh.fsdp={mesh.shape['fsdp']}, or the model is very small"
         )
     lines += [f"warning     {line}" for line in unused_settings.ignored(config)]
+    best = config.checkpoint.keep_best
+    if best.metric.endswith("/loss") and best.mode == "max":
+        lines.append("warning     config.checkpoint.keep_best.mode=max keeps the largest loss")
     lines += [
         f"warning     config.evals.{name}: {evaluator.of_data[0]}; name others by its path or split"
         for name, evaluator in evaluators.items()

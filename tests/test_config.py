@@ -160,6 +160,12 @@ def test_checks_name_the_key_and_the_remedy():
     assert "config.checkpoint.keep_best.metric" in failing(
         checkpoint__keep_best__metric="eval/none/loss"
     )
+    c = config.defaults()
+    c.data.source = "scenes"
+    c.evals.held_out = config.evaluator("retrieval")
+    c.checkpoint.keep_best.metric = "eval/held_out/image_to_text_recal_at_1"
+    with pytest.raises(ConfigError, match='did you mean "image_to_text_recall_at_1"'):
+        config_check.check(c)
     assert "config.model.vision.remat" in failing(model__vision__remat="all")
     assert "config.log_every" in failing(log_every="0 steps")
 

@@ -8,6 +8,7 @@ configs are checked without jax.
 from typing import Any
 
 from clipjax.common import registry
+from clipjax.evals import metric_names
 
 KINDS = {
     "likelihood": "clipjax.evals.likelihood:make_evaluator",
@@ -18,6 +19,14 @@ KINDS = {
 PREDICTING = ("likelihood",)  # of models that predict captions; the others need embeddings
 NAMES = ("classes", "templates", "permute_names")
 SETTINGS = {"likelihood": NAMES, "zero_shot": NAMES}  # beside the common ones
+
+CLASSIFIED = ("top1_accuracy", "top5_accuracy", "mean_per_class_accuracy")
+METRICS = {  # what each kind gives, top-5 with more than five classes
+    "likelihood": CLASSIFIED,
+    "loss": ("loss",),
+    "retrieval": metric_names.RECALLS,
+    "zero_shot": (*CLASSIFIED, "single_prompt_top1_accuracy"),
+}
 
 
 def get(kind: str) -> Any:

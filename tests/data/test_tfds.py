@@ -12,6 +12,7 @@ import pytest
 
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import captions, eval_batches, examples, loader, sentencepiece_tokenizer
+from clipjax.data.sources import shared_records
 from clipjax.data.sources.tfds import TfdsSource
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -29,6 +30,7 @@ CAPTIONED = {
     "label": features.ClassLabel(names=["red_fox", "owl"]),
 }
 EXAMPLES = 30
+SLICES = ("train[:20]", "train[15:]")
 
 
 def value(name, index):
@@ -146,6 +148,21 @@ def test_the_folder_of_a_version_and_a_named_version_will_do(data_dir):
     direct = TfdsSource(split="test", data_dir=data_dir / "captioned" / "1.0.0")
     named = TfdsSource("captioned:1.0.0", split="test", data_dir=str(data_dir))
     assert direct[2] == named[2] and direct.fingerprint == named.fingerprint
+
+
+def test_a_folder_of_another_data_set_than_the_named_one(data_dir):
+    version = data_dir / "captioned" / "1.0.0"
+    assert len(TfdsSource("captioned:1.0.0", data_dir=version)) == EXAMPLES
+    for name in ("labelled", "captioned:2.0.0"):
+        with pytest.raises(ConfigError, match=f"'{name}' is not what .*, captioned/1.0.0; leave"):
+            TfdsSource(name, data_dir=version)
+
+
+def test_slices_share_what_both_have(data_dir):
+    part, rest = (TfdsSource("captioned", split=s, data_dir=data_dir) for s in SLICES)
+    whole, test = (TfdsSource("captioned", split=s, data_dir=data_dir) for s in ("train", "test"))
+    assert shared_records.count(part, whole) == len(part) == 20
+    assert shared_records.count(rest, part) == 5 and shared_records.count(test, whole) == 0
 
 
 def test_pickles_for_workers(data_dir):

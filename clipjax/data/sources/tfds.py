@@ -158,7 +158,9 @@ def find_builder(name: str, *, data_dir: PathLike | None) -> tuple[Any, bool]:
 
     folder = epath.Path(data_dir).expanduser() if data_dir else None
     if folder and (folder / "features.json").exists():
-        return read_only_builder.builder_from_directory(folder), True
+        builder = read_only_builder.builder_from_directory(folder)
+        _check_named(name, info=builder.info, folder=folder)
+        return builder, True
     if not name:
         raise ConfigError(
             f"config.data.name: not set, and {folder or 'config.data.path'} holds no features.json"
@@ -188,6 +190,16 @@ def find_builder(name: str, *, data_dir: PathLike | None) -> tuple[Any, bool]:
             f" missing here ({reason}); in an environment that has it, run:"
             f" {prepare_command(name, data_dir=folder)}"
         ) from None
+
+
+def _check_named(name: str, *, info: Any, folder: Any) -> None:
+    """Raise ConfigError where a folder of one data set does not hold the one that is named."""
+    base, _, version = name.partition(":")
+    if (name and base.split("/")[0] != info.name) or version not in ("", str(info.version)):
+        raise ConfigError(
+            f"config.data.name: {name!r} is not what {folder} holds, {info.full_name}; leave it"
+            " out, or set config.data.path to the folder that holds the data sets"
+        )
 
 
 def prepare_command(name: str, *, data_dir: PathLike | None) -> str:
