@@ -12,6 +12,7 @@ from clipjax.config import Config, records
 from clipjax.data import (
     mixture,
     order,
+    same_image,
     sources,
 )
 from clipjax.data.examples import TrainExamples
@@ -203,6 +204,8 @@ def evaluation_source(config: Config, name: str) -> Any:
     data = _with_cache(evaluation_data.settings(config, name), config.data)
     size = config.model.vision.image_size
     whole = source(data, image_size=size, seed=config.seed, where=f"evals.{name}")
+    if config.evals[name].kind in evals.CAPTIONED and data.source not in sources.OWN:
+        return same_image.some_images(whole, limit=data.max_examples)
     return Spread(whole, data.max_examples) if data.max_examples else whole
 
 

@@ -8,7 +8,6 @@ import array
 import collections
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from clipjax.curation import workers
 from clipjax.data import captions, images
 from clipjax.data.bad_record import BadRecord
 from clipjax.data.examples import Source, place, read, shard_of
+from clipjax.data.same_image import digest
 
 CHUNK = 64  # records
 WORST = 10  # shards and broken records named
@@ -114,14 +114,9 @@ def inspect(indices: Sequence[int], *, source: Source) -> Findings:
         found.captions_each[len(texts)] += 1
         found.characters.update(map(len, texts))
         found.cleaned += sum(map(captions.is_cut_or_altered, captions.candidates(record["text"])))
-        found.images.append(digest_of(record["image"]))
-        found.texts.extend({digest_of(text.encode()) for text in texts})
+        found.images.append(digest(record["image"]))
+        found.texts.extend({digest(text.encode()) for text in texts})
     return found
-
-
-def digest_of(data: bytes) -> int:
-    """64 bits that tell contents apart."""
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest())
 
 
 def repeats(found: "array.array[int]") -> int:

@@ -6,7 +6,6 @@ stays; what is in an evaluation set goes altogether. 17 bytes of memory a record
 """
 
 import functools
-import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from clipjax.curation import workers
 from clipjax.data import images
 from clipjax.data.bad_record import BadRecord
 from clipjax.data.examples import place, read
+from clipjax.data.same_image import digest
 from clipjax.data.sources.selection import Selected, SelectionWriter, unfold
 
 CHUNK = 256  # records
@@ -110,18 +110,13 @@ def hash_some(indices: Sequence[int], *, source: Any) -> tuple[np.ndarray, np.nd
     for row, index in enumerate(indices):
         try:
             data = read(source, index)["image"]
-            exact[row] = exact_hash(data)
+            exact[row] = digest(data)
             perceptual[row] = perceptual_hash(data) or exact[row]
             usable[row] = True
         except BadRecord:
             # Unlike any other, so that damaged records are no copies of one another.
-            exact[row] = perceptual[row] = exact_hash(f"unusable {index}".encode())
+            exact[row] = perceptual[row] = digest(f"unusable {index}".encode())
     return exact, perceptual, usable
-
-
-def exact_hash(data: bytes) -> int:
-    """64 bits of a file."""
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 def perceptual_hash(data: bytes) -> int:

@@ -92,9 +92,12 @@ def eval_caption_list(source: Source) -> tuple[list[str], np.ndarray]:
 
 def eval_captions(source: Source, index: int) -> list[str]:
     """The cleaned captions of one evaluation record; DataError if there is none."""
-    texts = captions.usable(source.caption(index))
+    try:
+        texts = captions.usable(source.caption(index))
+    except (ValueError, OSError) as error:
+        raise _unusable(source, index, error) from error
     if not texts:
-        raise DataError(f"evaluation source {source.name}: record {index} has no caption")
+        raise DataError(f"{_record(source, index)} has no caption")
     return texts
 
 
@@ -106,11 +109,17 @@ def load_eval_image(
         data = read(source, index)["image"]
         return {"image": images.decode_eval(data, size=size, resize=resize)}
     except BadRecord as error:
-        key = getattr(source, "key", None)
-        raise DataError(
-            f"evaluation source {source.name}: record {key(index) if key else index} is unusable"
-            f" ({error.message}); repair or remove it"
-        ) from error
+        raise _unusable(source, index, error) from error
+
+
+def _unusable(source: Source, index: int, error: Exception) -> DataError:
+    why = error.message if isinstance(error, BadRecord) else str(error)
+    return DataError(f"{_record(source, index)} is unusable ({why}); repair or remove it")
+
+
+def _record(source: Source, index: int) -> str:
+    key = getattr(source, "key", None)
+    return f"evaluation source {source.name}: record {key(index) if key else index}"
 
 
 def padded_batches(

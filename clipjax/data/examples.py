@@ -7,7 +7,6 @@ and every host agrees on what came next.
 """
 
 import hashlib
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -17,6 +16,7 @@ from clipjax.common.exits import DataError
 from clipjax.data import captions, images
 from clipjax.data.bad_record import BadRecord
 from clipjax.data.order import GlobalOrder, Order
+from clipjax.data.same_image import content_id
 
 ATTEMPTS = 16  # substitutes tried for one position before the data are called unusable
 
@@ -188,14 +188,6 @@ def generator(seed: int, *, position: int, attempt: int = 0) -> np.random.Genera
     return np.random.Generator(
         np.random.Philox(key=[seed % 2**64, position], counter=[0, 0, 0, attempt])
     )
-
-
-def content_id(content: bytes) -> np.uint32:
-    """A 32-bit checksum: equal for an equal encoded image, or for equal tokens.
-
-    Two of n different contents share one by chance n² / 2³³ times: 0.12 pairs in a batch of 32,768.
-    """
-    return np.uint32(zlib.crc32(content))
 
 
 def record_id(source: str, *, key: str) -> np.uint32:

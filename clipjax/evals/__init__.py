@@ -17,6 +17,7 @@ KINDS = {
     "zero_shot": "clipjax.evals.zero_shot:make_evaluator",
 }
 PREDICTING = ("likelihood",)  # of models that predict captions; the others need embeddings
+CAPTIONED = ("loss", "retrieval")  # measure images with their captions
 NAMES = ("classes", "templates", "permute_names")
 SETTINGS = {"likelihood": NAMES, "zero_shot": NAMES}  # beside the common ones
 

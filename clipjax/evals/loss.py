@@ -13,7 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from clipjax.data import eval_batches
-from clipjax.data.examples import content_id, read
+from clipjax.data.examples import read
+from clipjax.data.same_image import content_id
 from clipjax.evals import embed
 from clipjax.models.clip import CLIP
 from clipjax.parallel import mesh as meshes

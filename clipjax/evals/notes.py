@@ -9,22 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.evals import suspicion
+
 USUAL_CAPTIONS = 5  # of an image in published figures of COCO and Flickr30k
-SHOWN = 5  # names listed
 
 
-def of_result(result: Any) -> list[str]:
-    """Sentences about a `zero_shot.Result`."""
+def of_result(result: Any, *, alike: Sequence[Sequence[int]] = ()) -> list[str]:
+    """Sentences about a `zero_shot.Result`; `alike` is what `prompts.read_alike` gave."""
     number = np.bincount(result.labels, minlength=len(result.classes))
-    told = []
-    if len(absent := np.flatnonzero(number == 0)):
-        listed = ", ".join(result.classes[i] for i in absent[:SHOWN])
-        more = ", …" if len(absent) > SHOWN else ""
-        told.append(
-            f"{len(absent):,} of {len(number):,} classes have no images here: {listed}{more}; they"
-            " compete, and the mean per class is over the others"
-        )
-    return [*told, *of_wrong(result)]
+    absent = suspicion.of_absent(number, names=result.classes, averaged=False)
+    same = suspicion.of_alike(alike, names=result.classes, number=number)
+    return [*filter(None, (absent, same)), *of_wrong(result)]
 
 
 def of_wrong(result: Any) -> list[str]:

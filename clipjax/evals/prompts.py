@@ -195,3 +195,19 @@ TABLE_OF_SOURCE = {
     "digits": "digits",
     "mnist_5k": "digits",
 }
+
+
+def read_alike(asked: Prompts, *, tokenizer: Any) -> list[tuple[int, ...]]:
+    """Groups of classes whose names are the same tokens: their scores tie, and a tie is wrong.
+
+    Names that differ may be read alike, by case or as words that a vocabulary does not know.
+    """
+    template = asked.templates[0]
+    texts = [template.replace("{}", name) for names in asked.names for name in names]
+    tokens, _ = tokenizer.encode(texts)
+    rows = iter(np.asarray(tokens))
+    groups: dict[tuple[bytes, ...], list[int]] = {}
+    for index, names in enumerate(asked.names):
+        read = tuple(sorted(next(rows).tobytes() for _ in names))
+        groups.setdefault(read, []).append(index)
+    return [tuple(group) for group in groups.values() if len(group) > 1]

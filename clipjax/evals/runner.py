@@ -133,6 +133,7 @@ def _warn(measurement: Measurement, on: OnSet, *, prompted: bool) -> None:
     main = measurement.main
     if not math.isfinite(main.value):
         measurement.warnings.append(f"{measurement.metric} is no number: nothing counts for it")
+    measurement.warnings += getattr(on.data.source, "notes", [])
     if prompted:
         measurement.warnings += on.prompt_warnings
 

@@ -10,7 +10,7 @@ from typing import Any
 from etils import epath
 
 from clipjax.common.exits import ConfigError
-from clipjax.data import sources
+from clipjax.data import same_image, sources
 from clipjax.data.sources import tfds
 from clipjax.data.sources.associations import Associations
 from clipjax.data.sources.folder import PATHS, Folder
@@ -77,7 +77,7 @@ def _tfds(entry: Entry, data: str, split: str) -> Found:
     where = f"{data}/{name} (TFDS)"
     if text := entry.tfds.get("text"):
         made = tfds.TfdsSource(name, split=part, data_dir=data, text_key=text)
-        return _FirstCaptions(made), where, part
+        return FirstCaptions(made), where, part
     options = {k: v for k, v in entry.tfds.items() if k in ("label", "also", "recipe")}
     return TfdsLabelled(name, split=part, data_dir=data, **options), where, part
 
@@ -93,7 +93,10 @@ def _plain(entry: Entry, data: str, split: str) -> Found:
     for ending in TABLES:
         file = folder / f"{split}{ending}"
         if file.exists():
-            return LabelledTable(str(file)), f"{file} (table)", split
+            table = LabelledTable(str(file))
+            if table.kind == "retrieval":  # published sizes count files, be two of them equal
+                table = FirstCaptions(same_image.by_image(table, contents=False))
+            return table, f"{file} (table)", split
     return None
 
 
@@ -118,7 +121,7 @@ def _own(entry: Entry, path: str, *, split: str, image_size: int) -> Found:
         split_too = {"split": split} if entry.source in sources.SPLIT else {}
         drawn = {"image_size": image_size} if entry.source in sources.DRAWN else {}
         made = make(path, **split_too) if path else make(**split_too, **drawn)
-        return made, path or entry.source, split
+        return _own_images(made, entry), path or entry.source, split
     place = epath.Path(path).expanduser()
     if (place / split / "nshards.txt").exists():
         return WebDatasetFolder(str(place), split=split), f"{place} (WebDataset)", split
@@ -126,13 +129,20 @@ def _own(entry: Entry, path: str, *, split: str, image_size: int) -> Found:
         WebDatasetFolder(str(place), split=split)  # raises: tells which splits there are
     if place.is_dir():
         made = _images(str(place), split=split)
-        return made, f"{made.top} (images by class)", split
+        return _own_images(made, entry), f"{made.top} (images by class)", split
     if place.exists():
-        return LabelledTable(str(place)), f"{place} (table)", split
+        return _own_images(LabelledTable(str(place)), entry), f"{place} (table)", split
     return None
 
 
-class _FirstCaptions:
+def _own_images(source: Any, entry: Entry) -> Any:
+    """The source, with the captions of an image taken together where it has captions."""
+    if entry.source in sources.OWN or hasattr(source, "labels"):
+        return source
+    return same_image.by_image(source)
+
+
+class FirstCaptions:
     """A source whose images keep their first five captions, as retrieval is reported."""
 
     kind = "retrieval"
@@ -140,6 +150,17 @@ class _FirstCaptions:
     def __init__(self, source: Any) -> None:
         self.source = source
         self.name, self.fingerprint = source.name, f"{source.fingerprint}[:{CAPTIONS_EACH}]"
+
+    @property
+    def notes(self) -> list[str]:
+        """What changes how a figure of these images is read."""
+        told = list(getattr(self.source, "notes", []))
+        more = sum(len(self._captions(index)) > CAPTIONS_EACH for index in range(len(self)))
+        if more:
+            told.append(
+                f"of {more:,} images only the first {CAPTIONS_EACH} captions count, as published"
+            )
+        return told
 
     def __len__(self) -> int:
         return len(self.source)
@@ -151,8 +172,11 @@ class _FirstCaptions:
         return self.source.key(index)
 
     def caption(self, index: int) -> Sequence[str]:
+        return self._captions(index)[:CAPTIONS_EACH]
+
+    def _captions(self, index: int) -> Sequence[str]:
         found = self.source.caption(index)
-        return [found] if isinstance(found, str) else found[:CAPTIONS_EACH]
+        return [found] if isinstance(found, str) else found
 
 
 def how_to_get(entry: Entry, *, data: str, split: str = "test") -> str:

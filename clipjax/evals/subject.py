@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from clipjax.evals import classifier, embed, prompt_files, prompts, suspicion, zero_shot
+from clipjax.evals import classifier, embed, prompt_files, prompts, suspicion
 from clipjax.evals.set_data import SetData
 from clipjax.training.digest import digest
 
@@ -148,7 +148,7 @@ class OnSet:
     @property
     def prompt_warnings(self) -> list[str]:
         """What of the prompts changes how a figure is read."""
-        groups = zero_shot.read_alike(self.prompts, tokenizer=self.subject.tokenizer)
+        groups = prompts.read_alike(self.prompts, tokenizer=self.subject.tokenizer)
         names = [names[0] for names in self.prompts.names]
         told = suspicion.of_alike(groups, names=names, number=self.data.number)
         return [told] if told else []

@@ -88,7 +88,7 @@ def of_alike(groups: Sequence[Sequence[int]], *, names: Sequence[str], number: n
     """A sentence about classes whose prompts are the same to the model, or "".
 
     Args:
-      groups: of such classes, see `zero_shot.read_alike`.
+      groups: of such classes, see `prompts.read_alike`.
       names: C names for people.
       number: int [C], images of each class.
     """

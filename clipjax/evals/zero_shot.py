@@ -2,7 +2,7 @@
 
 All prompts of a class are averaged in embedding space. A tie counts against the model, and so does
 a value that is no number: a collapsed model scores 0. Classes with the same names tie, and are
-both wrong; `read_alike` finds them.
+both wrong; `prompts.read_alike` finds them.
 """
 
 import dataclasses
@@ -97,6 +97,7 @@ def make_evaluator(
         permute_names=permute_names,
     )
     texts, owners, singles = chosen.texts()
+    alike = prompts.read_alike(chosen, tokenizer=tokenizer)
     embedder = embed.Embedder(model, mesh=mesh, batch_size=batch_size)
     shown = tuple(names[0] for names in chosen.names)
     chance = chance_of(len(shown))
@@ -112,7 +113,8 @@ def make_evaluator(
         found = accuracies(ensemble)
         found["single_prompt_top1_accuracy"] = accuracies(single)["top1_accuracy"]
         values = {name: estimate.value for name, estimate in found.items()}
-        return {**values, "prompts_hash": chosen.hash, "notes": notes.of_result(ensemble)}, ensemble
+        told = notes.of_result(ensemble, alike=alike)
+        return {**values, "prompts_hash": chosen.hash, "notes": told}, ensemble
 
     return embed.Evaluator(measure, n=len(labels), chance=chance)
 
@@ -169,22 +171,6 @@ def check_fit(texts: Sequence[str], *, tokenizer: Any, where: str) -> None:
             f'{where}: "{first}" does not fit in the model\'s {tokenizer.context_length} tokens;'
             " choose shorter names or templates"
         )
-
-
-def read_alike(asked: prompts.Prompts, *, tokenizer: Any) -> list[tuple[int, ...]]:
-    """Groups of classes whose names are the same tokens: their scores tie, and a tie is wrong.
-
-    Names that differ may be read alike, by case or as words that a vocabulary does not know.
-    """
-    template = asked.templates[0]
-    texts = [template.replace("{}", name) for names in asked.names for name in names]
-    tokens, _ = tokenizer.encode(texts)
-    rows = iter(np.asarray(tokens))
-    groups: dict[tuple[bytes, ...], list[int]] = {}
-    for index, names in enumerate(asked.names):
-        read = tuple(sorted(next(rows).tobytes() for _ in names))
-        groups.setdefault(read, []).append(index)
-    return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
 def class_weights(text_embed: np.ndarray, *, owners: np.ndarray) -> np.ndarray:

@@ -45,7 +45,7 @@ def test_scores_that_are_no_numbers_are_no_ties(mesh):
     )
     assert result.tied == 0 and result.not_finite == 4
     said = notes.of_result(result)
-    assert said[0].startswith("2 of 3 classes have no images here: class 1, class 2; they compete")
+    assert said[0].startswith("2 of 3 classes have no images here: 'class 1', 'class 2'; ")
     assert said[1:] == ["4 images have scores that are no numbers; they count as wrong"]
     assert likelihood.judge(image, labels=labels, classes=classes_of(3)).tied == 0
 

@@ -1,6 +1,7 @@
 """Finding and opening the data of registered sets and of a user's own, and refusing wrong ones."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import tars
 import webdatasets
 
 from clipjax.common.exits import ConfigError, DataError
+from clipjax import build_data, config
+from clipjax.data import eval_batches
 from clipjax.evals import prompt_files, set_data, suites
 
 CLASSES = ("ant", "bee", "cat")
@@ -179,6 +182,46 @@ def test_an_own_folder_is_read_as_any_folder_is(tmp_path):
     (tmp_path / "x" / "val" / "dog").mkdir()
     with pytest.raises(DataError, match=r"1 of 4 folders of classes hold no images: dog"):
         opened(suites.own("x", path=str(tmp_path / "x" / "val")))
+
+
+def test_captions_of_an_image_are_the_same_in_a_suite_and_in_the_loop(tmp_path):
+    for i in range(3):
+        for name in (f"{i}.jpg", f"copy{i}.jpg"):
+            (tmp_path / name).write_bytes(tars.picture(i))
+    rows = [f"{i}.jpg,caption {k} of {i}" for k in range(6) for i in range(3)]
+    rows[0] = "copy0.jpg,caption 0 of 0"  # another file of the same bytes
+    (tmp_path / "rows.csv").write_text("\n".join(["filepath,title", *rows]))
+    lists = [
+        {"filepath": f"{i}.jpg", "title": [f"caption {k} of {i}" for k in range(6)]}
+        for i in range(3)
+    ]
+    (tmp_path / "lists.jsonl").write_text("\n".join(map(json.dumps, lists)))
+    found = []
+    for name in ("rows.csv", "lists.jsonl"):
+        path = str(tmp_path / name)
+        for source in ("", "table"):
+            own = opened(suites.own("x", path=path, source=source, n=3))
+            assert own.kind == "retrieval" and own.n == 3
+            found.append(own.source)
+        c = config.defaults()
+        c.evals.x = config.evaluator("retrieval", source="table", path=path)
+        found.append(build_data.evaluation_source(c, "x"))
+    expected, owners = eval_batches.eval_caption_list(found[-1])
+    for each in found:
+        texts, text_image = eval_batches.eval_caption_list(each)
+        assert texts == expected and text_image.tolist() == owners.tolist()
+        assert [each[i]["image"] for i in range(3)] == [tars.picture(i) for i in range(3)]
+    (tmp_path / "flickr30k").mkdir()
+    (tmp_path / "rows.csv").rename(tmp_path / "flickr30k" / "test.csv")
+    for file in tmp_path.glob("*.jpg"):
+        file.rename(tmp_path / "flickr30k" / file.name)
+    sizes = {"open_clip": suites.Expected(4, "mean_recall_at_1")}
+    entry = dataclasses.replace(suites.get("flickr30k"), protocols=sizes)
+    flickr = opened(
+        entry, tmp_path
+    ).source  # published sizes count files, and five captions of each
+    assert [len(flickr.caption(i)) for i in range(4)] == [1, 5, 5, 5]
+    assert "of 2 images only the first 5 captions count, as published" in flickr.notes
 
 
 def prompts_of(entry, source, keys, **options):

@@ -115,7 +115,8 @@ def evaluator(monkeypatch, mesh, source, **settings):
     oracle = Oracle(source, names={key: names[0] for key, names in table.names.items()})
     monkeypatch.setattr(zero_shot.embed, "Embedder", lambda *_, **__: oracle)
     fits = types.SimpleNamespace(
-        context_length=99, encode=lambda texts: (None, np.zeros(len(texts), bool))
+        context_length=99,
+        encode=lambda texts: (np.arange(len(texts))[:, None], np.zeros(len(texts), bool)),
     )
     arguments = {"tokenizer": fits, "image_size": 8, "mesh": mesh, "batch_size": 8}
     return zero_shot.make_evaluator(None, source=source, **arguments, **settings)

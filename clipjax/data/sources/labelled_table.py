@@ -3,7 +3,7 @@ opens these.
 
 Columns: the image's path, relative to the file's folder or absolute (`table.IMAGES`); a class key
 (`label` or `class`) or a caption (`caption`, `title`, `text`); and any columns of groups, such as
-`region`. Rows with the same image are its several captions.
+`region`. A row is a record: `same_image` takes several captions of one image together.
 """
 
 import csv
@@ -50,14 +50,8 @@ class LabelledTable:
             if not row.get(image) or row.get(wanted) in (None, ""):
                 raise DataError(f"{self.path}: row {number} has no {image} or no {wanted}")
         self.kind = "classification" if label else "retrieval"
-        self._captions: dict[str, list[str]] = {}
-        if not label:
-            for row in rows:
-                texts = row[text]
-                self._captions.setdefault(row[image], []).extend(
-                    texts if isinstance(texts, list) else [str(texts)]
-                )
-            rows = list({row[image]: row for row in rows}.values())
+        texts = [] if label else [row[text] for row in rows]
+        self._captions = [one if isinstance(one, list) else [str(one)] for one in texts]
         self._images = [row[image] for row in rows]
         self._labels = [str(row[label]) for row in rows] if label else []
         self.group_names = tuple(name for name in columns if name not in (image, label, text))
@@ -69,12 +63,16 @@ class LabelledTable:
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One record; ValueError or OSError if its image cannot be read."""
         found: dict[str, Any] = {
-            "image": read_image(os.path.join(self._folder, self._images[index])),
+            "image": read_image(self.image_file(index)),
             "key": self.key(index),
         }
         if self.kind == "retrieval":
             return {**found, "text": self.caption(index)}
         return {**found, "label": self.label(index)}
+
+    def image_file(self, index: int) -> str:
+        """The path of a record's image."""
+        return os.path.normpath(os.path.join(self._folder, self._images[index]))
 
     def key(self, index: int) -> str:
         """The image's path as it stands in the file."""
@@ -101,13 +99,14 @@ class LabelledTable:
         return self._groups[index]
 
     def caption(self, index: int) -> list[str]:
-        """The captions of an image."""
-        return self._captions[self._images[index]]
+        """The captions of a record."""
+        return self._captions[index]
 
     @property
     def fingerprint(self) -> str:
         """Of all rows; images are not read."""
-        content = repr((self._images, self._labels, self._groups, sorted(self._captions.items())))
+        texts = sorted(zip(self._images, self._captions, strict=False))
+        content = repr((self._images, self._labels, self._groups, texts))
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

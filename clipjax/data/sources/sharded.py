@@ -122,6 +122,11 @@ class ShardedSource:
         """Names of the members, features or columns of one record; raises as `[index]` does."""
         return self.form.fields(*self.locate(index))
 
+    def image_file(self, index: int) -> str:
+        """The path of a record's image where it is a file of its own, else ""; raises as above."""
+        named = getattr(self.form, "image_file", None)
+        return named(*self.locate(index)) if named else ""
+
     def key(self, index: int) -> str:
         """Shard and sample of one record, without reading it."""
         shard, row = self.place(index)

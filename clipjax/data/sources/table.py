@@ -135,13 +135,20 @@ class TableFormat:
 
     def image(self, file: OpenTable, table: RowTable, row: int, /) -> bytes:
         try:
-            values = read_row(file, table, row)
-            name = values.get(self.names.image_in(values))
-            if not isinstance(name, str) or not name or "\0" in name:
-                raise BadRecord("no image path", f"{ascii(name)[:80]}")
-            return named_image(name, folder=file.folder)
+            return named_image(self._name(file, table, row), folder=file.folder)
         except BadRecord as error:
             raise at_line(table, row, error) from None
+
+    def image_file(self, file: OpenTable, table: RowTable, row: int, /) -> str:
+        """The path of a row's image; BadRecord where the row names none."""
+        return os.path.normpath(os.path.join(file.folder, self._name(file, table, row)))
+
+    def _name(self, file: OpenTable, table: RowTable, row: int) -> str:
+        values = read_row(file, table, row)
+        name = values.get(self.names.image_in(values))
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise BadRecord("no image path", f"{ascii(name)[:80]}")
+        return name
 
     def text(self, file: OpenTable, table: RowTable, row: int, /) -> Any:
         try:
