@@ -13,7 +13,7 @@ import pytest
 
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.curation import check
-from clipjax.data import examples, loader
+from clipjax.data import examples, images, loader
 from clipjax.data.bad_record import BadRecord
 from clipjax.data.sources.table import open_tables
 from clipjax.training import bad_records
@@ -54,6 +54,18 @@ def test_tsv_and_absolute_paths(folder):
     rows = "".join(f"{folder}/images/{i}.jpg\ttext {i}\tx\n" for i in range(4))
     (folder / "a.tsv").write_text(f"filepath\ttitle\tother\n{rows.rstrip()}")
     expect(open_tables(folder / "a.tsv"), [f"text {i}" for i in range(4)])
+
+
+def test_images_of_other_formats_are_read(folder):
+    rows = ["filepath,title"]
+    for form in ("PPM", "BMP", "TIFF", "GIF", "AVIF"):
+        picture = fakes.photo(1, width=24, height=20)
+        (folder / f"images/x.{form.lower()}").write_bytes(fakes.encode(picture, form))
+        rows.append(f"images/x.{form.lower()},a text")
+    (folder / "a.csv").write_text("\n".join(rows))
+    source = open_tables(folder / "a.csv")
+    for index in range(5):
+        assert images.probe(source[index]["image"]) == ((24, 20), "PNG")
 
 
 def test_json_lines(folder):

@@ -8,8 +8,8 @@ import pytest
 import tars
 import webdatasets
 
-from clipjax.common.exits import ConfigError, DataError
 from clipjax import build_data, config
+from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import eval_batches
 from clipjax.evals import prompt_files, set_data, suites
 
@@ -217,9 +217,7 @@ def test_captions_of_an_image_are_the_same_in_a_suite_and_in_the_loop(tmp_path):
         file.rename(tmp_path / "flickr30k" / file.name)
     sizes = {"open_clip": suites.Expected(4, "mean_recall_at_1")}
     entry = dataclasses.replace(suites.get("flickr30k"), protocols=sizes)
-    flickr = opened(
-        entry, tmp_path
-    ).source  # published sizes count files, and five captions of each
+    flickr = opened(entry, tmp_path).source  # published sizes count files
     assert [len(flickr.caption(i)) for i in range(4)] == [1, 5, 5, 5]
     assert "of 2 images only the first 5 captions count, as published" in flickr.notes
 

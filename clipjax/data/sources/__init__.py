@@ -39,7 +39,7 @@ FIELDS = ("image_key", "text_key", "text_weights")
 READS: dict[str, tuple[str, ...]] = {
     "digits": ("split",),
     "mnist_5k": ("split",),
-    "folder": ("path",),
+    "folder": ("path", "split", "text_key"),
     "objects": (),
     "objects_noto": (),
     "scenes": ("split",),
@@ -48,7 +48,7 @@ READS: dict[str, tuple[str, ...]] = {
 }
 # Need no path: packages hold the data.
 OWN = tuple(name for name, reads in READS.items() if "path" not in reads)
-SPLIT = tuple(name for name in OWN if "split" in READS[name])  # into "train" and others
+SPLIT = (*(name for name in OWN if "split" in READS[name]), "folder")  # into "train" and others
 DRAWN = ("objects", "objects_noto", "scenes")  # in any size
 ENDINGS = {ending: name for name, ending in SHARDED.items()} | dict.fromkeys(
     (".tsv", ".jsonl", ".ndjson"), "table"

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from clipjax.common.exits import ConfigError, DataError
+from clipjax.data import images
 from clipjax.data.bad_record import BadRecord
 from clipjax.data.sources import delimited, index_file, remote
 from clipjax.data.sources.fields import NO_COLUMNS, FieldChoice
@@ -267,9 +268,10 @@ def named_image(name: str, *, folder: str) -> bytes:
 
 
 def read_image(path: str) -> bytes:
-    """A file's bytes; BadRecord where it is too large, OSError where it cannot be read."""
+    """An image file, see `images.from_file`; BadRecord where it is too large or damaged, OSError
+    where it cannot be read."""
     file = OpenTar(path)
     if file.length > MAX_IMAGE:
         detail = f"an image of {file.length:,} bytes is above the limit of {MAX_IMAGE:,}"
         raise BadRecord("too many bytes", detail)
-    return file.read(file.length, offset=0)
+    return images.from_file(file.read(file.length, offset=0))
