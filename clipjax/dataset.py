@@ -1,4 +1,4 @@
-"""Look at, index, convert and curate data sets: `python -m clipjax.dataset VERB --source … `.
+"""Look at, index, convert and curate data sets: `python -m clipjax.dataset VERB --path=… `.
 
     check      read a sample: sizes, captions, duplicates, broken records by shard, a contact sheet
     bench      examples a CPU-second by stage, and the cores that a slice needs
@@ -9,7 +9,7 @@
     balance    choose pairs so that no query takes more than its share
     dedup      leave out copies, and what is in evaluation sets
 
-Data are named by `--config` (its `data`), or by `--source`, `--path` and so on. Exit codes:
+Data are named by `--config` (its `data`), or by `--path`, `--source` and so on. Exit codes:
 `clipjax/common/exits.py`.
 """
 
@@ -19,18 +19,10 @@ from typing import Any
 
 from absl import flags
 
+from clipjax import named_data
 from clipjax.common import cli, files
-from clipjax.common.exits import ConfigError
+from clipjax.common.exits import ConfigError, DataError
 
-CONFIG = cli.define_config_flag()
-SOURCE = flags.DEFINE_string("source", None, "As config.data.source: tar, tfrecord, parquet, …")
-PATH = flags.DEFINE_string("path", None, "As config.data.path.")
-NAME = flags.DEFINE_string("name", None, "As config.data.name, for tfds.")
-SPLIT = flags.DEFINE_string("split", None, "As config.data.split.")
-IMAGE_KEY = flags.DEFINE_string("image_key", None, "As config.data.image_key.")
-TEXT_KEY = flags.DEFINE_string("text_key", None, "As config.data.text_key.")
-INDEX = cli.define_path("index", None, "As config.data.index.", protocols=None)
-KEEP = cli.define_path("keep", None, "As config.data.keep.", protocols=None)
 OUTPUT = cli.define_path("output", None, "Folder or file to write, local or gs://.")
 NUM_WORKERS = flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes; 0 is this one.")
 LIMIT = flags.DEFINE_integer(
@@ -85,6 +77,10 @@ def check() -> None:
         if sheet is not None:
             files.write(f"{output}/sheet.png", canvas.encoded(sheet, ending=".png"))
         print(f"{OUTPUT.value}: check.json{', sheet.png' if sheet is not None else ''}")
+    else:
+        print(
+            "--output=FOLDER keeps this as check.json, with a contact sheet of images and captions"
+        )
 
 
 def bench() -> None:
@@ -117,9 +113,10 @@ def index() -> None:
     from clipjax.data.sources import shard_paths, shard_survey
 
     output = _output(shard_survey.SURVEY)
-    data, _ = _settings()
+    data, _ = named_data.settings(image_size=IMAGE_SIZE.value)
     if data.source in sources.SHARDED and NUM_WORKERS.value:
-        paths = shard_paths.expand(data.path, ending=sources.SHARDED[data.source])
+        with named_data.errors_of_flags():
+            paths = shard_paths.expand(data.path, ending=sources.SHARDED[data.source])
         make = functools.partial(build_data.source_at, data=data)
         index.walk(paths, make=make, num_workers=NUM_WORKERS.value)
     source = _source()
@@ -220,7 +217,10 @@ def dedup() -> None:
         if not colon:
             raise ConfigError(f"--against={one}: write SOURCE:PATH, such as folder:/data/imagenet")
         settings = config.records(source=kind, path=path, split="test")
-        against[one] = build_data.source(settings, image_size=IMAGE_SIZE.value, seed=0)
+        try:
+            against[one] = build_data.source(settings, image_size=IMAGE_SIZE.value, seed=0)
+        except (ConfigError, DataError) as error:
+            raise type(error)(f"--against={one}: {error}") from None
     found = dedup.dedup(
         _source(),
         against=against,
@@ -240,33 +240,7 @@ VERBS: dict[str, Callable[[], None]] = {
 
 def _source() -> Any:
     """The data that the flags name; ConfigError if they name none."""
-    from clipjax import build_data
-
-    data, image_size = _settings()
-    return build_data.source(data, image_size=image_size, seed=0)
-
-
-def _settings() -> tuple[Any, int]:
-    """(settings as `config.data`, image size) that the flags name; ConfigError if they name none.
-
-    A mixture in a config file gives way to `--source`.
-    """
-    from clipjax import config
-
-    settings = CONFIG.value.data if CONFIG.value is not None else config.defaults().data
-    given = {
-        flag.name: flag.value
-        for flag in (SOURCE, PATH, NAME, SPLIT, IMAGE_KEY, TEXT_KEY, INDEX, KEEP)
-        if flag.value is not None
-    }
-    if CONFIG.value is None and not given:
-        raise ConfigError("no data are named; add --config=FILE.py, or --source and --path")
-    with settings.unlocked():
-        settings.update(given)
-        if "source" in given:
-            settings.mixture = type(settings)()  # the config file's: flags name something else
-    size = CONFIG.value.model.vision.image_size if CONFIG.value is not None else IMAGE_SIZE.value
-    return settings, size
+    return named_data.source(image_size=IMAGE_SIZE.value)
 
 
 def _needed(flag: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -95,12 +96,63 @@ def test_queries_balance_and_dedup(shards, tmp_path):
     assert ended.returncode == 0 and "left out by the source" in ended.stdout, ended.stderr
 
 
+def test_a_path_says_itself_what_it_is(shards, tmp_path):
+    (tmp_path / "pictures" / "cats").mkdir(parents=True)
+    (tmp_path / "pictures" / "cats" / "a.jpg").write_bytes(tars.picture(0))
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "a.csv").write_text("filepath,title\n")
+    expected = {
+        f"{shards}": "tar",
+        f"{shards}/{{0..1}}.tar::{shards}/1.tar": "tar",
+        "x/*.CSV": "table",
+        "train.tsv": "table",
+        "a.jsonl": "table",
+        "https://a.b/{0..9}.parquet?key=a.tar": "parquet",
+        "train.tfrecord-00000-of-00010": "tfrecord",
+        f"{tmp_path}/tables": "table",
+        f"{tmp_path}/pictures": "folder",
+    }
+    code = (
+        "import sys; from absl import flags; from clipjax import named_data\n"
+        "for path in sys.argv[1:]:\n"
+        "    flags.FLAGS(['x', f'--path={path}'])\n"
+        "    print(named_data.settings(image_size=32)[0].source)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *expected], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.split() == list(expected.values())
+
+
+def test_check_of_a_table_by_its_path_alone(tmp_path):
+    (tmp_path / "0.jpg").write_bytes(tars.picture(0))
+    rows = ["0.jpg,a fox", "0.jpg,a fox, red", "1.jpg,a dog", '0.jpg,"x']
+    (tmp_path / "a.csv").write_text("filepath,title\n" + "\n".join(rows) + "\n")
+    ended = command("check", f"--path={tmp_path}/a.csv", "--num_workers=0")
+    assert ended.returncode == 0, ended.stderr
+    assert re.search(r"broken +3\n", ended.stdout)
+    for told in (
+        "wrong number of fields: 1, no such file: 1, broken quotes: 1",
+        "a.csv/1 (wrong number of fields (line 3: 3 where the head has 2))",
+        "lacking image or text          none (left out by the source",
+        "captions cut or cleaned        0",
+        "--output=FOLDER keeps this as check.json, with a contact sheet",
+    ):
+        assert told in ended.stdout
+    named = command("check", "--source=csv", f"--path={tmp_path}/a.csv", "--num_workers=0")
+    assert named.stdout == ended.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
         ((), exits.BAD_CONFIG, "say what to do first: check, bench"),
         (("chekc",), exits.BAD_CONFIG, '"chekc" is no verb (did you mean "check"?)'),
         (("check",), exits.BAD_CONFIG, "no data are named"),
+        (("check", "--path={}/no.csv"), exits.BAD_CONFIG, "clipjax: --path: "),
+        (("check", "--path={}/0.zip"), exits.BAD_CONFIG, "no ending that tells; add --source, one"),
+        (("check", "--source=csvv", "--path=a"), exits.BAD_CONFIG, 'clipjax: --source: "csvv" is'),
+        (("check", "--path={}", "--text_key=.cap"), exits.BAD_DATA, "set --image_key to one of"),
         (("index", "--source=scenes", "--output=x"), exits.BAD_CONFIG, "has no shards"),
         (("check", "--source=tar", "--path={}", "--text_key=.cap"), exits.BAD_DATA, "seen: jpg"),
     ],

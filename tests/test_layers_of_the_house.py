@@ -10,7 +10,7 @@ import clipjax
 ROOT = pathlib.Path(clipjax.__file__).parent
 ORDER = (  # top to bottom; names on one line may import each other
     ("main", "train", "evaluate", "plan", "convert", "dataset", "verify", "overlap", "compare"),
-    ("evaluate_suite", "evaluate_queries"),
+    ("evaluate_suite", "evaluate_queries", "named_data"),
     ("api",),
     ("run",),
     ("summary", "summary_tables", "run_report"),

@@ -22,6 +22,10 @@ from clipjax.data.same_image import digest
 CHUNK = 64  # records
 WORST = 10  # shards and broken records named
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
+PLAIN = {  # how names in check.json read on the screen
+    "left out by the source": "lacking image or text",
+    "captions that lose characters": "captions cut or cleaned",
+}
 COUNTED = (  # fields of Findings that are counters
     *("reasons", "bad_by_shard", "formats", "shorter", "longer", "image_bytes"),
     *("captions_each", "characters"),
@@ -97,10 +101,10 @@ def inspect(indices: Sequence[int], *, source: Source) -> Findings:
             fields = getattr(source, "fields", None)
             if fields is not None and number == 0:  # of one in CHUNK: they are much alike
                 found.keys.update(dict.fromkeys(fields(index)))
-            size, file_format = images.probe(record["image"])
             texts = captions.usable(record["text"])
             if not texts:
                 raise captions.BadCaption("empty caption")
+            size, file_format = images.probe(record["image"])
         except BadRecord as error:
             key = place(source, index)
             found.reasons[error.reason] += 1
@@ -170,7 +174,11 @@ def describe(summed: dict[str, Any]) -> str:
     """The summary as lines."""
     lines = []
     for name, value in summed.items():
-        if isinstance(value, dict):
+        name = PLAIN.get(name, name)
+        if name == PLAIN["left out by the source"]:
+            counts = ", ".join(f"{reason}: {count:,}" for reason, count in value.items())
+            value = f"{counts or 'none'} (left out by the source; never among the records)"
+        elif isinstance(value, dict):
             value = ", ".join(f"{k}: {v:,}" for k, v in value.items()) or "none"
         elif name == "keys seen":
             value = ", ".join(map(ascii, value)) or "none"

@@ -36,6 +36,15 @@ class Joined:
     def __len__(self) -> int:
         return self._ends[-1]
 
+    @property
+    def skipped(self) -> dict[str, int]:
+        """What the parts left out, by part and reason."""
+        return {
+            f"{name}: {reason}": count
+            for name, part in self.parts.items()
+            for reason, count in getattr(part, "skipped", {}).items()
+        }
+
     def _place(self, index: int) -> tuple[str, Any, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside 0 … {len(self) - 1}")

@@ -25,12 +25,14 @@ SOURCES = {
     "parquet": "clipjax.data.sources.parquet:open_parquet",
     "tar": "clipjax.data.sources.tar:open_tars",
     "table": "clipjax.data.sources.table:open_tables",
+    "csv": "clipjax.data.sources.table:open_tables",  # as people call it
     "tfds": "clipjax.data.sources.tfds:TfdsSource",
     "tfrecord": "clipjax.data.sources.tfrecord:open_tfrecords",
 }
 SHARDED = {  # `sources.sharded`, from `path`; what a folder's shards end with
     "parquet": ".parquet",
     "table": ".csv",
+    "csv": ".csv",
     "tar": ".tar",
     "tfrecord": ".tfrecord",
 }
@@ -51,7 +53,7 @@ OWN = tuple(name for name, reads in READS.items() if "path" not in reads)
 SPLIT = (*(name for name in OWN if "split" in READS[name]), "folder")  # into "train" and others
 DRAWN = ("objects", "objects_noto", "scenes")  # in any size
 ENDINGS = {ending: name for name, ending in SHARDED.items()} | dict.fromkeys(
-    (".tsv", ".jsonl", ".ndjson"), "table"
+    (".csv", ".tsv", ".jsonl", ".ndjson"), "table"
 )
 names = tuple(SOURCES)
 
@@ -62,6 +64,14 @@ def by_ending(path: str) -> str:
     first = path.split("::")[0].partition("?")[0]  # "?" signs addresses
     ending = os.path.splitext(re.sub(r"-\d+-of-\d+$", "", first))[1].lower()
     return ENDINGS.get(ending, "")
+
+
+def by_content(folder: str) -> list[str]:
+    """The sources that files in a local folder could be of, by their endings."""
+    files = os.listdir(folder)
+    if "features.json" in files:
+        return ["tfds"]
+    return sorted({by_ending(file) for file in files} - {""}) or ["folder"]
 
 
 def get(name: str) -> Any:

@@ -140,6 +140,11 @@ class Selected:
             self.source.prepare([self.place(index) for index in indices])
 
     @property
+    def skipped(self) -> Any:
+        """What the source left out, by reason."""
+        return getattr(self.source, "skipped", {})
+
+    @property
     def is_remote(self) -> bool:
         """Whether reading a record may fetch its whole shard."""
         return getattr(self.source, "is_remote", False)

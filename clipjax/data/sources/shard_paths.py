@@ -84,7 +84,11 @@ def find(named: list[str], *, part: str, ending: str) -> list[str]:
                 if remote.is_shard(file, ending=ending) and not file.startswith(".")
             ]
             if not inside:
-                raise ConfigError(f"config.data.path: folder {name} holds no *{ending} files")
+                seen = sorted({os.path.splitext(file)[1] for file in os.listdir(name)} - {""})
+                others = f", only *{', *'.join(seen[:5])}; name those" if seen else ""
+                raise ConfigError(
+                    f"config.data.path: folder {name} holds no *{ending} files{others}"
+                )
             found += inside
         elif os.path.exists(name):
             found.append(name)

@@ -15,6 +15,7 @@ from typing import Any
 
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.common.registry import closest
+from clipjax.data import sources
 from clipjax.data.bad_record import BadRecord
 from clipjax.data.sources.tfds_features import Path, choose_image, choose_text, leaves, value_at
 from clipjax.data.sources.tfds_records import TfrecordRecords
@@ -162,8 +163,11 @@ def find_builder(name: str, *, data_dir: PathLike | None) -> tuple[Any, bool]:
         _check_named(name, info=builder.info, folder=folder)
         return builder, True
     if not name:
+        other = sources.by_ending(os.fspath(data_dir or ""))
+        hint = f"; source {other} reads it: set config.data.source={other}" if other else ""
         raise ConfigError(
-            f"config.data.name: not set, and {folder or 'config.data.path'} holds no features.json"
+            f"config.data.name: not set, and {folder or 'config.data.path'} holds no"
+            f" features.json{hint}"
         )
     try:
         return read_only_builder.builder_from_files(name, data_dir=folder), True
