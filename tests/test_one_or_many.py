@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
-import torch
 from PIL import Image
 
 import clipjax
@@ -56,7 +55,7 @@ IMAGES = {  # name → (value of the files, which pictures it means, or REFUSED)
     "an array [H, W, 3]": (lambda f: PIXELS[1], [1]),
     "an array [H, W, 4]": (lambda f: np.dstack([PIXELS[1], np.full((20, 30), 255, np.uint8)]), [1]),
     "a jax array": (lambda f: jnp.asarray(PIXELS[1]), [1]),
-    "a torch tensor": (lambda f: torch.from_numpy(PIXELS[1]), [1]),
+    "a torch tensor": (lambda f: pytest.importorskip("torch").from_numpy(PIXELS[1]), [1]),
     "a grey array [H, W]": (lambda f: PIXELS[1][..., 0], 1),
     "a grey array [H, W, 1]": (lambda f: PIXELS[1][..., :1], 1),
     "a grey picture": (lambda f: Image.open(f[1]).convert("L"), 1),

@@ -15,6 +15,7 @@ ROOT = processes.ROOT
 SETUP = configparser.ConfigParser(interpolation=None)
 SETUP.read(ROOT / "setup.cfg")
 EXTRAS = SETUP["options.extras_require"]
+DISTRIBUTIONS = importlib.metadata.packages_distributions()  # module → those that hold it
 PAGES = [ROOT / "README.md", ROOT / "launch/README.md", ROOT / ".github/package.md"]
 
 
@@ -70,25 +71,37 @@ def test_every_data_file_of_a_package_is_shipped_or_only_the_readmes():
                 assert any(path.match(pattern) for pattern in lines(patterns[package])), path
 
 
-def imported(top: str) -> dict[str, pathlib.Path]:
-    modules = {}
-    for path in files(f"{top}/**/*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                modules |= {alias.name.split(".")[0]: path for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                modules[node.module.split(".")[0]] = path
-    return modules
+def imported(nodes) -> set[str]:
+    """Modules of other packages that these syntax nodes import."""
+    modules = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules.add(node.module.split(".")[0])
+    beside = {file.stem for file in files("tests/**/*.py", "launch/*.py")}
+    return modules - {"clipjax"} - beside - set(sys.stdlib_module_names)
+
+
+def assert_asked_for(module: str, asked: set[str], path: pathlib.Path) -> None:
+    names = {normal(name) for name in DISTRIBUTIONS.get(module, [module])}
+    assert names & asked, f"{path} imports {module}, which setup.cfg does not ask for"
 
 
 def test_what_clipjax_imports_is_asked_for():
     optional = [extra for extra in EXTRAS if extra not in ("test", "dev")]
     asked = {normal(r.name) for r in requirements() + requirements(*optional)}
-    known = importlib.metadata.packages_distributions()
-    for module, path in imported("clipjax").items():
-        if module != "clipjax" and module not in sys.stdlib_module_names:
-            names = {normal(name) for name in known.get(module, [module])}
-            assert names & asked, f"{path} imports {module}, which setup.cfg does not ask for"
+    for path in files("clipjax/**/*.py", "configs/**/*.py"):
+        for module in imported(ast.walk(ast.parse(path.read_text()))):
+            assert_asked_for(module, asked, path)
+
+
+def test_the_test_extra_holds_what_tests_import():
+    """At their top; what only some tests need is imported in them, or skips the module."""
+    asked = {normal(r.name) for r in requirements() + requirements("test")}
+    for path in files("tests/**/test_*.py"):
+        for module in imported(ast.parse(path.read_text()).body):
+            assert_asked_for(module, asked, path)
 
 
 def test_extras_that_are_named_exist():
