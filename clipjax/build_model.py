@@ -11,6 +11,7 @@ from clipjax.common.exits import CleanExit, ConfigError
 from clipjax.config import Config
 from clipjax.data.tokenizers import Tokenizer, first_difference, kind_of
 from clipjax.models import clip, flops
+from clipjax.models import config as model_config
 from clipjax.models.kernels import self_check
 from clipjax.models.kernels.rows import KernelMesh
 from clipjax.optim import optimizer as optimizers
@@ -21,6 +22,9 @@ from clipjax.training.forward import frozen_towers
 from clipjax.training.initial_weights import initialise_from
 from clipjax.training.state import TrainState
 
+# Settings that change what weights compute, of a tower and of the model.
+COMPUTED = ("activation", "layer_norm_epsilon", "pooling", "causal")
+IMAGES = ("image_mean", "image_std", "image_resize")
 ONE_DEVICE = {"data": 1, "fsdp": 1, "tensor": 1}
 
 
@@ -107,6 +111,29 @@ def check_vocabulary(config: Config, tokenizer: Tokenizer) -> None:
             " there; leave config.tokenizer.path out, and theirs is taken, or leave text out of"
             " config.init.towers"
         )
+
+
+def weights_notes(config: Config) -> list[str]:
+    """Sentences on what this model computes otherwise than the one that the weights of
+    `config.init` were trained as, and no parameter's shape tells; mostly none."""
+    if not config.init.weights:
+        return []
+    model, notes = pretrained.read_model(config.init.weights)
+    theirs, ours = (model_config.parse(each) for each in (model, config.model.to_dict()))
+    compared = [
+        (f"{tower}.{key}", getattr(their, key, None), getattr(our, key, None))
+        for tower in config.init.towers
+        for their, our in [(theirs.tower(tower), ours.tower(tower))]
+        for key in COMPUTED
+    ]
+    if "vision" in config.init.towers:
+        compared += [(key, getattr(theirs, key), getattr(ours, key)) for key in IMAGES]
+    where = f"config.init.weights={config.init.weights}"
+    return [f"{where}: {note}" for note in notes] + [
+        f"config.model.{name} is {our}, and {where} was trained with {their}"
+        for name, their, our in compared
+        if their != our and None not in (their, our)
+    ]
 
 
 def training_flops_per_pair(config: Config) -> float:

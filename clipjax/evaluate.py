@@ -204,7 +204,8 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
     if lead:
         file = output_file(workdir, f"{step_name(model.step, average=average)}.json")
         files.write_json(file, result)
-        notes = [f"{name}: {note}" for name, each in found.items() for note in each["notes"]]
+        notes = [f"weights: {note}" for note in model.run.get("notes", ())]
+        notes += [f"{name}: {note}" for name, each in found.items() for note in each["notes"]]
         print(f"\n{table.text(rows, notes=notes)}\n\n{file}", flush=True)
     return result
 

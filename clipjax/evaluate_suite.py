@@ -158,7 +158,9 @@ def _run(
 def make_subject(model: api.Model, *, path: str) -> subject.Subject:
     """A loaded model as protocols see it."""
     name = str(model.config.model.get("name", "custom"))
-    known = {"step": model.step} if model.step else {}
+    known: dict[str, Any] = {"step": model.step} if model.step else {}
+    if notes := model.run.get("notes"):
+        known["notes"] = list(notes)
     if seen := model.run.get("examples_seen"):
         known["examples_seen"] = int(seen)
     return subject.Subject(

@@ -93,6 +93,17 @@ def read_variables(path: str | os.PathLike[str]) -> Any:
         raise DataError(f"{path}: {error}") from None
 
 
+def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[str]]:
+    """The settings of the model that weights were trained as, and notes on what was taken for want
+    of a word in their files; errors as `read`."""
+    path = os.path.expanduser(path)
+    foreign = _foreign(path)
+    if foreign is None:
+        run = checkpoint_reader.read_run(path)
+        return run["config"]["model"], run.get("notes", [])
+    return foreign.model, list(foreign.notes)
+
+
 def read_tokenizer(path: str | os.PathLike[str]) -> tokenizers.Tokenizer | None:
     """The tokenizer that the weights were trained with; None where they bring none of their own."""
     path = os.path.expanduser(path)

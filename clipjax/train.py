@@ -79,6 +79,7 @@ def _stage(run: Run, stage: Stage, *, start: int, state: Any) -> tuple[int, Any,
     evaluated = evaluated_before(writer, step=start)
     done_before = last_step(writer)
     notes = summary.batch_notes(config, per_batch=examples.progress(config.batch_size))
+    notes += build_model.weights_notes(config) if start == 0 else []
     if writer is not None:
         print(
             summary.describe(

@@ -95,6 +95,8 @@ def _facts(place: Any, content: Mapping[str, Any]) -> dict[str, str]:
         "weights": f"{content['weights']['id']} (a hash of all parameters)",
         "path": str(content["weights"].get("path", "")),
     }
+    if notes := content["weights"].get("notes"):
+        found["of these weights"] = "; ".join(notes)
     for row in content["rows"][:1]:
         record = results.read(place / f"{row['set']}.json")
         if record:

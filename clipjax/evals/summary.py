@@ -163,6 +163,7 @@ def as_markdown(content: dict[str, Any]) -> str:
         f"# {content['suite']}: {content['model']}",
         "",
         f"Weights {content['weights']['id']} ({content['weights'].get('path', '')}).",
+        *(f"Of these weights: {note}." for note in content["weights"].get("notes", ())),
         "",
         f"| {' | '.join(head)} |",
         f"|{'---|' * len(head)}",

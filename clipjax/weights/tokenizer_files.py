@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import tokenizers as tokenizers_library
+
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import tokenizers
 from clipjax.data.clip_tokenizer import ClipTokenizer, packaged_merges
@@ -12,7 +14,12 @@ from clipjax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from clipjax.data.siglip_tokenizer import GemmaTokenizer, SiglipTokenizer
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.weights import files, tokenizer_json
+from clipjax.weights.settings import Settings
 
+WHOLE = "tokenizer.json"
+LONGEST = 40  # characters of a word in a message
+# Texts in which letters, digits, signs and spaces are cleaned and split by every rule of CLIP's.
+PROBES = ("A Photo of the Dog", "it's 17, isn't IT?!", "naïve  Ωmega\tмир 犬 🦊", "x_y-z...")
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -31,10 +38,18 @@ def find(named: str, *, folder: pathlib.Path, kind: str, context_length: int) ->
     """
     if named:
         return _named(named, kinds=OF_FORMAT[kind], context_length=context_length)
+    _check_case(folder / "tokenizer_config.json")
     for made in tokenizers.KINDS.values():
         if (folder / made.FILE).is_file():
             return made((folder / made.FILE).read_bytes(), context_length=context_length)
     return FINDERS[kind](folder, context_length=context_length)
+
+
+def _check_case(file: pathlib.Path) -> None:
+    """Raise DataError if a `tokenizer_config.json` keeps capital letters."""
+    if file.is_file():
+        settings = Settings(files.read_json(file), file=file.name).without_nulls()
+        settings.one_of("do_lower_case", (True,), True)
 
 
 def _named(path: str, *, kinds: tuple[str, ...], context_length: int) -> Tokenizer:
@@ -49,14 +64,14 @@ def _named(path: str, *, kinds: tuple[str, ...], context_length: int) -> Tokeniz
 
 
 def _clip(folder: pathlib.Path, *, context_length: int) -> ClipTokenizer:
-    vocabulary = None
-    if (folder / "tokenizer.json").is_file():
-        content = files.read_json(folder / "tokenizer.json")
+    content = vocabulary = None
+    if (folder / WHOLE).is_file():
+        content = files.read_json(folder / WHOLE)
         try:
-            vocabulary = content["model"]["vocab"]
+            vocabulary = dict(content["model"]["vocab"])
             pairs = [m if isinstance(m, str) else " ".join(m) for m in content["model"]["merges"]]
-        except (KeyError, TypeError):
-            raise DataError("tokenizer.json: no byte pairs as CLIP's") from None
+        except (KeyError, TypeError, ValueError):
+            raise DataError(f"{WHOLE}: no byte pairs as CLIP's") from None
         merges = "\n".join(["#version: 0.2", *pairs]).encode()
     elif (folder / "merges.txt").is_file():
         merges = (folder / "merges.txt").read_bytes()
@@ -68,8 +83,27 @@ def _clip(folder: pathlib.Path, *, context_length: int) -> ClipTokenizer:
     for word, number in (vocabulary or {}).items():
         mine = _with_specials(found).get(word)
         if mine != number:
-            raise DataError(f"its vocabulary gives {word!r} the id {number}, CLIP's order {mine}")
+            word, number = f"{word!r:.{LONGEST}}", f"{number!r:.{LONGEST}}"
+            raise DataError(f"its vocabulary gives {word} the id {number}, CLIP's order {mine}")
+    if content is not None:
+        _check_rules(content, tokenizer=found)
     return found
+
+
+def _check_rules(content: Mapping[str, Any], *, tokenizer: ClipTokenizer) -> None:
+    """Raise DataError if a `tokenizer.json` cleans or splits texts otherwise than CLIP."""
+    try:
+        theirs = tokenizers_library.Tokenizer.from_str(json.dumps(content))
+        texts = {text: theirs.encode(text, add_special_tokens=False).ids for text in PROBES}
+    except Exception as error:  # of what the library cannot make a tokenizer of
+        problem = " ".join(str(error).split())[:200]
+        raise DataError(f"{WHOLE}: {problem}") from None
+    for text, ids in texts.items():
+        if ids != tokenizer.ids(text):
+            raise DataError(
+                f"{WHOLE}: gives {text!r} other ids than CLIP's rules (lower case, words split as"
+                " released); clipjax has no such tokenizer"
+            )
 
 
 def _sentencepiece(folder: pathlib.Path, *, context_length: int) -> Tokenizer:

@@ -1,0 +1,64 @@
+"""What a run or an evaluation does otherwise than its weights were trained for, or was not told, is
+said where their figures are."""
+
+import small
+import tiny
+
+from clipjax import build_model, config, evaluate_suite, pretrained
+from clipjax.api import Model
+from clipjax.evals import summary
+from clipjax.parallel import mesh as meshes
+from clipjax.weights.preprocessing import PREPROCESSOR
+
+
+def starting_from(folder, model, **changes):
+    c = tiny.tiny()
+    c.init.weights = str(folder)
+    c.model = config.model("custom", dtype="float32", **model)
+    for key, value in changes.items():
+        c.model[key] = value
+    return c
+
+
+def test_what_a_run_computes_otherwise_than_its_weights_were_trained_for(tmp_path):
+    model = small.model(activation="gelu")
+    small.write(tmp_path / "a", model, to="open_clip")
+    assert build_model.weights_notes(starting_from(tmp_path / "a", model)) == []
+    assert build_model.weights_notes(tiny.tiny()) == []
+    other = starting_from(tmp_path / "a", model, activation="quick_gelu", image_resize="squash")
+    where = f"config.init.weights={tmp_path / 'a'} was trained with"
+    assert build_model.weights_notes(other) == [
+        f"config.model.vision.activation is quick_gelu, and {where} gelu",
+        f"config.model.text.activation is quick_gelu, and {where} gelu",
+        f"config.model.image_resize is squash, and {where} crop",
+    ]
+    other.init.towers = ("text",)
+    (note,) = build_model.weights_notes(other)
+    assert "text.activation" in note
+
+
+def test_of_a_tower_s_own_settings_too(tmp_path):
+    """Where a tower has the activation that the other model has for both."""
+    model = small.model(activation="gelu")
+    small.write(tmp_path / "a", model, to="huggingface")
+    same = starting_from(tmp_path / "a", model, activation="quick_gelu")
+    same.model.vision.activation = same.model.text.activation = "gelu"
+    same.model.text.causal = False
+    (note,) = build_model.weights_notes(same)
+    assert note.startswith("config.model.text.causal is False, and ")
+
+
+def test_what_was_taken_for_want_of_a_file_stands_beside_a_suite_s_figures(tmp_path):
+    model = small.model()
+    small.write(tmp_path / "a", model, to="huggingface")
+    (tmp_path / "a" / PREPROCESSOR).unlink()
+    variables, run = pretrained.read(tmp_path / "a")
+    (note,) = run["notes"]
+    (said,) = build_model.weights_notes(starting_from(tmp_path / "a", model))
+    assert note in said
+    mesh = meshes.make_mesh({"data": 1, "fsdp": -1, "tensor": 1})
+    measured = evaluate_suite.make_subject(Model(variables, run=run, mesh=mesh), path="a")
+    assert measured.weights["notes"] == [note]
+    content = {"suite": "s", "model": "m", "compare": "", "weights": measured.weights}
+    empty = {"rows": [], "missing": {}, "failed": {}, "protocols": {}, "averages": {}}
+    assert note in summary.as_markdown(content | empty)
