@@ -7,11 +7,12 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from clipjax import evaluation_data, losses, summary_tables, unused_settings
+from clipjax import evals, evaluation_data, losses, summary_tables, unused_settings
 from clipjax.build import Horizon
 from clipjax.common import trees, urls
 from clipjax.config import Config
 from clipjax.data import sources
+from clipjax.data.sources import shared_records
 from clipjax.evals.embed import Evaluator
 from clipjax.optim import optimizer as optimizers
 from clipjax.parallel import sharding
@@ -183,13 +184,17 @@ def _evaluator_lines(
     """What each evaluator measures on, and how often."""
     lines = []
     for name, evaluator in evaluators.items():
-        data = evaluation_data.settings(config, name)
+        data, kind = evaluation_data.settings(config, name), config.evals[name].kind
         place = [urls.shown(data.path)] if data.path else []
         part = [f"split {data.split}"] if "split" in sources.READS[data.source] else []
+        if top := getattr(shared_records.whole(evaluator.source), "top", ""):  # a folder, or split
+            place, part = [top], []
+        labels = getattr(evaluator.source, "labels", ()) if kind in evals.SETTINGS else ()
+        counted = f"{len(evaluator.source):,} records"
+        counted += f" in {len(labels):,} classes" if labels else ""
         where = ", ".join([evaluator.source.name, *place, *part])
         lines.append(
-            f"evaluator   {name}: {config.evals[name].kind} on {len(evaluator.source):,} records of"
-            f" {where}; every {every[name]:,} steps"
+            f"evaluator   {name}: {kind} on {counted} of {where}; every {every[name]:,} steps"
         )
     return lines
 

@@ -1,11 +1,13 @@
 """What a run says before it starts about how its state lies on the devices."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
 import tiny
 
-from clipjax import build, stages, summary, summary_tables
+from clipjax import build, build_data, config, stages, summary, summary_tables
 from clipjax.data.mixture import MixtureOrder
 from clipjax.data.order import GlobalOrder
 from clipjax.parallel import mesh as meshes
@@ -151,3 +153,19 @@ def test_a_batch_larger_than_its_data_is_told_with_the_numbers():
     masked = tiny.tiny().loss
     masked.duplicates = "mask"
     assert notes({"": 10}, loss=masked) == []
+
+
+def test_an_evaluators_line_tells_its_folder_images_and_classes(tmp_path):
+    for name in ("val/cat/a.png", "val/dog/b.png", "val/dog/c.png", "train/cat/d.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    c = config.defaults()
+    c.evals.held_out = config.evaluator(
+        "zero_shot", source="folder", path=str(tmp_path), split="val", max_examples=2
+    )
+    data = build_data.evaluation_source(c, "held_out")
+    evaluators = {"held_out": types.SimpleNamespace(source=data)}
+    assert summary._evaluator_lines(c, evaluators, every={"held_out": 7}) == [
+        "evaluator   held_out: zero_shot on 2 records in 2 classes of folder,"
+        f" {tmp_path}/val; every 7 steps"
+    ]

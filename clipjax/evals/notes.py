@@ -53,8 +53,8 @@ def of_captions(texts: Sequence[str], *, text_image: np.ndarray, cut: np.ndarray
         images.setdefault(text, set()).add(image)
     if shared := sum(len(images[text]) > 1 for text in texts):
         told.append(
-            f"{shared:,} of {len(texts):,} captions are those of other images too: as texts to be"
-            " found they tie, and a tie counts as wrong"
+            f"{shared:,} of {len(texts):,} captions are those of other images too: only one of"
+            " these images counts as right, and such texts tie, which counts as wrong"
         )
     each = np.bincount(text_image)
     if each.min() <= USUAL_CAPTIONS < each.max():

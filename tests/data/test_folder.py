@@ -109,6 +109,8 @@ def test_links_that_lead_nowhere_are_named(tmp_path, caplog):
     source = Folder(str(tmp_path))
     assert source.skipped == {"link that leads nowhere": 1} and "cat/b.jpg" in caplog.text
     assert source.fingerprint and len(source) == 1
+    link(tmp_path, "cat/c.jpg", "c.jpg")  # to itself
+    assert Folder(str(tmp_path)).skipped == {"link that leads nowhere": 2}
     link(tmp_path, "fox", "moved/away")
     with pytest.raises(DataError, match=r"1 of 2 .* no images: fox \(1 link that leads nowhere\)"):
         Folder(str(tmp_path))
@@ -243,7 +245,12 @@ def test_fields_of_a_json_beside_are_named_and_then_read(tmp_path):
         Folder(str(tmp_path), text_key=".cap")
 
 
-@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_a_table_beside_class_folders_is_no_caption(tmp_path):
+    source = Folder(str(put(tmp_path, "cat/a.jpg", "dog/b.jpg", "labels.csv")))
+    assert source.caption(0) == "cat" and source.skipped == {".csv": 1}
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "captions.csv"])
 def test_a_table_of_captions_in_the_folder_is_not_passed_over(tmp_path, name):
     put(tmp_path, "a.jpg", "b.jpg")
     rows = {"csv": "file_name,text\na.jpg,a fox\nb.jpg,an owl\n"}

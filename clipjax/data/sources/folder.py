@@ -25,6 +25,7 @@ from clipjax.data.sources.tar_table import Choice
 
 CAPTIONS = (".txt", ".caption")  # files that hold the caption of the image beside them, and no more
 METADATA = ("metadata.csv", "metadata.jsonl")  # captions in a Hugging Face ImageFolder
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")  # may hold captions, see `sources.table`
 PATHS = "path"  # the text_key of captions that are names of folders or files
 SPLITS = re.compile(
     r"(train|training|val|valid|validation|test|testing|dev|eval|evaluation|extra|unlabell?ed)"
@@ -152,11 +153,13 @@ class Folder:
                     f" are: text_key={key} takes them from there and leaves out images without,"
                     f" {own}"
                 )
-        for name in METADATA:
-            if os.path.isfile(file := os.path.join(self.top, name)):
+        tables = [name for ending in TABLES for name in found.others.get(ending, ())]
+        for name in tables:
+            at_top = os.sep not in name
+            if at_top and (name in METADATA or not found.classes):
                 raise DataError(
                     f"folder {self.top}: holds {name}; say what the captions are: source=table"
-                    f" with path={file} reads them from there, {own}"
+                    f" with path={os.path.join(self.top, name)} reads them from there, {own}"
                 )
         return {}
 

@@ -7,6 +7,7 @@ is no image is kept by reason.
 import collections
 import dataclasses
 import os
+import stat
 from collections.abc import Mapping, Sequence
 
 from clipjax.common.exits import DataError
@@ -71,7 +72,11 @@ def find(top: str) -> FolderFiles:
 
 def sub_folders(path: str) -> list[str]:
     """Names of the sub-folders of a folder that are not hidden; DataError if it cannot be read."""
-    return [entry.name for entry in _entries(path) if entry.is_dir() and not _is_hidden(entry.name)]
+    return [
+        entry.name
+        for entry in _entries(path)
+        if stat.S_ISDIR(_mode(entry)) and not _is_hidden(entry.name)
+    ]
 
 
 class _Walk:
@@ -89,13 +94,13 @@ class _Walk:
         images, others = [], []
         for entry in _entries(os.path.join(self.top, folder)):
             path = os.path.join(folder, entry.name)
-            is_image = entry.name.lower().endswith(ENDINGS)
+            is_image, mode = entry.name.lower().endswith(ENDINGS), _mode(entry)
             if _is_hidden(entry.name):
-                if is_image or entry.is_dir():
+                if is_image or stat.S_ISDIR(mode):
                     self.others[HIDDEN].append(path)
-            elif entry.is_dir():
+            elif stat.S_ISDIR(mode):
                 self._enter(path, seen=seen if folder else set(seen))
-            elif entry.is_file():
+            elif stat.S_ISREG(mode):
                 (images if is_image else others).append(entry.name)
             else:
                 self.others[NOWHERE if entry.is_symlink() else "special file"].append(path)
@@ -133,6 +138,14 @@ def _entries(path: str) -> list[os.DirEntry[str]]:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(f"folder {path}: cannot be read ({error.strerror})") from None
+
+
+def _mode(entry: os.DirEntry[str]) -> int:
+    """The mode of a file, or of what a link leads to; 0 of a link that leads nowhere."""
+    try:
+        return entry.stat().st_mode
+    except OSError:
+        return 0
 
 
 def _is_hidden(name: str) -> bool:
