@@ -1,5 +1,6 @@
 """A set's fault is told and written down, and never ends the other sets or the report."""
 
+import html
 import json
 import os
 import re
@@ -231,6 +232,30 @@ def test_what_is_not_the_sets_own_ends_the_program(error):
 
     with pytest.raises(type(error)):
         faults.attempt(call)
+
+
+def test_what_changes_how_a_figure_is_read_stands_beside_it(trained, tmp_path, capsys):
+    """Equal names, a class that no image shows, one without training images, another metric."""
+    twice = classes(tmp_path / "twice", (0, 1, 2, 2), names=("crane", "crane", "ox", "猫"))
+    probed = with_train(tmp_path / "probed", (0, 1) * 4)
+    options = {"train_path": probed, "metric": "macro_f1", "run": "linear_probe"}
+    entries = (suites.own("twice", path=twice), suites.own("probed", path=probed, **options))
+    suite = suites.Suite("mine", entries)
+    evaluate_suite.on_weights(str(trained), suite, output=str(tmp_path / "out"))
+    folder, said = tmp_path / "out" / "mine", capsys.readouterr().out
+    warned = record_of(folder, "twice")["measurements"]["zero_shot"]["warnings"]
+    absent, alike = warned[0], warned[-1]
+    assert alike.startswith(
+        "2 of 4 classes have prompts that this model reads as the same: 'crane'"
+    )
+    assert alike.endswith("none of their 2 images can be right")
+    assert absent.startswith("1 of 4 classes have no images here: '猫'; their names compete")
+    untrained, other = record_of(folder, "probed")["measurements"]["linear_probe"]["warnings"]
+    assert untrained == "no training images of 'a bear': none of the 2 images tested can be right"
+    assert other == "measured by top1_accuracy: a probe has no macro_f1"
+    page, table = ((folder / name).read_text() for name in ("report.html", "summary.md"))
+    for warning in (alike, absent, untrained, other):
+        assert warning in said and warning in table and warning in html.unescape(page)
 
 
 def test_a_protocol_that_fits_no_set_is_told(trained, tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from clipjax.data import eval_batches
-from clipjax.evals import class_scores, embed, notes, zero_shot
+from clipjax.evals import class_scores, embed, notes, prompts, zero_shot
 from clipjax.models.baselines.prediction import CaptionPredictor
 from clipjax.parallel import sharding
 
@@ -42,13 +42,15 @@ def make_evaluator(
     texts, owners, _ = chosen.texts()
     score = Scorer(model, mesh=mesh, batch_size=batch_size)
     shown = tuple(names[0] for names in chosen.names)
+    alike = prompts.read_alike(chosen, tokenizer=tokenizer)
 
     def measure(variables: Any, *, poll: embed.Poll) -> tuple[dict[str, Any], zero_shot.Result]:
         ids, _ = tokenizer.encode(texts)
         each = score(variables, source, ids, image_size=image_size, poll=poll)
         found = judge(of_classes(each, owners=owners), labels=labels, classes=shown)
         values = {name: x.value for name, x in zero_shot.accuracies(found).items()}
-        return {**values, "prompts_hash": chosen.hash, "notes": notes.of_result(found)}, found
+        told = notes.of_result(found, alike=alike)
+        return {**values, "prompts_hash": chosen.hash, "notes": told}, found
 
     return embed.Evaluator(measure, n=len(labels), chance=zero_shot.chance_of(len(shown)))
 

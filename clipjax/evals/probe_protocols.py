@@ -29,6 +29,7 @@ from clipjax.evals.subject import OnSet
 
 Arrays = dict[str, np.ndarray]
 FEATURES = "image tower, before the projection"
+ACCURACIES = ("top1_accuracy", "top5_accuracy", "mean_top1_top5")  # over all images alike
 
 
 def linear_probe_settings(on: OnSet) -> dict[str, Any]:
@@ -43,24 +44,6 @@ def linear_probe_settings(on: OnSet) -> dict[str, Any]:
     }
 
 
-def check_linear_probe(on: OnSet) -> None:
-    """Raise DataError for splits that no probe can be fitted to or chosen on."""
-    training = _training(on)
-    _ = targets_of(on.data, keys=on.data.keys)
-    number = trained(training, keys=on.data.keys)
-    where = training[0].where
-    if on.data.kind == "classification" and np.sum(number > 0) < 2:
-        (only,) = [key for key, n in zip(on.data.keys, number, strict=True) if n] or [""]
-        raise DataError(f"{where}: all training images are of one class, {only!r}")
-    if not number.any():
-        raise DataError(f"{where}: no training image shows any of the {len(number):,} classes")
-    if len(training) == 1 and not on.folds_file and number.max() < 2:
-        raise DataError(
-            f"{where}: no class has two training images, and some must be set apart to choose the"
-            " penalty on; add images, or a validation split"
-        )
-
-
 def trained(training: Sequence[SetData], *, keys: tuple[str, ...]) -> np.ndarray:
     """int [C], the images of each class in some splits."""
     total = np.zeros(len(keys), np.int64)
@@ -73,7 +56,7 @@ def trained(training: Sequence[SetData], *, keys: tuple[str, ...]) -> np.ndarray
 
 def measure_linear_probe(on: OnSet) -> tuple[Measurement, Arrays]:
     """The paper's probe (`linear_probe`); of STL-10 and UCF101 the mean over their folds."""
-    data, training = on.data, _training(on)
+    data, training = on.data, training_of(on)
     metric = metric_names.of_protocol(data.metric, protocol="linear_probe", kind=data.kind)
     official = len(training) > 1 and not on.folds_file
     tasks = _tasks(on, training)
@@ -122,7 +105,8 @@ def measure_linear_probe(on: OnSet) -> tuple[Measurement, Arrays]:
         },
     )
     _warn(made, first, tasks[0].test_features)
-    made.warnings += _data_warnings(on, training, metric=metric)
+    made.warnings += _class_warnings(on, training, metric=metric)
+    made.warnings += _metric_warnings(data, metric=metric)
     if data.entry.validation and not official:
         made.warnings.append(
             f"its official validation split ({data.entry.validation:,} images) is not there; the"
@@ -150,7 +134,7 @@ def few_shot_settings(on: OnSet) -> dict[str, Any]:
 
 def measure_few_shot(on: OnSet) -> tuple[Measurement, Arrays]:
     """Probes of 1 to 16 images of each class, against the classes' names."""
-    data, training = on.data, _training(on)
+    data, training = on.data, training_of(on)
     features, labels = _rows(on, training)
     metric = metric_names.of_protocol(data.metric, protocol="few_shot", kind=data.kind)
     curve = few_shot.curve(
@@ -172,7 +156,7 @@ def measure_few_shot(on: OnSet) -> tuple[Measurement, Arrays]:
     )
     made.figures[f"zero_shot_{metric}"] = zero_shot
     made.warnings += [f"no {n}-shot probe: {why}" for n, why in curve.left_out.items()]
-    made.warnings += _data_warnings(on, training, metric=metric)
+    made.warnings += _metric_warnings(data, metric=metric)
     return made, {}
 
 
@@ -230,7 +214,7 @@ def _rows(on: OnSet, parts: Sequence[SetData]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(features), np.concatenate(targets)
 
 
-def _training(on: OnSet) -> list[SetData]:
+def training_of(on: OnSet) -> list[SetData]:
     """The training split, and the official validation split where there is one; Missing where the
     first is the evaluation split itself."""
     train, validation = on.open_train(), on.open_validation()
@@ -250,7 +234,7 @@ def _training(on: OnSet) -> list[SetData]:
 def _fingerprints(on: OnSet) -> dict[str, str]:
     """Of the training split, "" without, and of the validation split where there is one."""
     try:
-        found = [part.source.fingerprint for part in _training(on)]
+        found = [part.source.fingerprint for part in training_of(on)]
     except set_data.Missing:
         found = [""]
     return dict(zip(("train", "validation"), found, strict=False))
@@ -277,14 +261,19 @@ def targets_of(data: SetData, *, keys: tuple[str, ...]) -> np.ndarray:
     return np.array([place[label] for label in labels], np.int32)
 
 
-def _data_warnings(on: OnSet, training: Sequence[SetData], *, metric: str) -> list[str]:
-    """What of the splits and the metric changes how a probe's figures are read."""
+def _class_warnings(on: OnSet, training: Sequence[SetData], *, metric: str) -> list[str]:
+    """What of the splits' classes changes how a probe's figures are read."""
     data = on.data
     names = getattr(data.source, "class_names", None) or data.keys
     own, tested = (trained(parts, keys=data.keys) for parts in (training, [data]))
-    told = suspicion.of_untrained(own, number=tested, names=names)
-    other = f"measured by {metric}: a probe has no {data.metric}" if metric != data.metric else ""
-    return list(filter(None, [told, other]))
+    untrained = suspicion.of_untrained(own, number=tested, names=names)
+    absent = suspicion.of_absent(tested, names=names, averaged=metric not in ACCURACIES)
+    return list(filter(None, [untrained, absent]))
+
+
+def _metric_warnings(data: SetData, *, metric: str) -> list[str]:
+    same = metric == data.metric
+    return [] if same else [f"measured by {metric}: a probe has no {data.metric}"]
 
 
 def _warn(made: Measurement, probe: linear_probe.Probe, test_features: np.ndarray) -> None:

@@ -9,15 +9,19 @@ import functools
 import importlib.metadata
 import json
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
-from clipjax.common.exits import ConfigError
+from clipjax.common.exits import ConfigError, DataError
+from clipjax.data import captions, text_lines
 from clipjax.evals import prompts
 from clipjax.evals.suites import Entry
 
+NUMBER = re.compile(r"-?\d+(\.\d+)?")
 WHEEL = "clip-benchmark"
 INSTALL = f"pip install --no-deps {WHEEL}"
 WHEEL_FILES = {
@@ -70,7 +74,7 @@ def _of_data(
     elif wheel and "names" in entry.prompts:
         found = _joined(entry, wheel["names"][entry.prompts["names"]], keys=keys, where=where)
         origin.append(f"names: {WHEEL} {wheel['version']}")
-    elif entry.keys_are_words and not all(key.isdigit() for key in keys):
+    elif entry.keys_are_words and not all(NUMBER.fullmatch(key) for key in keys):
         found = {key: (words(key),) for key in keys}
         origin.append("names: the data's label keys")
     else:
@@ -89,9 +93,37 @@ def words(key: str) -> str:
     return re.sub(r"[_/]+", " ", re.sub(r"^/\w/", "", key)).strip()
 
 
-def normal(name: str) -> str:
-    """What of a name is compared: letters and digits."""
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+def joined(names: Sequence[str], *, keys: Iterable[str]) -> dict[str, str]:
+    """Label key → the name that is equal to it.
+
+    To the letter; what is left in ever looser forms (Unicode's composed characters, without case,
+    letters and digits alone), each only where no other of its side is the same in that form: "C"
+    and "C++" stay apart, "Saint-Bernard" finds "saint bernard".
+    """
+    found: dict[str, str] = {}
+    left_keys, left_names = list(dict.fromkeys(keys)), list(names)
+    for form in (str, _composed, _caseless, _letters):
+        by_form = {form(name): name for name in left_names}
+        alone = {k for k, count in Counter(map(form, left_names)).items() if count == 1}
+        alone &= {k for k, count in Counter(map(form, left_keys)).items() if count == 1}
+        found |= {key: by_form[form(key)] for key in left_keys if form(key) in alone}
+        used = set(found.values())
+        left_keys = [key for key in left_keys if key not in found]
+        left_names = [name for name in left_names if name not in used]
+    return found
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFKC", name)
+
+
+def _caseless(name: str) -> str:
+    return _composed(name).casefold()
+
+
+def _letters(name: str) -> str:
+    """Letters, the signs that belong to them, and digits, of any script."""
+    return "".join(c for c in _caseless(name) if unicodedata.category(c)[0] in "LMN")
 
 
 def _joined(
@@ -101,16 +133,13 @@ def _joined(
     join = entry.prompts["join"]
     if join == "name":
         aliases = entry.prompts.get("aliases", {})
-        by_name = {normal(name): name for name in names}
-        found = {}
-        for key in keys:
-            name = by_name.get(normal(aliases.get(key, key)))
-            if name is not None:
-                found[key] = (name,)
-        unused = set(by_name.values()) - {name for (name,) in found.values()}
-        if len(by_name) != len(names):
+        if len(set(names)) != len(names):
             raise ConfigError(f"{where}: names of the list are not unique, join it by another key")
-        return {**found, **{name: (name,) for name in unused}}  # `prompts.make` tells what differs
+        known = joined(names, keys=[aliases.get(key, key) for key in keys])
+        found = {key: known[alias] for key in keys if (alias := aliases.get(key, key)) in known}
+        unused = [name for name in names if name not in found.values()]
+        pairs = [*found.items(), *zip(unused, unused, strict=True)]
+        return {key: (name,) for key, name in pairs}  # `prompts.make` tells what differs
     ordered = {
         "sorted": lambda: sorted(keys),
         "index": lambda: [str(i) for i in range(len(keys))],
@@ -170,28 +199,41 @@ def read(place: str, *, keys: Sequence[str], where: str) -> prompts.Table:
     path = epath.Path(place)
     if path.name.endswith(".json"):
         return prompts.read(place, where=where)
-    lines = _lines(path, ("classnames.txt",))
-    templates = _lines(path, ("templates.txt", "zeroshot_classification_templates.txt"))
+    lines = _lines(path, ("classnames.txt",), where=where)
+    templates = _lines(
+        path, ("templates.txt", "zeroshot_classification_templates.txt"), where=where
+    )
     if lines is None:
         raise ConfigError(f"{where}: {place} holds no classnames.txt")
-    if all("\t" in line for line in lines):
-        rows = [line.split("\t") for line in lines]
-        names = {key: tuple(filter(None, found)) for key, *found in rows}
-        if len(names) != len(rows):
-            raise ConfigError(f"{where}: {place}/classnames.txt names a label key twice")
-    elif set(keys) == {str(i) for i in range(len(keys))}:
-        names = {str(i): (line,) for i, line in enumerate(lines)}
-    else:
-        by_key = {normal(key): key for key in keys}
-        names = {by_key.get(normal(line), line): (line,) for line in lines}
-    made = tuple(line.replace("{c}", "{}") for line in templates or ())
+    rows = _rows(lines, keys=keys)
+    names = {key: tuple(filter(None, found)) for key, *found in rows}
+    if len(names) != len(rows):
+        twice = next(key for key, count in Counter(row[0] for row in rows).items() if count > 1)
+        raise ConfigError(f"{where}: {place}/classnames.txt names {twice!r} twice")
+    if nameless := next((key for key, found in names.items() if not found), None):
+        raise ConfigError(f"{where}: {place}/classnames.txt has no name for {nameless!r}")
+    made = tuple(captions.clean(line).replace("{c}", "{}") for line in templates or ())
     return prompts.Table(names, made or prompts.GENERIC)
 
 
-def _lines(path: Any, names: Sequence[str]) -> list[str] | None:
+def _rows(lines: Sequence[str], *, keys: Sequence[str]) -> list[list[str]]:
+    """[label key, names …] of each line of a classnames.txt, as `read` tells them."""
+    cells = [[captions.clean(cell) for cell in line.split("\t")] for line in lines]
+    if all(len(row) > 1 for row in cells) and any(any(row[1:]) for row in cells):
+        return cells
+    names = [captions.clean(line) for line in lines]
+    if set(keys) == {str(i) for i in range(len(keys))}:
+        return [[str(i), name] for i, name in enumerate(names)]
+    key_of = {name: key for key, name in joined(names, keys=keys).items()}
+    return [[key_of.get(name, name), name] for name in names]
+
+
+def _lines(path: Any, names: Sequence[str], *, where: str) -> list[str] | None:
     for name in names:
         try:
-            return [line for line in (path / name).read_text().splitlines() if line.strip()]
+            return text_lines.read(path / name)
         except OSError:
             continue
+        except DataError as error:
+            raise ConfigError(f"{where}: {error}") from None
     return None

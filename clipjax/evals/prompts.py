@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from clipjax.common import lists
-from clipjax.common.exits import ConfigError
+from clipjax.common.exits import ConfigError, DataError
 from clipjax.common.registry import closest
+from clipjax.data import captions, text_lines
 
 GENERIC = ("a photo of a {}.",)  # the paper's one template for anything (section 3.1.4)
 SHOWN = 5  # keys named in an error
@@ -144,25 +145,36 @@ def table(name: str, *, source: Any, keys: Sequence[str], where: str) -> Table:
 
 def read(file: str, *, where: str) -> Table:
     """The table in a JSON file, as `table` describes it; ConfigError naming what is wrong."""
-    from etils import epath
-
     try:
-        content = json.loads(epath.Path(file).expanduser().read_text())
+        content = json.loads(text_lines.text(file), object_pairs_hook=_each_once)
         names = {key: _as_names(value) for key, value in content["names"].items()}
-        return Table(names, tuple(content.get("templates", GENERIC)))
+        given = lists.texts(content.get("templates", GENERIC), what="templates")
+        templates = tuple(captions.clean(text).replace("{c}", "{}") for text in given)
+        return Table(names, templates or GENERIC)
     except OSError as error:
         raise ConfigError(f"{where}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except DataError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f'{where}: write {{"names": {{"label key": "name" or ["name", "alias"], …}},'
-            ' "templates": ["a photo of a {}."]}'
+            f' "templates": ["a photo of a {{}}."]}} ({" ".join(str(error).split())})'
         ) from None
 
 
-def _as_names(value: str | Iterable[str]) -> tuple[str, ...]:
-    names = (value,) if isinstance(value, str) else tuple(value)
-    if not names or not all(isinstance(name, str) and name for name in names):
-        raise ValueError("names are texts")
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; ValueError for a key that it holds twice, of which one would be lost."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
+    return found
+
+
+def _as_names(value: Any) -> tuple[str, ...]:
+    names = tuple(captions.clean(name) for name in lists.texts(value, what="names"))
+    if not names or not all(names):
+        raise ValueError("a class has no name, or an empty one")
     return names
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.common.exits import DataError
 from clipjax.data import eval_batches
 from clipjax.evals import (
     metrics,
@@ -18,6 +17,7 @@ from clipjax.evals import (
     other_protocols,
     probe_protocols,
     retrieval,
+    set_checks,
     suspicion,
     video_protocols,
     zero_shot,
@@ -53,26 +53,6 @@ class Protocol:
 def zero_shot_settings(on: OnSet) -> dict[str, Any]:
     """Prompts, classes and the metric."""
     return {"prompts": on.prompts.hash, "metric": on.data.metric, "classes": len(on.data.keys)}
-
-
-def check_zero_shot(on: OnSet) -> None:
-    """Raise DataError for labels that are none of the set's, or that give its metric no figure."""
-    data = on.data
-    if data.kind == "multilabel":
-        if not data.targets[0].any():
-            raise DataError(
-                f"{data.where}: no image shows any of the {len(data.keys):,} classes: another"
-                " split's files, or columns of something else"
-            )
-        return
-    present = np.unique(data.labels)
-    if data.metric == "roc_auc" and len(present) < 2:
-        raise DataError(
-            f"{data.where}: roc_auc needs images of both classes, and all are of"
-            f" {data.keys[present[0]]!r}"
-        )
-    if data.metric.startswith("worst_group"):
-        _ = data.groups
 
 
 def measure_zero_shot(on: OnSet) -> tuple[Measurement, Arrays]:
@@ -222,20 +202,20 @@ PROTOCOLS: dict[str, Protocol] = {
         ("classification", "multilabel"),
         zero_shot_settings,
         measure_zero_shot,
-        check=check_zero_shot,
+        check=set_checks.check_zero_shot,
         prompted=True,
     ),
     "linear_probe": Protocol(
         ("classification", "multilabel"),
         probe_protocols.linear_probe_settings,
         probe_protocols.measure_linear_probe,
-        check=probe_protocols.check_linear_probe,
+        check=set_checks.check_linear_probe,
     ),
     "few_shot": Protocol(
         ("classification",),
         probe_protocols.few_shot_settings,
         probe_protocols.measure_few_shot,
-        check=check_zero_shot,
+        check=set_checks.check_classes,
         prompted=True,
     ),
     "robustness": Protocol(

@@ -150,7 +150,8 @@ class OnSet:
         """What of the prompts changes how a figure is read."""
         groups = prompts.read_alike(self.prompts, tokenizer=self.subject.tokenizer)
         names = [names[0] for names in self.prompts.names]
-        told = suspicion.of_alike(groups, names=names, number=self.data.number)
+        rivals = self.data.kind == "classification"
+        told = suspicion.of_alike(groups, names=names, number=self.data.number, rivals=rivals)
         return [told] if told else []
 
     @functools.cached_property

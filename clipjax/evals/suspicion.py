@@ -84,22 +84,30 @@ def of_untrained(trained: np.ndarray, *, number: np.ndarray, names: Sequence[str
     return f"no training images of {listed}: none of the {images:,} images tested can be right"
 
 
-def of_alike(groups: Sequence[Sequence[int]], *, names: Sequence[str], number: np.ndarray) -> str:
+def of_alike(
+    groups: Sequence[Sequence[int]],
+    *,
+    names: Sequence[str],
+    number: np.ndarray,
+    rivals: bool = True,
+) -> str:
     """A sentence about classes whose prompts are the same to the model, or "".
 
     Args:
       groups: of such classes, see `prompts.read_alike`.
       names: C names for people.
       number: int [C], images of each class.
+      rivals: whether an image has one class only.
     """
     members = [index for group in groups for index in group]
     if not members:
         return ""
     listed = _listed([" = ".join(f"{names[i]!r} (class {i})" for i in g[:SHOWN]) for g in groups])
     images = int(np.asarray(number)[members].sum())
+    effect = f"none of their {images:,} images can be right" if rivals else "so are their scores"
     return (
         f"{len(members):,} of {len(names):,} classes have prompts that this model reads as the"
-        f" same: {listed}; none of their {images:,} images can be right"
+        f" same: {listed}; {effect}"
     )
 
 

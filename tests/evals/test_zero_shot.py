@@ -9,7 +9,7 @@ import pytest
 from clipjax.common.exits import DataError
 from clipjax.data.sources.scenes import Objects
 from clipjax.data.sources.spread import Spread
-from clipjax.evals import prompts, zero_shot
+from clipjax.evals import prompts, suspicion, zero_shot
 from clipjax.parallel import mesh as meshes
 
 
@@ -139,6 +139,25 @@ def test_the_first_records_keep_all_classes(monkeypatch, mesh):
     made = evaluator(monkeypatch, mesh, Spread(Objects(image_size=8), 7))
     assert made.n == 7 and made({}, poll=lambda: False)["top1_accuracy"] == 1.0
     assert made.details.confusion.shape == (40, 40)
+
+
+def test_classes_that_nothing_can_be_right_of_are_said_beside_the_figure(monkeypatch, mesh):
+    made = evaluator(monkeypatch, mesh, Spread(Objects(image_size=8), 7))
+    made({}, poll=lambda: False)
+    assert [note.split(":")[0] for note in made.notes] == ["33 of 40 classes have no images here"]
+    whole = evaluator(monkeypatch, mesh, Objects(image_size=8, length=83))
+    whole({}, poll=lambda: False)
+    assert whole.notes == []
+    number = np.array([1, 2, 1])
+    names = ("crane", "heron", "ox")
+    told = suspicion.of_alike([(0, 1)], names=names, number=number)
+    assert told == (
+        "2 of 3 classes have prompts that this model reads as the same: 'crane' (class 0) = 'heron'"
+        " (class 1); none of their 3 images can be right"
+    )
+    assert suspicion.of_alike([(0, 1)], names=names, number=number, rivals=False).endswith(
+        "so are their scores"
+    )
 
 
 class Records(list):

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 from typing import Any
 
 from clipjax.common.exits import DataError
@@ -53,7 +54,7 @@ class LabelledTable:
         texts = [] if label else [row[text] for row in rows]
         self._captions = [one if isinstance(one, list) else [str(one)] for one in texts]
         self._images = [row[image] for row in rows]
-        self._labels = [str(row[label]) for row in rows] if label else []
+        self._labels = _class_keys([row[label] for row in rows], path=self.path) if label else []
         self.group_names = tuple(name for name in columns if name not in (image, label, text))
         self._groups = [tuple(str(row.get(name)) for name in self.group_names) for row in rows]
 
@@ -119,6 +120,17 @@ def _read(path: str) -> list[dict[str, Any]]:
             return list(csv.DictReader(file, delimiter=DELIMITERS[ending]))
     except (ValueError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as {ending} ({error})") from None
+
+
+def _class_keys(values: list[Any], *, path: str) -> list[str]:
+    """Labels as texts; whole numbers that pandas has written as 0.0, 1.0 lose their point."""
+    for number, value in enumerate(values):
+        if not isinstance(value, str | int | float) or value != value:
+            raise DataError(f"{path}: row {number} has the class {value!r}, no text and no number")
+    keys = [str(value).strip() for value in values]
+    if all(re.fullmatch(r"-?\d+(\.0)?", key) for key in keys):
+        return [key.removesuffix(".0") for key in keys]
+    return keys
 
 
 def _one_of(names: tuple[str, ...], columns: list[str]) -> str:

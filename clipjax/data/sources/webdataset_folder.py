@@ -1,7 +1,7 @@
 """Evaluation sets in the folder layout of CLIP_benchmark and DataComp, as a source.
 
     FOLDER/SPLIT/nshards.txt, FOLDER/SPLIT/0.tar …    image with .cls, .txt or .npy
-    FOLDER/classnames.txt                             line i names class i
+    FOLDER/classnames.txt                             line i names class i; empty ones do not count
     FOLDER/zeroshot_classification_templates.txt      with {c} for the name
     FOLDER/dataset_type.txt                           "retrieval" or "multilabel", if it is one
 
@@ -19,6 +19,7 @@ import numpy as np
 from etils import epath
 
 from clipjax.common.exits import DataError
+from clipjax.data import captions, text_lines
 from clipjax.data.sources import tar_index
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.tar import MAX_IMAGE, MAX_TEXT, member
@@ -55,14 +56,12 @@ class WebDatasetFolder:
         self.name = os.path.basename(self.path)
         self.files = files or ShardFiles()
         kind = self._lines("dataset_type.txt")
-        self.kind = kind[0].strip().lower() if kind else KINDS[0]
+        self.kind = kind[0].lower() if kind else KINDS[0]
         if self.kind not in KINDS:
             raise DataError(f"{self.path}/dataset_type.txt: {self.kind!r} is none of {KINDS}")
         names = self._lines(CLASS_NAMES)
-        self.class_names = None if names is None else tuple(line.strip() for line in names)
-        self.templates = tuple(
-            line.strip().replace("{c}", "{}") for line in self._lines(TEMPLATES) or () if line
-        )
+        self.class_names = None if names is None else tuple(names)
+        self.templates = tuple(line.replace("{c}", "{}") for line in self._lines(TEMPLATES) or ())
         self.shards = self._shards()
         self._start()
 
@@ -95,7 +94,7 @@ class WebDatasetFolder:
         """The class key of a record; DataError where its .cls is no number."""
         data = self._member("cls", index, limit=MAX_TEXT)
         try:
-            return str(int(data))
+            return str(int(data.strip().removesuffix(b".0")))  # as pandas writes it
         except ValueError:
             raise DataError(
                 f"{self.path}: sample {self.key(index)}: its .cls is {data[:20]!r}, no number"
@@ -142,15 +141,15 @@ class WebDatasetFolder:
         WebDatasetFolder.__init__(self, **state)
 
     def _lines(self, name: str) -> list[str] | None:
-        """Lines of a text file of the folder, empty ones inside too; None without the file."""
+        """Lines of a text file of the folder, without stray spaces; None without the file."""
         try:
-            return epath.Path(f"{self.path}/{name}").read_text().rstrip("\n").split("\n")
+            return [captions.clean(line) for line in text_lines.read(f"{self.path}/{name}")]
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def _shards(self) -> list[str]:
         lines = self._lines(f"{self.split}/nshards.txt")
-        if lines is None or not lines[0].strip().isdigit():
+        if not lines or not lines[0].isdigit():
             folder = epath.Path(self.path)
             found = sorted(p.parent.name for p in folder.glob("*/nshards.txt"))
             raise DataError(
