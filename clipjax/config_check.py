@@ -125,21 +125,21 @@ def _check_evaluators(config: Config) -> None:
     for name, settings in config.evals.items():
         if settings.source:
             _check_place(settings, where=f"evals.{name}")
-    best = config.checkpoint.keep_best.metric
-    if best and best.split("/")[1:2] not in [[name] for name in config.evals]:
+    if best := config.checkpoint.keep_best.metric:
+        _check_best(best, evaluators=config.evals)
+
+
+def _check_best(metric: str, *, evaluators: Config) -> None:
+    kind, name, own = [*metric.split("/", 2), "", ""][:3]
+    if kind != "eval" or name not in evaluators:
         _fail(
             "checkpoint.keep_best.metric",
-            best,
+            metric,
             'is no metric of an evaluator; write "eval/<name>/<metric>", <name> of config.evals:'
-            f" {', '.join(config.evals) or 'there are none'}",
+            f" {', '.join(evaluators) or 'there are none'}",
         )
-    if best:
-        _, name, metric = f"{best}/".split("/", 2)
-        check_name(
-            metric.removesuffix("/"),
-            names=evals.METRICS[config.evals[name].kind],
-            kind=f"config.checkpoint.keep_best.metric={best}",
-        )
+    names = evals.METRICS[evaluators[name].kind]
+    check_name(own, names=names, kind=f"config.checkpoint.keep_best.metric={metric}")
 
 
 def _check_initial_weights(init: Config) -> None:

@@ -31,6 +31,7 @@ from clipjax.parallel import PLACEMENT, compiler_options
 
 READY_MADE = ("siglip", "gemma")  # vocabularies of other people, whose end is not the largest id
 TOKENIZERS = ("sentencepiece", "clip", *READY_MADE)
+FLOAT32 = 3e38  # about the largest
 PROCESSES = 1024  # more loader processes than any host has use for
 
 axis = whole(also="-1 for all that remain")
@@ -131,7 +132,7 @@ SETTINGS: dict[str, Any] = {
     },
     "optimizer": {
         "name": one_of(optim.OPTIMIZERS),
-        "learning_rate": number(above=0, at_most=100),
+        "learning_rate": number(above=0, at_most=FLOAT32),
         "weight_decay": not_negative,
         "beta1": share,
         "beta2": share,

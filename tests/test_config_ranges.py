@@ -3,12 +3,14 @@
 import json
 import math
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from clipjax import config, config_check, evals
 from clipjax.common.exits import ConfigError
 from clipjax.config_ranges import SETTINGS, evaluator
+from clipjax.evals import retrieval, zero_shot
 from clipjax.models import config as model_config
 
 
@@ -107,7 +109,9 @@ VALUES = [  # and the settings that may have them
     (True, FLAGS),
     (-1, {"mesh.fsdp", "stages.*.patch_dropout"}),
     (0, ZEROS),
-    *((value, set()) for value in (1e30, 10**30, -(10**30), math.nan, math.inf, -math.inf)),
+    (1e30, {"optimizer.learning_rate"}),
+    (10**30, {"optimizer.learning_rate"}),
+    *((value, set()) for value in (-(10**30), math.nan, math.inf, -math.inf)),
 ]
 
 
@@ -266,6 +270,29 @@ def test_warm_up_and_cool_down_fit_within_the_run(changes, problem):
     config_check.check(c)
     c.schedule.update(changes)
     assert problem in told(c)
+
+
+@pytest.mark.parametrize(
+    ("metric", "problem"),
+    [
+        ("eval/retrieval/image_to_text_recal_at_1", 'did you mean "image_to_text_recall_at_1"'),
+        ("eval/zero_shot", '"" is unknown; known: top1_accuracy, '),
+        ("retrieval/text_to_image_recall_at_5", "is no metric of an evaluator"),
+        ("evals/loss/loss", "is no metric of an evaluator"),
+        ("eval/los/loss", "of config.evals: loss, retrieval, zero_shot"),
+    ],
+)
+def test_the_best_is_by_a_metric_that_there_is(metric, problem):
+    c = scenes()
+    c.checkpoint.keep_best.metric = metric
+    assert f"config.checkpoint.keep_best.metric={metric}: " in told(c) and problem in told(c)
+
+
+def test_metrics_are_known_without_jax():
+    images, classes = np.arange(3), 7
+    assert set(retrieval.chance(images)) == set(evals.METRICS["retrieval"])
+    assert set(zero_shot.chance_of(classes)) == set(evals.METRICS["likelihood"])
+    assert set(evals.METRICS) == set(evals.KINDS)
 
 
 def test_durations_in_epochs_wait_for_the_data():
