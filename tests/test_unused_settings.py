@@ -8,7 +8,8 @@ from clipjax.common.exits import ConfigError
 from clipjax.config import flatten
 from clipjax.data import sources
 
-PLACES = {"tar": "a/{0..2}.tar", "table": "a.csv", "parquet": "a.parquet", "tfrecord": "a.tfrecord"}
+PLACES = {"tar": "a/{0..2}.tar", "parquet": "a.parquet", "tfrecord": "a.tfrecord"}
+PLACES |= {"table": "a.csv", "csv": "a.csv"}
 PLACES |= {"folder": "photos", "tfds": "prepared"}
 OTHER = {  # settings of `config.records` → a value that is not the default
     "path": "elsewhere",
