@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipjax.common.exits import DataError
-from clipjax.weights import siglip, tokenizer_files
+from clipjax.weights import model_configs, siglip, tokenizer_files
 from clipjax.weights.arrays import ROW, ROWS, Array, Layout
 from clipjax.weights.files import Npz
-from clipjax.weights.foreign import Foreign
+from clipjax.weights.foreign import Foreign, checked
 
 PREFIX = "params/"
 ATTENTION, MLP = "MultiHeadDotProductAttention_0", "MlpBlock_0"
@@ -35,6 +35,7 @@ def open(file: pathlib.Path) -> Foreign:
             kind="siglip",
             context_length=model["text"]["context_length"],
         ),
+        notes=(f"as big_vision computes every SigLIP: {model_configs.summary(checked(model))}",),
     )
 
 
@@ -53,8 +54,10 @@ def model_of(found: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
         text = _stack(found, "txt/Encoder_0/")
     except KeyError as error:
         raise DataError(f"no SigLIP: {error.args[0]} is missing") from None
-    except ValueError:
+    except (ValueError, IndexError):
         raise DataError("no SigLIP: an array has the wrong number of axes") from None
+    if 0 in (width, text_width, vision["heads"], text["heads"]):
+        raise DataError("no SigLIP: an array holds nothing")
     return siglip.model(
         width=width,
         heads=vision["heads"],

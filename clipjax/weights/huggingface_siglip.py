@@ -12,6 +12,7 @@ from clipjax.weights import (
     files,
     huggingface,
     huggingface_folder,
+    open_clip_siglip,
     preprocessing,
     siglip,
 )
@@ -102,7 +103,7 @@ def write(
     if model["image_resize"] != "squash":
         raise DataError(
             "transformers' SigLIP resizes both sides of an image, this model crops"
-            " (model.image_resize); take --format=open_clip"
+            f" (model.image_resize); write --format={_other_format(model)}"
         )
     huggingface_folder.write(
         folder,
@@ -111,6 +112,15 @@ def write(
         tensors=arrays.Written(params, layout=layout()),
         tokenizer=tokenizer,
     )
+
+
+def _other_format(model: Mapping[str, Any]) -> str:
+    """A format that has this model: open_clip's where it has such towers."""
+    try:
+        open_clip_siglip.config_of(model)
+    except DataError:
+        return "clipjax"
+    return "open_clip"
 
 
 def config_of(model: Mapping[str, Any], *, tokenizer: Tokenizer) -> dict[str, Any]:

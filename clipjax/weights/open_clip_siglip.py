@@ -137,16 +137,13 @@ def config_of(model: Mapping[str, Any], *, cleaning: str = CLEANING) -> dict[str
         known = ", ".join(f"{name}/{patch}" for name, patch in VARIANTS)
         raise DataError(f"open_clip has no SigLIP of these sizes; it has {known}")
     smallest, activation = VARIANTS[variant]
-    if model["activation"] != activation:
-        raise DataError(
-            f"open_clip computes this image tower with another activation than"
-            f" {model['activation']}; write --format=huggingface"
-        )
-    if model["layer_norm_epsilon"] != EPSILON:
-        raise DataError(
-            f"open_clip computes this image tower with a LayerNorm epsilon of {EPSILON}, not"
-            f" {model['layer_norm_epsilon']}; write --format=huggingface"
-        )
+    other = "huggingface" if model["image_resize"] == "squash" else "clipjax"
+    for key, value in (("activation", activation), ("layer_norm_epsilon", EPSILON)):
+        if model[key] != value:
+            raise DataError(
+                f"open_clip computes this image tower with {key}={value}, not {model[key]}; write"
+                f" --format={other}"
+            )
     config = {
         "embed_dim": model["embed_dim"],
         "custom_text": True,
