@@ -22,6 +22,7 @@ from clipjax.parallel import distributed
 from clipjax.pictures import canvas, contact_sheet
 
 BEST = 5  # images shown for a query
+LETTERS = 1000  # ids; a smaller vocabulary spells words of its own captions, too
 
 
 def show_best(model: Any, queries: Sequence[str], *, images: str, workdir: str) -> Any:
@@ -56,7 +57,7 @@ def show_best(model: Any, queries: Sequence[str], *, images: str, workdir: str) 
     file = output_file(workdir, f"step_{model.step}_{words}{more}.png")
     files.write(file, canvas.png(sheet, title=title, description=subtitle, attribution=attribution))
     for q, query in enumerate(queries):
-        print(f'"{query}" among {len(source):,} images')
+        print(f'"{query}" among {len(source):,} images{_unseen(query, model)}')
         for k, name in enumerate(names[q]):
             print(f"  {k + 1}  {scores[q][k]:6.3f}  {name}")
     for query in cut:
@@ -65,6 +66,25 @@ def show_best(model: Any, queries: Sequence[str], *, images: str, workdir: str) 
         print("note: scores are not finite: this checkpoint is damaged or its training diverged")
     print(file, flush=True)
     return file
+
+
+def _unseen(query: str, model: Any) -> str:
+    """What to say of words that the model knows by their letters alone; "" where it knows all."""
+    words = [word for word in re.findall(r"[^\W\d_]+", query) if is_spelled(word, model)]
+    told = " or ".join(f'"{word}"' for word in dict.fromkeys(words))
+    return f"; the vocabulary never saw {told}, so the order may mean little" if words else ""
+
+
+def is_spelled(word: str, model: Any) -> bool:
+    """Whether a vocabulary reads a word as bytes, or as letters and pairs of letters."""
+    tokenizer = model.tokenizer
+    specials = (tokenizer.start_id, tokenizer.end_id, tokenizer.pad_id)
+    ids = [int(token) for token in tokenizer.encode([word])[0][0] if token not in specials]
+    pieces = [tokenizer.decode([token]) for token in ids]
+    if any(mark in piece for piece in pieces for mark in "\ufffd⁇"):  # bytes, or unknown
+        return True
+    has_words = tokenizer.vocab_size > LETTERS and word.isascii() and len(word) > 2
+    return has_words and all(len(piece) <= 2 for piece in pieces)
 
 
 def show_labels(

@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import clipjax
 from clipjax import config, evals, evaluate, evaluate_queries
 from clipjax.common import exits
 from clipjax.common.exits import CleanExit, ConfigError, DataError
+from clipjax.data import sentencepiece_tokenizer
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -103,6 +105,29 @@ def test_a_query_over_images_of_ones_own(trained, tmp_path, capsys):
     told = capsys.readouterr().out.splitlines()
     assert {line.split()[-1] for line in told[1:4]} == {"red.png", "blue.jpg", "grey.webp"}
     assert "its end was cut off" in told[4]
+
+
+def test_words_that_the_vocabulary_never_saw_are_told(trained, tmp_path, capsys):
+    Image.new("RGB", (30, 40), "red").save(tmp_path / "red.png")
+    assert evaluate.run(str(trained), queries=["a fox", "日本"], images=str(tmp_path)) == exits.DONE
+    heads = [line for line in capsys.readouterr().out.splitlines() if "among" in line]
+    assert heads[0] == '"a fox" among 1 images'
+    assert heads[1].endswith('; the vocabulary never saw "日本", so the order may mean little')
+
+
+def test_words_that_are_spelled_are_known_by_their_letters():
+    rng = np.random.default_rng(0)
+    known = ["".join(letters) for letters in rng.choice([*"abcdefghilmnopz"], size=(700, 6))]
+    rest = "jkqrstuvwxy"
+    made = sentencepiece_tokenizer.train_sentencepiece([*known, rest], vocab_size=1500, exact=False)
+    model = types.SimpleNamespace(
+        tokenizer=sentencepiece_tokenizer.SentencePieceTokenizer(made, context_length=16)
+    )
+    spelled = [word for word in known if evaluate_queries.is_spelled(word, model)]
+    assert model.tokenizer.vocab_size > evaluate_queries.LETTERS and not spelled
+    strange = ["quixotry", "naïve", "日本", "jk"]
+    spelled = [word for word in strange if evaluate_queries.is_spelled(word, model)]
+    assert spelled == ["quixotry", "naïve", "日本"]
 
 
 def test_labels_share_the_probability(trained, tmp_path, capsys):
