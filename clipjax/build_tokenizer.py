@@ -27,10 +27,15 @@ def tokenizer(config: Config, *, source: Any, workdir: str) -> Tokenizer:
     """
     text = config.model.text
     published = epath.Path(workdir) / "tokenizer"
+    begun = distributed.from_lead(b"begun" if published.exists() else b"")
+    trained = None
+    if not begun and not config.tokenizer.path:
+        trained = build_model.vocabulary_of_weights(config)  # which all processes read together
     problem, model = b"", b""
     if distributed.is_lead():
         try:
-            model = _lead_tokenizer(config, source=source, published=published).model
+            agreed = _lead_tokenizer(config, source=source, trained=trained, published=published)
+            model = agreed.model
         except ConfigError as error:
             problem = str(error).encode()
     problem = distributed.from_lead(problem)  # every process leaves with the same error
@@ -46,7 +51,9 @@ def tokenizer(config: Config, *, source: Any, workdir: str) -> Tokenizer:
     return agreed
 
 
-def _lead_tokenizer(config: Config, *, source: Any, published: epath.Path) -> Tokenizer:
+def _lead_tokenizer(
+    config: Config, *, source: Any, trained: Tokenizer | None, published: epath.Path
+) -> Tokenizer:
     """What process 0 finds in the work directory, or makes and publishes there."""
     load = functools.partial(
         tokenizers.load,
@@ -62,15 +69,15 @@ def _lead_tokenizer(config: Config, *, source: Any, published: epath.Path) -> To
                 f" run began with, {published}; leave it out or start in another --workdir"
             )
         return begun
-    chosen = named or _unnamed(config, source=source)
+    chosen = named or _unnamed(config, source=source, trained=trained)
     tokenizers.publish(chosen.files(), folder=published)
     return chosen
 
 
-def _unnamed(config: Config, *, source: Any) -> Tokenizer:
-    """The tokenizer of the initial weights, else the one that the kind has or trains."""
+def _unnamed(config: Config, *, source: Any, trained: Tokenizer | None) -> Tokenizer:
+    """The tokenizer that the initial weights brought, else the one that the kind has or trains."""
     kind, text = config.tokenizer.kind, config.model.text
-    if (trained := build_model.vocabulary_of_weights(config)) is not None:
+    if trained is not None:
         model = trained.model
     elif kind == "clip":
         model = clip_tokenizer.packaged_merges()

@@ -261,6 +261,22 @@ def test_a_vocabulary_comes_with_the_weights(trained, tmp_path):
     assert tiny.run(c, tmp_path / "tuned", allow_config_change=True) == exits.DONE
 
 
+@pytest.mark.multihost
+def test_a_vocabulary_comes_with_the_weights_on_two_processes(trained, tmp_path):
+    """Whose checkpoint all read together, while the lead alone publishes."""
+    started = processes.start_joined(
+        "--config=tests/tiny.py",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.total=2 steps",
+        f"--config.init.weights={trained}",
+        count=2,
+        devices=2,
+    )
+    codes = [processes.finish(process) for process in started]
+    assert codes == [exits.DONE] * 2, "\n".join(map(processes.output, started))
+    assert vocabulary(tmp_path / "run").read_bytes() == vocabulary(trained).read_bytes()
+
+
 def test_no_vocabulary_comes_with_the_image_tower_alone(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "compile_step", reached)
     c = short()
