@@ -13,10 +13,11 @@ from typing import Any
 
 from absl import flags
 
-from clipjax.common import cli, exits, files
+from clipjax.common import cli, exits, files, waiting
 from clipjax.common.exits import CleanExit, ConfigError
 
 GIB = 2**30
+HOW_LONG = "half a minute of one core for ViT-B/32, minutes for ViT-L/14"
 
 
 def run(
@@ -68,12 +69,13 @@ def run(
         chips = slice_.chips * config.num_slices
         where = f"clipjax plan: {config.num_slices} × {slice_.name}, {chips:,} chips"
         if ranges is None:
-            _say(f"{where}; compiling the step, minutes for a large model …")
-            result |= planning.measure(config, **place)
+            _say(f"{where}; compiling the step, {HOW_LONG} …")
+            with waiting.told("compiling"):
+                result |= planning.measure(config, **place)
             print(describe(result))
         else:
             groups = planning.variants(config, devices=len(devices), **ranges)
-            _say(f"{where}; at most {sum(map(len, groups))} variants, minutes each if large …")
+            _say(f"{where}; at most {sum(map(len, groups))} variants, each {HOW_LONG} …")
             result["rows"] = sweep(groups, place=place)
             print(describe_sweep(result["rows"], version=version))
     if json_path:
@@ -99,7 +101,8 @@ def sweep(groups: list[list[Any]], *, place: dict[str, Any]) -> list[dict[str, A
                 "mesh": dict(config.mesh),
             }
             try:
-                row = planning.measure(config, loss_alone=False, **place)
+                with waiting.told(f"[{done}/{total}] compiling"):
+                    row = planning.measure(config, loss_alone=False, **place)
             except CleanExit as error:
                 row = tried | {"fits": None, "reason": str(error)}
             rows.append(row)
