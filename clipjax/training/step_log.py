@@ -6,6 +6,7 @@ ahead. A line holds its own step's values; only `perf/…` are means since the l
 
 import collections
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,6 +22,8 @@ from clipjax.training.step import MAX_SKIPPED_IN_A_ROW
 from clipjax.training.straggler import Stragglers
 
 RUN_AHEAD = 2
+WIDTH = 100  # columns of a line
+UNBROKEN = "\u00a0"  # a space that no line is broken at
 
 
 class StepLog:
@@ -159,7 +162,7 @@ class StepLog:
     def evaluation(
         self, step: int, metrics: dict[str, Any], *, notes: Mapping[str, Sequence[str]]
     ) -> None:
-        """A line with the evaluations of a step; texts among them go to the file only.
+        """Lines with the evaluations of a step; texts among them go to the file only.
 
         `notes` by evaluator go to the file as "eval/<name>/notes", and get a line where they are
         others than the last time.
@@ -168,12 +171,8 @@ class StepLog:
             texts = {name: "; ".join(each) for name, each in notes.items() if each}
             kept = {f"eval/{name}/notes": text for name, text in texts.items()}
             self.writer.write(step, {"examples_seen": self.examples(step), **metrics, **kept})
-            told = ", ".join(
-                f"{name.removeprefix('eval/')} {value:.4g}"
-                for name, value in metrics.items()
-                if not isinstance(value, str)
-            )
-            self.say(f"step {step:,}: {told}")
+            for line in evaluation_lines(step, metrics):
+                self.say(line)
             for name, text in texts.items():
                 if self.noted.get(name) != text:
                     self.say(f"note: {name}: {text}")
@@ -188,6 +187,25 @@ class StepLog:
         """Write what is pending and let the bar stand."""
         self.flush()
         self.bar.close()
+
+
+def evaluation_lines(step: int, metrics: Mapping[str, Any]) -> list[str]:
+    """What a terminal shows of a step's evaluations: lines of WIDTH, a new one for each evaluator.
+
+    Args:
+      step: that was evaluated.
+      metrics: "eval/<name>/<metric>" → value.
+    """
+    values: dict[str, list[str]] = {}
+    for key, value in metrics.items():
+        if not isinstance(value, str):
+            _, name, metric = key.split("/", 2)
+            values.setdefault(name, []).append(f"{metric}{UNBROKEN}{value:.4g}")
+    lines = []
+    for name, each in values.items():
+        text = f"step {step:,}, {name}: {', '.join(each)}"
+        lines += textwrap.wrap(text, WIDTH, subsequent_indent="    ", break_long_words=False)
+    return [line.replace(UNBROKEN, " ") for line in lines]
 
 
 def _check_finite(step: int, metrics: dict[str, Any]) -> None:
