@@ -57,6 +57,8 @@ def open_foreign(
             return _big_vision(place, model_config=model_config)
         if not weights and not _is_foreign(place, model_config=model_config):
             return None
+        if not model_config:
+            _check_type(place)
         found, notes = (weights, ()) if weights else weight_files.find(place)
         tensors, choice = wrappers.unwrap(files.SafeTensors(*found), average=average)
         folder = place if place.is_dir() else place.parent
@@ -102,6 +104,13 @@ def _is_foreign(place: pathlib.Path, *, model_config: str) -> bool:
         or any((place / config).is_file() for config in configs)
         or any(place.glob(f"*{weight_files.ENDING}"))
     )
+
+
+def _check_type(place: pathlib.Path) -> None:
+    """Raise DataError if a folder holds a model of transformers' that clipjax does not have."""
+    config = place / huggingface_folder.CONFIG
+    if config.is_file() and not (place / open_clip.CONFIG).is_file():
+        model_configs.reader_of(config)
 
 
 def _described(

@@ -83,9 +83,14 @@ def of_open_clip(content: Mapping[str, Any], *, file: str = open_clip.CONFIG) ->
 
 def of_transformers(config: pathlib.Path) -> Described:
     """The model of a `config.json` and the files beside it; DataError if clipjax has none."""
+    return reader_of(config).describe(config)
+
+
+def reader_of(config: pathlib.Path) -> Any:
+    """The module that reads such a model of transformers'; DataError if there is none."""
     readers = {"clip": huggingface, huggingface_siglip.MODEL_TYPE: huggingface_siglip}
     settings = Settings(files.read_json(config), file=config.name)
-    return readers[settings.one_of("model_type", readers, None)].describe(config)
+    return readers[settings.one_of("model_type", readers, None)]
 
 
 def _of_run(model: Mapping[str, Any], *, file: str) -> dict[str, Any]:

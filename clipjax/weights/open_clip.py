@@ -37,6 +37,7 @@ NO_MATTER = (
 DEFAULTS = {"pool_type": "tok", "pos_embed_type": "learnable", "proj_type": "linear"}
 POOLING = {"argmax": "end_of_text", "last": "last"}
 RESIZE_MODES = {"shortest": "crop", "squash": "squash"}
+INTERPOLATIONS = ("bicubic", "random")  # the second is of training; open_clip evaluates bicubic
 PREPROCESSING = {
     "mean": IMAGE_MEAN,
     "std": IMAGE_STD,
@@ -181,7 +182,7 @@ def images_of(config: Settings) -> dict[str, Any]:
     said = config.without_nulls()
     said = said.part("preprocess_cfg", {}).without_nulls()
     said.one_of("mode", ("RGB",), "RGB")
-    said.one_of("interpolation", ("bicubic",), PREPROCESSING["interpolation"])
+    said.one_of("interpolation", INTERPOLATIONS, PREPROCESSING["interpolation"])
     mode = said.one_of("resize_mode", RESIZE_MODES, PREPROCESSING["resize_mode"])
     return {
         "image_mean": said.three("mean", PREPROCESSING["mean"], least=0),

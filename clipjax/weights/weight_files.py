@@ -19,6 +19,7 @@ TRUST = (
     "a pickle, which runs its author's code when it is read; if you trust it, python -m"
     " clipjax.convert --trust_pickle --input={path} --output=FOLDER makes it safe first"
 )
+POINTER = b"version https://git-lfs"  # how a file begins that Git LFS has not fetched
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pkl")  # how their names end
 
 
@@ -37,19 +38,19 @@ def find(path: pathlib.Path) -> tuple[list[pathlib.Path], tuple[str, ...]]:
       DataError: there are none, too few, or several models.
     """
     if path.is_file():
-        return (_indexed(path) if INDEX.fullmatch(path.name) else _all_parts(path)), ()
+        return _whole(_indexed(path) if INDEX.fullmatch(path.name) else _all_parts(path)), ()
     for name in PREFERRED:
         if (path / name).is_file():
-            return [path / name], ()
+            return _whole([path / name]), ()
     listed = sorted(file for file in path.glob("*") if file.is_file())
     if indexes := [file for file in listed if INDEX.fullmatch(file.name)]:
-        return _indexed(_only(indexes)), ()
+        return _whole(_indexed(_only(indexes))), ()
     if found := [file for file in listed if file.suffix == ENDING]:
         parts = _all_parts(found[0])
         if set(found) == set(parts) and len(parts) > 1:
-            return parts, ()
+            return _whole(parts), ()
         only = _only(found)
-        return [only], (f"taken is {only.name}, the only file of weights there",)
+        return _whole([only]), (f"taken is {only.name}, the only file of weights there",)
     if pickled := pickles(path):
         raise DataError(f"holds only {pickled[0].name}, {TRUST.format(path=path)}")
     raise DataError(f"no {PREFERRED[-1]}")
@@ -59,7 +60,7 @@ def pickles(path: pathlib.Path) -> list[pathlib.Path]:
     """The pickles that hold the one model at a path: the file itself, all parts of it, or those of
     a folder without safetensors; none where there are none."""
     if path.is_file():
-        return [] if path.suffix in (ENDING, ".npz", ".json") else _all_parts(path)
+        return [] if path.suffix in (ENDING, ".npz", ".json") else _whole(_all_parts(path))
     if any(path.glob(f"*{ENDING}")):
         return []
     found = sorted(file for file in path.glob("*") if is_pickle(file.name))
@@ -67,7 +68,17 @@ def pickles(path: pathlib.Path) -> list[pathlib.Path]:
     if not preferred:
         return []
     parts = _all_parts(preferred[0])
-    return parts if set(preferred) == set(parts) else [_only(preferred)]
+    return _whole(parts if set(preferred) == set(parts) else [_only(preferred)])
+
+
+def _whole(found: list[pathlib.Path]) -> list[pathlib.Path]:
+    """The same files; DataError if one is only Git LFS's word for where it lies."""
+    for file in found:
+        if file.is_file():
+            with file.open("rb") as opened:
+                if opened.read(len(POINTER)) == POINTER:
+                    raise DataError(f"{file.name} is a pointer of Git LFS; git lfs pull fetches it")
+    return found
 
 
 def _only(found: list[pathlib.Path]) -> pathlib.Path:

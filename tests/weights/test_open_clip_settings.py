@@ -46,6 +46,7 @@ CLIP = {"image_mean": IMAGE_MEAN, "image_std": IMAGE_STD}
     [
         ({}, CLIP | {"image_resize": "crop"}),
         (None, CLIP | {"image_resize": "crop"}),
+        ({"interpolation": "random", "size": 7, "fill_color": 9}, CLIP | {"image_resize": "crop"}),
         ({"resize_mode": None, "mean": None}, CLIP | {"image_resize": "crop"}),
         (
             {"resize_mode": "squash", "std": [0.5, 0.4, 0.3], "interpolation": None},

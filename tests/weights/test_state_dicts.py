@@ -360,3 +360,27 @@ def test_a_folder_of_weights_without_settings(tmp_path):
         pretrained.read(tmp_path / "a")
     write(tmp_path / "a" / open_clip.CONFIG, config())
     assert_is(tmp_path / "a")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 605157884\n"
+
+
+@pytest.mark.parametrize("to", ["open_clip", "huggingface"])
+def test_a_file_that_git_lfs_has_not_fetched(to, tmp_path):
+    small.write(tmp_path / "a", MODEL, to=to)
+    (file,) = (tmp_path / "a").glob("*.safetensors")
+    file.write_bytes(POINTER)
+    for path in (tmp_path / "a", file):
+        with pytest.raises(DataError, match=f"{file.name} is a pointer of Git LFS; git lfs pull"):
+            pretrained.read(path)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"architecture": "vit_tiny_patch16_224"}, {"model_type": "clip_vision_model"}]
+)
+def test_another_model_is_named_before_its_weights_are_looked_for(settings, tmp_path):
+    """No advice on pickles of what would be refused in any case."""
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    write(tmp_path / huggingface_folder.CONFIG, settings)
+    with pytest.raises(DataError, match=r"model_type=.* is not supported; clipjax has clip"):
+        pretrained.read(tmp_path)
