@@ -11,6 +11,8 @@ import pytest
 import tars
 
 from clipjax.common import exits
+from clipjax.curation import check
+from clipjax.data.sources.table import open_tables
 
 
 def command(*arguments):
@@ -141,6 +143,19 @@ def test_check_of_a_table_by_its_path_alone(tmp_path):
         assert told in ended.stdout
     named = command("check", "--source=csv", f"--path={tmp_path}/a.csv", "--num_workers=0")
     assert named.stdout == ended.stdout
+
+
+def test_check_tells_of_a_tsv_with_quotes(tmp_path):
+    """They belong to the captions: a TSV has no quoting."""
+    (tmp_path / "0.jpg").write_bytes(tars.picture(0))
+    texts = ['"the ""red"" fox"', '"quoted" and "again"', '"all of it"', 'a 5" nail', '""']
+    rows = "".join(f"0.jpg\t{text}\n" for text in texts)
+    (tmp_path / "a.tsv").write_text(f"filepath\ttitle\n{rows}")
+    source = open_tables(tmp_path / "a.tsv")
+    assert [source.caption(n) for n in range(len(texts))] == texts
+    found, _ = check.check(source, limit=0, num_workers=0, show=False)
+    summed = check.summary(found, source=source)
+    assert (summed["captions quoted as in a CSV"], summed["broken"]) == (1, 0)
 
 
 @pytest.mark.parametrize(

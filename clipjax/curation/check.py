@@ -8,6 +8,7 @@ import array
 import collections
 import dataclasses
 import functools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from clipjax.data.same_image import digest
 CHUNK = 64  # records
 WORST = 10  # shards and broken records named
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
+QUOTED = re.compile(r'"[^"]*""(?:[^"]|"")*"')
 PLAIN = {  # how names in check.json read on the screen
     "left out by the source": "lacking image or text",
     "captions that lose characters": "captions cut or cleaned",
@@ -43,6 +45,7 @@ class Findings:
 
     seen: int = 0
     cleaned: int = 0  # captions that lose characters
+    quoted: int = 0  # captions in quotes with quotes doubled, as CSV has them and TSV does not
     keys: dict[str, None] = dataclasses.field(default_factory=dict)  # names of fields
     bad: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # key, reason
     reasons: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -60,6 +63,7 @@ class Findings:
         """Count the other's records too; they come after these."""
         self.seen += other.seen
         self.cleaned += other.cleaned
+        self.quoted += other.quoted
         self.keys.update(other.keys)
         self.bad += other.bad[: WORST - len(self.bad)]
         for name in COUNTED:
@@ -118,6 +122,7 @@ def inspect(indices: Sequence[int], *, source: Source) -> Findings:
         found.captions_each[len(texts)] += 1
         found.characters.update(map(len, texts))
         found.cleaned += sum(map(captions.is_cut_or_altered, captions.candidates(record["text"])))
+        found.quoted += sum(QUOTED.fullmatch(text) is not None for text in texts)
         found.images.append(digest(record["image"]))
         found.texts.extend({digest(text.encode()) for text in texts})
     return found
@@ -155,6 +160,7 @@ def summary(found: Findings, *, source: Any) -> dict[str, Any]:
         "captions of a record": dict(sorted(found.captions_each.items())),
         "characters of a caption": quantiles(found.characters),
         "captions that lose characters": found.cleaned,
+        "captions quoted as in a CSV": found.quoted,
         "images seen before": repeats(found.images),
         "captions seen before": repeats(found.texts),
     }

@@ -186,6 +186,24 @@ def test_bad_rows_are_bad_records(folder):
             source[index]
 
 
+def test_a_column_of_which_there_are_two_is_refused(folder):
+    (folder / "a.csv").write_text("filepath,title,title,x,x\nimages/0.jpg,a,b,c,d\n")
+    with pytest.raises(DataError, match=r"a.csv: its head names column 'title' 2 times"):
+        open_tables(folder / "a.csv")
+    (folder / "b.csv").write_text("filepath,title,x,x\nimages/0.jpg,a,c,d\n")
+    assert open_tables(folder / "b.csv").caption(0) == "a"
+
+
+def test_numbers_that_python_refuses_are_bad_records(folder):
+    (folder / "a.jsonl").write_text(
+        '{"n": %s}\n{"path": "images/0.jpg", "text": "a"}' % ("9" * 5000)
+    )
+    source = open_tables(folder / "a.jsonl")
+    assert source.caption(1) == "a"
+    with pytest.raises(BadRecord, match="the line is no JSON"):
+        source[0]
+
+
 def test_refusals(folder):
     (folder / "a.csv").write_text("where,what\nimages/0.jpg,text\n")
     with pytest.raises(DataError, match=r"0 of the first 1 records .*keys seen: where, what"):

@@ -236,6 +236,30 @@ def test_classes_in_json_lines_that_are_none_are_named(tmp_path, value):
         LabelledTable(tmp_path / "x.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ("1.jpg,a,b", r"wrong number of fields \(line 3: 3 where the head has 2\)"),
+        ("1.jpg", r"wrong number of fields \(line 3: 1 where the head has 2\)"),
+        ('1.jpg,"a', r"broken quotes \(line 3: a quote is never closed\)"),
+        ("1.jpg,caf\xe9", r"no UTF-8 \(line 3: byte 0xe9\)"),
+    ],
+)
+def test_a_broken_row_of_a_set_is_named_with_its_line(tmp_path, row, told):
+    (tmp_path / "x.csv").write_bytes(
+        f"image,caption\n0.jpg,a\u2028b\n{row}\n".encode("latin-1", "ignore")
+    )
+    with pytest.raises(DataError, match=rf"x.csv: {told}; repair it$"):
+        LabelledTable(tmp_path / "x.csv")
+
+
+def test_captions_of_a_set_are_what_its_table_says(tmp_path):
+    (tmp_path / "x.tsv").write_text('image\tcaption\n0.jpg\t"a\u2028b" c\n', encoding="utf-8")
+    assert LabelledTable(tmp_path / "x.tsv").caption(0) == ['"a\u2028b" c']
+    (tmp_path / "x.jsonl").write_text('{"image": "0.jpg", "caption": ["a", null, "b"]}')
+    assert LabelledTable(tmp_path / "x.jsonl").caption(0) == ["a", "b"]
+
+
 @pytest.mark.parametrize("keys", [("0", "1"), ("-1", "1"), ("0.5", "1.5")])
 def test_numbers_are_no_words(keys):
     source = types.SimpleNamespace(name="mine", labels=keys)

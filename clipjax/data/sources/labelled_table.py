@@ -6,16 +6,13 @@ Columns: the image's path, relative to the file's folder or absolute (`table.IMA
 `region`. A row is a record: `same_image` takes several captions of one image together.
 """
 
-import csv
 import hashlib
-import json
 import os
 import re
 from typing import Any
 
 from clipjax.common.exits import DataError
-from clipjax.data.sources.delimited import DELIMITERS
-from clipjax.data.sources.table import IMAGES, LINES, ending_of, read_image
+from clipjax.data.sources.table import IMAGES, read_image, rows_of
 
 LABELS = ("label", "class")
 CAPTIONS = ("caption", "title", "text")
@@ -37,7 +34,7 @@ class LabelledTable:
         self.path = os.fspath(path)
         self.name = os.path.basename(self.path)
         self._folder = os.path.dirname(os.path.abspath(self.path))
-        rows = _read(self.path)
+        rows = rows_of(self.path)
         columns = list(rows[0]) if rows else []
         image, label, text = (_one_of(names, columns) for names in (IMAGES, LABELS, CAPTIONS))
         if not image or not (label or text):
@@ -52,7 +49,7 @@ class LabelledTable:
                 raise DataError(f"{self.path}: row {number} has no {image} or no {wanted}")
         self.kind = "classification" if label else "retrieval"
         texts = [] if label else [row[text] for row in rows]
-        self._captions = [one if isinstance(one, list) else [str(one)] for one in texts]
+        self._captions = [_captions(one) for one in texts]
         self._images = [row[image] for row in rows]
         self._labels = _class_keys([row[label] for row in rows], path=self.path) if label else []
         self.group_names = tuple(name for name in columns if name not in (image, label, text))
@@ -111,15 +108,10 @@ class LabelledTable:
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def _read(path: str) -> list[dict[str, Any]]:
-    ending = ending_of(path)
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            if ending in LINES:
-                return [json.loads(line) for line in file if line.strip()]
-            return list(csv.DictReader(file, delimiter=DELIMITERS[ending]))
-    except (ValueError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as {ending} ({error})") from None
+def _captions(value: Any) -> list[str]:
+    """The captions in a cell; nulls in a list are left out."""
+    listed = value if isinstance(value, list) else [value]
+    return [str(one) for one in listed if one is not None]
 
 
 def _class_keys(values: list[Any], *, path: str) -> list[str]:

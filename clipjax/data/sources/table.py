@@ -196,7 +196,31 @@ def load_table(path: str, *, names: FieldChoice, files: ShardFiles) -> RowTable:
     head = tuple(json.loads(columns["head"].tobytes()))
     jumps = columns["jumps"].reshape(-1, 2)
     usable = ending_of(path) in LINES or names.pair_in(head)
+    for name in (names.image_in(head), *names.texts_in(head)):
+        if head.count(name) > 1:
+            raise DataError(
+                f"table {path}: its head names column {name!r} {head.count(name)} times"
+            )
     return RowTable((size, mtime), digest, columns["starts"], jumps, head, usable)
+
+
+def rows_of(path: str) -> list[dict[str, Any]]:
+    """The values of all rows by column, for data of which no row may be wrong.
+
+    Raises DataError, with its line, for a row that cannot be taken apart.
+    """
+    rows, head = walk(path)
+    file = OpenTable(path)
+    starts = np.array([*rows.starts, file.file.length], np.uint64)
+    jumps = np.array(rows.jumps, np.uint64).reshape(-1, 2)
+    table = RowTable(file.identity, 0, starts, jumps, tuple(head), usable=True)
+    values = []
+    for row in range(table.samples):
+        try:
+            values.append(with_nulls(file, table, row))
+        except BadRecord as error:
+            raise DataError(f"{path}: {at_line(table, row, error).message}; repair it") from None
+    return values
 
 
 def walk(path: str) -> tuple[delimited.RowStarts, list[str]]:
@@ -212,7 +236,15 @@ def walk(path: str) -> tuple[delimited.RowStarts, list[str]]:
 
 
 def read_row(file: OpenTable, table: RowTable, row: int) -> dict[str, Any]:
-    """The values of one row by column; BadRecord if it cannot be taken apart."""
+    """The values of one row by column, without nulls; BadRecord if it cannot be taken apart."""
+    values = with_nulls(file, table, row)
+    if table.columns:
+        return values
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def with_nulls(file: OpenTable, table: RowTable, row: int) -> dict[str, Any]:
+    """As `read_row`, of JSON with the fields that are null."""
     begin, end = int(table.starts[row]), int(table.starts[row + 1])
     data = file.file.read(min(end - begin, delimited.MAX_ROW + 1), offset=begin)
     if file.ending in LINES:
@@ -226,18 +258,17 @@ def read_row(file: OpenTable, table: RowTable, row: int) -> dict[str, Any]:
 
 
 def fields_of(data: bytes) -> dict[str, Any]:
-    """The fields in a line of JSON that are not null; BadRecord if it is no JSON object."""
+    """The fields in a line of JSON; BadRecord if it is no JSON object."""
     if len(data) > delimited.MAX_ROW:
         raise BadRecord("row too long", f"the limit is {delimited.MAX_ROW:,} bytes")
+    text = delimited.decoded(data).removeprefix("\ufeff")
     try:
-        values = json.loads(delimited.decoded(data).removeprefix("\ufeff"))
-    except json.JSONDecodeError as error:
-        raise BadRecord("the line is no JSON", error.msg) from None
-    except RecursionError:
-        raise BadRecord("the line is no JSON", "nested too deeply") from None
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadRecord("the line is no JSON", getattr(error, "msg", str(error))) from None
     if not isinstance(values, dict):
         raise BadRecord("the line holds no fields", f"a JSON {type(values).__name__}")
-    return {name: value for name, value in values.items() if value is not None}
+    return values
 
 
 def _names_in(file: OpenTable, table: RowTable, row: int) -> Sequence[str] | None:
