@@ -327,3 +327,19 @@ def test_what_json_makes_of_a_config_is_the_same_config(base):
 
 def _whole_if_it_is(text):
     return int(float(text)) if float(text).is_integer() else float(text)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_setting_that_may_be_a_fraction_takes_one_from_the_command_line(base):
+    """Flags are read as the type of the default, and an int would refuse 3.7."""
+    c = BASES[base][0]()
+    for tower, kinds in model_config.TOWERS.items():
+        for field in kinds[c.model[tower].kind].__dataclass_fields__.values():
+            if field.type is float and field.name in c.model[tower]:
+                assert isinstance(c.model[tower][field.name], float), f"{tower}.{field.name}"
+    for key, value in config.flatten(c).items():
+        allowed = SETTINGS
+        for part in key.split("."):
+            allowed = allowed.get(part) if isinstance(allowed, dict) else None
+        if getattr(allowed, "kind", "").startswith("a number"):
+            assert isinstance(value, float), key

@@ -98,7 +98,7 @@ class VisionConfig:
     layers: int
     head_width: int = 64
     kind: str = "vit"
-    mlp_ratio: float = 4
+    mlp_ratio: float = 4.0
     class_token: bool = True
     pooling: str = named(VISION_POOLING, "token")
     ln_pre: bool = True
@@ -205,7 +205,7 @@ class TextConfig:
     heads: int
     layers: int
     kind: str = "transformer"
-    mlp_ratio: float = 4
+    mlp_ratio: float = 4.0
     causal: bool = True
     pooling: str = named(TEXT_POOLING, "end_of_text")
     projection_bias: bool = False
@@ -282,7 +282,7 @@ class CaptioningConfig:
     layers: int
     kind: str = "captioning"
     prefix: int = 4
-    mlp_ratio: float = 4
+    mlp_ratio: float = 4.0
     activation: str = named(("", *ACTIVATIONS), "")
     layer_norm_epsilon: float = ranges.field(OWN_EPSILON, 0.0)
     remat: str = named(REMAT_POLICIES, "none")

@@ -40,7 +40,7 @@ def _siglip(
     vision: dict[str, Any],
     layers: int,
     heads: int,
-    mlp_ratio: float = 4,
+    mlp_ratio: float = 4.0,
     context_length: int = 64,
 ) -> dict[str, Any]:
     """A SigLIP model: both towers as wide as the joint space, patches pooled by attention, text
