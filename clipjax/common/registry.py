@@ -7,10 +7,21 @@ from typing import Any
 
 from clipjax.common.exits import ConfigError
 
+ELSEWHERE = {  # what others call a thing, where the letters do not resemble our name for it
+    "clip": "softmax_gather",
+    "json": "table",
+    "siglip": "sigmoid_ring",
+    "wds": "tar",
+    "webdataset": "tar",
+}
+
 
 def closest(name: str, names: Iterable[str]) -> str:
     """' (did you mean "x"?)' for the known name nearest to `name`, or '' if none is near."""
-    match = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.6)
+    names = list(names)
+    match = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    if ELSEWHERE.get(str(name).lower()) in names:
+        match = [ELSEWHERE[str(name).lower()]]
     return f' (did you mean "{match[0]}"?)' if match else ""
 
 

@@ -2,8 +2,10 @@
 
 import pytest
 
-from clipjax import config
+from clipjax import config, losses, optim
+from clipjax.common.registry import closest
 from clipjax.common.setting_names import ELSEWHERE, closest_setting
+from clipjax.data import sources
 
 KNOWN = list(config.flatten(config.defaults()))
 
@@ -42,6 +44,24 @@ KNOWN = list(config.flatten(config.defaults()))
 def test_the_setting_that_was_meant(written, meant):
     wanted = f' (did you mean "{meant}"?)' if meant else ""
     assert closest_setting(written, KNOWN) == wanted
+
+
+@pytest.mark.parametrize(
+    ("written", "names", "meant"),
+    [
+        ("webdataset", sources.SOURCES, "tar"),
+        ("WebDataset", sources.SOURCES, "tar"),
+        ("tfrecords", sources.SOURCES, "tfrecord"),
+        ("siglip", losses.LOSSES, "sigmoid_ring"),
+        ("softmax", losses.LOSSES, "softmax_ring"),
+        ("clip", losses.LOSSES, "softmax_gather"),
+        ("const", optim.SCHEDULES, "constant"),
+        ("adam", optim.OPTIMIZERS, "adamw"),
+    ],
+)
+def test_the_name_that_was_meant(written, names, meant):
+    assert closest(written, names) == f' (did you mean "{meant}"?)'
+    assert closest("webdataset", ["adamw"]) == ""
 
 
 def test_other_programs_words_lead_to_settings_there_are():
