@@ -94,6 +94,7 @@ def _open(data: Config, *, image_size: int, seed: int, where: str) -> Any:
         data_dir=data.path or None,
         image_key=data.image_key,
         text_key=data.text_key,
+        shard_files=shard_files(data),
     )
 
 

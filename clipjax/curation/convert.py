@@ -196,7 +196,7 @@ def _claim(folder: str, *, settings: dict[str, Any]) -> None:
     files.make_folder(folder, setting="--output")
     place = epath.Path(folder) / SETTINGS
     if not place.exists():
-        if any(epath.Path(folder).iterdir()):
+        if epath.Path(folder).exists() and any(epath.Path(folder).iterdir()):  # no folders there
             raise ConfigError(f"--output={folder}: is not empty and no conversion; name another")
         files.write_json(place, settings)
         return

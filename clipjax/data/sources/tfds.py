@@ -1,9 +1,9 @@
 """Prepared TensorFlow Datasets as a source, without TensorFlow.
 
-Reads array_record files by index through TFDS's data sources and TFRecord files through
-`tfds_records`; images stay encoded (`SkipDecoding`), so the same decoder runs as for every other
-source. Text is a caption, a list of
-captions or, failing both, a class name. In the registry of `clipjax.data.sources` as "tfds".
+Reads local array_record files by index through TFDS's data sources, remote ones and TFRecord files
+through `tfds_records`; images stay encoded (`SkipDecoding`), so the same decoder runs as for every
+other source. Text is a caption, a list of captions or, failing both, a class name. In the registry
+of `clipjax.data.sources` as "tfds".
 """
 
 import bisect
@@ -13,12 +13,15 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from clipjax.common import files
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.common.registry import closest
 from clipjax.data import sources
 from clipjax.data.bad_record import BadRecord
+from clipjax.data.sources import remote
+from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.tfds_features import Path, choose_image, choose_text, leaves, value_at
-from clipjax.data.sources.tfds_records import TfrecordRecords
+from clipjax.data.sources.tfds_records import ShardRecords
 
 PathLike = str | os.PathLike[str]
 Shard = tuple[str, int, int]  # file, records skipped, records taken
@@ -35,6 +38,7 @@ class TfdsSource:
       data_dir: TFDS's folder of data sets; None means TFDS's own default.
       image_key, text_key: feature names, nested ones written "captions/text"; found by type and
         name where not given. Several text features are joined by ",".
+      shard_files: where copies of a remote data set's shards are kept; None is this host's cache.
 
     Records carry "label" too where the text is a class name. Keys name the shard and the place in
     it, so a record has the same key in every slice of its split.
@@ -52,6 +56,7 @@ class TfdsSource:
         data_dir: PathLike | None = None,
         image_key: str = "",
         text_key: str = "",
+        shard_files: ShardFiles | None = None,
     ):
         self._arguments = {
             "name": name,
@@ -59,6 +64,7 @@ class TfdsSource:
             "data_dir": data_dir,
             "image_key": image_key,
             "text_key": text_key,
+            "shard_files": shard_files,
         }
         builder, prepared = find_builder(name, data_dir=data_dir)
         info = builder.info
@@ -78,7 +84,13 @@ class TfdsSource:
             for file, skipped, taken in self._shards
         ]
         self._records = open_records(
-            builder, name=name, split=split, data_dir=data_dir, features=features, form=form
+            builder,
+            name=name,
+            split=split,
+            data_dir=data_dir,
+            features=features,
+            form=form,
+            shard_files=shard_files,
         )
         if len(self._records) == 0:
             raise DataError(f"config.data.split: {self.name} has 0 records in split {split!r}")
@@ -157,7 +169,8 @@ def find_builder(name: str, *, data_dir: PathLike | None) -> tuple[Any, bool]:
     from etils import epath
     from tensorflow_datasets.core import read_only_builder, registered
 
-    folder = epath.Path(data_dir).expanduser() if data_dir else None
+    place = files.resolve(data_dir or "", setting="config.data.path")
+    folder = epath.Path(place) if place else None
     if folder and (folder / "features.json").exists():
         builder = read_only_builder.builder_from_directory(folder)
         _check_named(name, info=builder.info, folder=folder)
@@ -274,6 +287,7 @@ def open_records(
     data_dir: PathLike | None,
     features: Mapping[Path, Any],
     form: str,
+    shard_files: ShardFiles | None = None,
 ) -> Any:
     """Random access to the split, images still encoded; DataError if not prepared."""
     import tensorflow_datasets as tfds
@@ -285,12 +299,17 @@ def open_records(
             for part in path[:-1]:
                 level = level.setdefault(part, {})
             level[path[-1]] = tfds.decode.SkipDecoding()
-    if form == "tfrecord":
-        files = [
-            (os.fspath(i.filename), i.skip, i.take)
-            for i in builder.info.splits[split].file_instructions
-        ]
-        return TfrecordRecords(files, features=builder.info.features, decoders=decoders)
+    if form == "tfrecord" or (form and remote.is_remote(os.fspath(builder.data_path))):
+        return ShardRecords(
+            [
+                (os.fspath(i.filename), i.skip, i.take)
+                for i in builder.info.splits[split].file_instructions
+            ],
+            form=form,
+            features=builder.info.features,
+            decoders=decoders,
+            files=shard_files or ShardFiles(),
+        )
     try:
         return builder.as_data_source(split=split, decoders=decoders)
     except (NotImplementedError, AssertionError, KeyError, ValueError, OSError) as error:
