@@ -271,6 +271,9 @@ def test_names_that_are_no_utf8_are_keys_all_the_same(tmp_path):
     source = Folder(str(tmp_path))
     assert source[0]["key"] == r"caf\udce9.jpg"
     assert examples.record_id("folder", key=source.files[0]) is not None
+    put(tmp_path, f"classes/{os.fsdecode(bytes([0xE9]))}/a.jpg", "classes/café/b.jpg")
+    with pytest.raises(DataError, match=r"the class folder '\\udce9' has a name that is no UTF-8"):
+        Folder(str(tmp_path / "classes"))
 
 
 @pytest.mark.interop

@@ -108,6 +108,11 @@ class Folder:
                 f"{where}: some images lie in sub-folders, which name classes, and"
                 f" {found.loose} does not; move it, or name the one folder that is meant"
             )
+        if odd := [name for name in classes if not _is_text(name)]:
+            raise DataError(
+                f"{where}: the class folder {odd[0]!a} has a name that is no UTF-8, so no"
+                " prompt can be made of it; rename it"
+            )
         empty = [name for name in found.folders if name not in classes]
         if classes and empty:
             listed = ", ".join(f"{name} ({self._contents(name)})" for name in empty[:10])
@@ -272,3 +277,8 @@ class Folder:
 
     def _full(self, file: str) -> str:
         return os.path.join(self.top, file)
+
+
+def _is_text(name: str) -> bool:
+    """Whether the name of a file is text, and not bytes of an unknown encoding."""
+    return not any("\udc80" <= character <= "\udcff" for character in name)
