@@ -80,12 +80,28 @@ def test_tables_with_classes_captions_and_groups(tmp_path):
     assert own.metric == "mean_recall_at_1" and own.agrees == ()
 
 
+def test_captions_that_are_missing_leave_an_images_others(tmp_path):
+    (tmp_path / "0.jpg").write_bytes(tars.picture(0))
+    lines = ['{"image": "0.jpg", "caption": ["a", null]}', '{"image": "0.jpg", "caption": null}']
+    (tmp_path / "x.jsonl").write_text("\n".join(lines))
+    source = opened(suites.own("x", path=str(tmp_path / "x.jsonl"))).source
+    assert eval_batches.eval_captions(source, 0) == ["a"]
+    for odd, told in (("5", "caption is no text"), ("[null]", "0.jpg has no caption")):
+        (tmp_path / "x.jsonl").write_text(f'{{"image": "0.jpg", "caption": {odd}}}')
+        with pytest.raises(DataError, match=told):
+            eval_batches.eval_captions(
+                opened(suites.own("x", path=str(tmp_path / "x.jsonl"))).source, 0
+            )
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
         ("file_name,label\n0.jpg,\n", "row 0 has no file_name or no label"),
         ("name,label\n0.jpg,a\n", "needs a column with the image's path .*has: name, label"),
         ("", "has: no rows"),
+        ("file_name,label\n0.jpg,a\n1.jpg,b,c\n", r"wrong number of fields \(line 3: 3 where"),
+        ('file_name,caption\n0.jpg,"a"b\n', r"line 2"),
     ],
 )
 def test_tables_that_cannot_be_used(tmp_path, content, told):

@@ -1,9 +1,9 @@
 """An evaluation set as a CSV, TSV or JSON-lines file that names image files; `evals.set_data`
-opens these.
+opens these. Rows are those of `sources.table`; one that cannot be read is an error here.
 
 Columns: the image's path, relative to the file's folder or absolute (`table.IMAGES`); a class key
-(`label` or `class`) or a caption (`caption`, `title`, `text`); and any columns of groups, such as
-`region`. A row is a record: `same_image` takes several captions of one image together.
+(`label` or `class`) or a caption (`fields.TEXTS`); and any columns of groups, such as `region`. A
+row is a record: `same_image` takes several captions of one image together.
 """
 
 import hashlib
@@ -12,10 +12,11 @@ import re
 from typing import Any
 
 from clipjax.common.exits import DataError
+from clipjax.data.bad_record import BadRecord
+from clipjax.data.sources.fields import TEXTS, texts_of
 from clipjax.data.sources.table import IMAGES, read_image, rows_of
 
 LABELS = ("label", "class")
-CAPTIONS = ("caption", "title", "text")
 
 
 class LabelledTable:
@@ -35,21 +36,21 @@ class LabelledTable:
         self.name = os.path.basename(self.path)
         self._folder = os.path.dirname(os.path.abspath(self.path))
         rows = rows_of(self.path)
-        columns = list(rows[0]) if rows else []
-        image, label, text = (_one_of(names, columns) for names in (IMAGES, LABELS, CAPTIONS))
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        image, label, text = (_one_of(names, columns) for names in (IMAGES, LABELS, TEXTS))
         if not image or not (label or text):
             raise DataError(
                 f"{self.path}: needs a column with the image's path ({', '.join(IMAGES)}) and one"
-                f" with its class ({', '.join(LABELS)}) or caption ({', '.join(CAPTIONS)}); has:"
+                f" with its class ({', '.join(LABELS)}) or caption ({', '.join(TEXTS)}); has:"
                 f" {', '.join(columns) or 'no rows'}"
             )
-        wanted = label or text
         for number, row in enumerate(rows):
-            if not row.get(image) or row.get(wanted) in (None, ""):
-                raise DataError(f"{self.path}: row {number} has no {image} or no {wanted}")
+            has_image = row.get(image) and isinstance(row[image], str)
+            if not has_image or (label and row.get(label) in (None, "")):
+                or_label = f" or no {label}" if label else ""
+                raise DataError(f"{self.path}: row {number} has no {image}{or_label}")
         self.kind = "classification" if label else "retrieval"
-        texts = [] if label else [row[text] for row in rows]
-        self._captions = [_captions(one) for one in texts]
+        self._captions = [] if label else _captions([row.get(text) for row in rows], self.path)
         self._images = [row[image] for row in rows]
         self._labels = _class_keys([row[label] for row in rows], path=self.path) if label else []
         self.group_names = tuple(name for name in columns if name not in (image, label, text))
@@ -108,10 +109,16 @@ class LabelledTable:
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def _captions(value: Any) -> list[str]:
-    """The captions in a cell; nulls in a list are left out."""
-    listed = value if isinstance(value, list) else [value]
-    return [str(one) for one in listed if one is not None]
+def _captions(values: list[Any], path: str) -> list[list[str]]:
+    """The captions of each row; an image without any is told where it is measured on."""
+    found = []
+    for row, value in enumerate(values):
+        try:
+            texts = texts_of(value)
+        except BadRecord as error:
+            raise DataError(f"{path}: row {row}: {error.message}; repair it") from None
+        found.append([texts] if isinstance(texts, str) else texts)
+    return found
 
 
 def _class_keys(values: list[Any], *, path: str) -> list[str]:
