@@ -173,9 +173,9 @@ def _sheet(one: Any, near: Any, training: Any, *, threshold: float | None) -> An
         for i in chosen
     ]
     pairs = [
-        tuple(
-            thumbnail(record["image"], side=256)
-            for record in (one.source[int(i)], training[int(near.embedding[i])])
+        (
+            thumbnail(one.source[int(i)]["image"], side=256),
+            thumbnail(training[int(near.embedding[i])]["image"], side=256),
         )
         for i in chosen
     ]

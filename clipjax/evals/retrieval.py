@@ -37,7 +37,7 @@ def make_evaluator(
     embedder = embed.Embedder(model, mesh=mesh, batch_size=batch_size)
     load = embedder.loader(source, image_size=image_size)
 
-    def measure(variables: Any, *, poll: embed.Poll) -> tuple[dict[str, float], dict[str, Any]]:
+    def measure(variables: Any, *, poll: embed.Poll) -> tuple[dict[str, Any], dict[str, Any]]:
         image_embed = embedder.images(variables, source, image_size=image_size, poll=poll)
         text_embed = embedder.texts(variables, texts, tokenizer=tokenizer, poll=poll)
         sheet = retrieved.sheet_arguments(

@@ -188,8 +188,7 @@ class OpenParquet:
         for group in map(metadata.row_group, range(metadata.num_row_groups)):
             for chunk in map(group.column, range(group.num_columns)):
                 statistics = chunk.statistics
-                known = statistics is not None and statistics.has_null_count
-                if not known or statistics.null_count:
+                if statistics is None or not statistics.has_null_count or statistics.null_count:
                     paths.add(f"{chunk.path_in_schema}.")
         return [n for n in self._wanted if any(path.startswith(f"{n}.") for path in paths)]
 
@@ -240,5 +239,6 @@ def is_null(values: Any) -> np.ndarray:
     parts = [values]
     if types.is_struct(values.type):
         names = [n for n in ("bytes", "path") if values.type.get_field_index(n) >= 0]
-        parts = [compute.struct_field(values, name) for name in names] or parts
+        field = compute.struct_field  # pyright: ignore[reportAttributeAccessIssue] (made at import)
+        parts = [field(values, name) for name in names] or parts
     return np.logical_and.reduce([part.is_null().to_numpy(zero_copy_only=False) for part in parts])
