@@ -74,8 +74,9 @@ def test_a_wrong_arrow_would_be_seen(tmp_path):
 
 
 def test_modules_are_small():
+    """One idea each: usually under 300 lines, and never over 450."""
     for path in modules():
-        assert len(path.read_text().splitlines()) <= 300, path
+        assert len(path.read_text().splitlines()) <= 450, path
     assert len((ROOT / "train.py").read_text().splitlines()) < 250
 
 

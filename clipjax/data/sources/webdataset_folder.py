@@ -1,7 +1,7 @@
 """Evaluation sets in the folder layout of CLIP_benchmark and DataComp, as a source.
 
     FOLDER/SPLIT/nshards.txt, FOLDER/SPLIT/0.tar …    image with .cls, .txt or .npy
-    FOLDER/classnames.txt                             line i names class i; empty ones do not count
+    FOLDER/classnames.txt                             line i names class i, see `_class_names`
     FOLDER/zeroshot_classification_templates.txt      with {c} for the name
     FOLDER/dataset_type.txt                           "retrieval" or "multilabel", if it is one
 
@@ -59,11 +59,10 @@ class WebDatasetFolder:
         self.kind = kind[0].lower() if kind else KINDS[0]
         if self.kind not in KINDS:
             raise DataError(f"{self.path}/dataset_type.txt: {self.kind!r} is none of {KINDS}")
-        names = self._lines(CLASS_NAMES)
-        self.class_names = None if names is None else tuple(names)
         self.templates = tuple(line.replace("{c}", "{}") for line in self._lines(TEMPLATES) or ())
         self.shards = self._shards()
         self._start()
+        self.class_names = self._class_names()
 
     def __len__(self) -> int:
         return len(self._shard)
@@ -139,6 +138,24 @@ class WebDatasetFolder:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         WebDatasetFolder.__init__(self, **state)
+
+    def _class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes by number; None without the file.
+
+        An empty line between names may be a class without one (CLEVR's third distance has none) or
+        nothing but space; the labels say which. Those before and after the names are space.
+        """
+        named = self._lines(CLASS_NAMES)
+        if named is None:
+            return None
+        content = text_lines.text(f"{self.path}/{CLASS_NAMES}")
+        lines = [captions.clean(line) for line in text_lines.LINE_END.split(content)]
+        filled = [i for i, line in enumerate(lines) if line]
+        lines = lines[filled[0] : filled[-1] + 1] if filled else []
+        if len(named) == len(lines) or self.kind != "classification":
+            return tuple(named)
+        classes = 1 + max(int(self.label(index)) for index in range(len(self)))
+        return tuple(named if classes <= len(named) else lines)
 
     def _lines(self, name: str) -> list[str] | None:
         """Lines of a text file of the folder, without stray spaces; None without the file."""
