@@ -75,8 +75,14 @@ def _source_of(path: str) -> str:
         return fitting[0]
     if CONFIG.value is not None:
         return ""
-    holds = f"holds what {' and '.join(fitting)} read" if fitting else "has no ending that tells"
-    raise ConfigError(f"--path={path}: {holds}; add --source, one of {', '.join(sources.names)}")
+    if fitting:
+        flags_ = " or ".join(f"--source={name}" for name in fitting)
+        raise ConfigError(f"--path={path}: holds what several sources read; add {flags_}")
+    ending = os.path.splitext(path)[1].lower()
+    if ending in sources.REMEDIES:
+        raise ConfigError(f"--path={path}: no source reads *{ending}; {sources.REMEDIES[ending]}")
+    known = ", ".join(sources.names)
+    raise ConfigError(f"--path={path}: has no ending that tells; add --source, one of {known}")
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import pickle
 import fakes
 import numpy as np
 import pytest
+import tars
 
 from clipjax.common.exits import DataError
 from clipjax.curation import index
@@ -15,6 +16,7 @@ from clipjax.data.sources import shard_survey, tf_example, tfrecord
 from clipjax.data.sources.parquet import open_parquet
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.table import open_tables
+from clipjax.data.sources.tar import open_tars
 from clipjax.data.sources.tfrecord import open_tfrecords
 
 pa = pytest.importorskip("pyarrow")
@@ -176,7 +178,12 @@ def test_a_list_with_nulls_keeps_its_other_captions(tmp_path):
     (tmp_path / "0.jpg").write_bytes(picture(0))
     rows = [json.dumps({"file_name": "0.jpg", "text": texts}) for texts in LISTS]
     (tmp_path / "a.jsonl").write_text("\n".join(rows))
-    for source in (open_parquet(path), open_tables(tmp_path / "a.jsonl")):
+    members = [(f"{n}.jpg", picture(0)) for n in range(4)]
+    members += [
+        (f"{n}.json", json.dumps({"text": texts}).encode()) for n, texts in enumerate(LISTS)
+    ]
+    shard = open_tars(tars.write(tmp_path / "a.tar", members), text_key="text")
+    for source in (open_parquet(path), open_tables(tmp_path / "a.jsonl"), shard):
         assert source.skipped == {}
         assert [source.caption(n) for n in range(4)] == [
             *(["a"], ["", "b"], ["c"], [" ", "d", "e"]),

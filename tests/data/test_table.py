@@ -92,6 +92,8 @@ ROWS = {  # row → what is said of it, each row on the line after the one befor
     "https://a.b/c.jpg,d": r"no such file (line 8: https://a.b/c.jpg: an address; fetch the images"
     " first, as img2dataset does)",
     "images,e": r"unreadable file (line 9: images, looked in FOLDER: FOLDER/images is not a file)",
+    r"images\1.jpg,f": "no such file (line 10: images\\1.jpg, looked in FOLDER; write / where it"
+    " has \\)",
 }
 
 
@@ -110,7 +112,7 @@ def test_what_is_wrong_with_a_row_is_told_with_its_line(folder):
         summed = check.summary(found, source=source)
         assert summed["broken by reason"] == {
             "wrong number of fields": 2,
-            "no such file": 2,
+            "no such file": 3,
             "broken quotes": 1,
             "no image path": 1,
             "unreadable file": 1,
@@ -156,7 +158,7 @@ def test_json_lines_of_any_make(folder):
         "caption is no text (line 5: int 7)",
         "the line is no JSON (line 6: Expecting property name enclosed in double quotes)",
         "the line is no JSON (line 7: Extra data)",
-        "no UTF-8 (line 8: byte 0xe9)",
+        "no UTF-8 (line 8: byte 0xe9; save the table as UTF-8)",
     ]
 
 

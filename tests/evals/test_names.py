@@ -242,7 +242,7 @@ def test_classes_in_json_lines_that_are_none_are_named(tmp_path, value):
         ("1.jpg,a,b", r"wrong number of fields \(line 3: 3 where the head has 2\)"),
         ("1.jpg", r"wrong number of fields \(line 3: 1 where the head has 2\)"),
         ('1.jpg,"a', r"broken quotes \(line 3: a quote is never closed\)"),
-        ("1.jpg,caf\xe9", r"no UTF-8 \(line 3: byte 0xe9\)"),
+        ("1.jpg,caf\xe9", r"no UTF-8 \(line 3: byte 0xe9; save the table as UTF-8\)"),
     ],
 )
 def test_a_broken_row_of_a_set_is_named_with_its_line(tmp_path, row, told):

@@ -55,6 +55,11 @@ DRAWN = ("objects", "objects_noto", "scenes")  # in any size
 ENDINGS = {ending: name for name, ending in SHARDED.items()} | dict.fromkeys(
     (".csv", ".tsv", ".jsonl", ".ndjson"), "table"
 )
+REMEDIES = {  # of files that none reads as they are
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip"), "uncompress it"),
+    ".json": "write an object a line: jq -c '.[]' OLD.json > NEW.jsonl",
+    **dict.fromkeys((".xls", ".xlsx", ".ods"), "save it as CSV in UTF-8"),
+}
 names = tuple(SOURCES)
 
 

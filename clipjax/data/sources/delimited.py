@@ -200,7 +200,8 @@ def decoded(data: bytes) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BadRecord("no UTF-8", f"byte 0x{data[error.start]:02x}") from None
+        byte = f"byte 0x{data[error.start]:02x}"
+        raise BadRecord("no UTF-8", f"{byte}; save the table as UTF-8") from None
 
 
 def split(text: str, *, ending: str) -> list[str]:

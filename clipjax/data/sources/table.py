@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from clipjax.common.exits import ConfigError, DataError
-from clipjax.data import images
+from clipjax.data import images, sources
 from clipjax.data.bad_record import BadRecord
 from clipjax.data.sources import delimited, index_file, remote
 from clipjax.data.sources.fields import NO_COLUMNS, FieldChoice
@@ -172,7 +172,8 @@ def ending_of(path: str) -> str:
     ending = os.path.splitext(path)[1].lower()
     if ending not in delimited.DELIMITERS and ending not in LINES:
         known = ", ".join((*delimited.DELIMITERS, *LINES))
-        raise ConfigError(f"config.data.path: {path} has none of the endings {known}")
+        remedy = f"; {sources.REMEDIES[ending]}" if ending in sources.REMEDIES else ""
+        raise ConfigError(f"config.data.path: {path} has none of the endings {known}{remedy}")
     return ending
 
 
@@ -293,6 +294,8 @@ def named_image(name: str, *, folder: str) -> bytes:
     except (FileNotFoundError, NotADirectoryError):
         if "://" in name:
             looked = ": an address; fetch the images first, as img2dataset does"
+        elif "\\" in name:
+            looked += "; write / where it has \\"
         raise BadRecord("no such file", f"{name}{looked}") from None
     except OSError as error:
         raise BadRecord("unreadable file", f"{name}{looked}: {error.strerror or error}") from None
