@@ -15,6 +15,7 @@ from clipjax.weights import arrays
 
 LARGEST = 1 << 31  # that any size in a configuration may be
 MOST_BLOCKS = 1000  # of a ResNet, which has no scan: each is traced
+LONGEST = 300  # characters of what is wrong with settings
 BATCH_STATS = "batch_stats"
 
 
@@ -83,7 +84,7 @@ def checked(model: dict[str, Any]) -> dict[str, Any]:
     try:
         return model_config.complete(model)
     except ConfigError as error:
-        raise DataError(f"no model has such sizes: {error}") from None
+        raise DataError(f"no model has such sizes: {str(error)[:LONGEST]}") from None
 
 
 def shapes_of(model: dict[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -22,6 +22,7 @@ from clipjax.weights import (
     open_clip_siglip,
     preprocessing,
 )
+from clipjax.weights.foreign import LONGEST, checked
 from clipjax.weights.settings import Settings
 
 PREFIX = "open_clip:"  # before the name of a model that an installed open_clip has
@@ -41,18 +42,18 @@ def read(named: str) -> Described:
       ConfigError: there is no such file or name.
       DataError: clipjax has no such model.
     """
-    path = pathlib.Path(named).expanduser()
-    if path.is_file():
-        return _of_file(path)
+    path = os.path.expanduser(named)
+    if os.path.isfile(path):
+        return _of_file(pathlib.Path(path))
     if named.startswith(PREFIX):
         return _of_file(_of_package(named.removeprefix(PREFIX)))
     if named in zoo.MODELS:
         return zoo.get(named), ()
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ConfigError(f"model_config={named}: is a folder; name the JSON file in it")
     raise ConfigError(
-        f"model_config={named}: is no file (looked from {os.getcwd()}), nor a name of the zoo"
-        f" ({', '.join(zoo.MODELS)}); open_clip's models are {PREFIX}NAME, and may have another"
+        f"model_config={named[:LONGEST]}: is no file (looked from {os.getcwd()}), nor a name of the"
+        f" zoo ({', '.join(zoo.MODELS)}); open_clip's models are {PREFIX}NAME, and may have another"
         " activation than OpenAI's of that name"
     )
 
@@ -102,7 +103,7 @@ def _of_run(model: Mapping[str, Any], *, file: str) -> dict[str, Any]:
         tower: {key: value for key, value in values.items() if key not in HOW_ONLY}
         for tower, values in towers.items()
     }
-    return model_settings.complete(whole)
+    return checked(whole)
 
 
 def _of_package(name: str) -> pathlib.Path:

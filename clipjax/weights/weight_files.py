@@ -19,6 +19,7 @@ TRUST = (
     "a pickle, which runs its author's code when it is read; if you trust it, python -m"
     " clipjax.convert --trust_pickle --input={path} --output=FOLDER makes it safe first"
 )
+LONGEST_NAME = 200  # characters of a file's
 POINTER = b"version https://git-lfs"  # how a file begins that Git LFS has not fetched
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pkl")  # how their names end
 
@@ -110,6 +111,6 @@ def _indexed(index: pathlib.Path) -> list[pathlib.Path]:
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise DataError(f"{index.name}: no weight_map")
     for name in places.values():
-        if pathlib.PurePath(name).name != name:
-            raise DataError(f"{index.name}: {name!r} is not in this folder")
+        if pathlib.PurePath(name).name != name or not 0 < len(name) <= LONGEST_NAME:
+            raise DataError(f"{index.name}: {name[:LONGEST_NAME]!r} is not in this folder")
     return [index.with_name(name) for name in sorted(set(places.values()))]

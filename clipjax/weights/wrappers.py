@@ -6,6 +6,7 @@ dictionary of its own or under a word of its own.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 
@@ -41,11 +42,11 @@ class Renamed:
     tensors: Tensors
     names: Mapping[str, str]
 
-    @property
+    @functools.cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         return {new: self.tensors.shapes[old] for new, old in self.names.items()}
 
-    @property
+    @functools.cached_property
     def dtypes(self) -> Mapping[str, np.dtype]:
         known = self.tensors.dtypes
         return {new: known[old] for new, old in self.names.items() if old in known}

@@ -2,9 +2,11 @@
 
 import copy
 import json
+import shutil
 
 import pytest
 import small
+import test_state_dicts as plain
 import vocabulary
 
 from clipjax import pretrained
@@ -163,3 +165,29 @@ def test_any_value_anywhere_is_right_or_one_line(kind, file, folders):
     finally:
         place.write_text(json.dumps(config))
     assert taken == TAKEN[kind, file]
+
+
+def test_any_value_in_an_index_or_a_run_s_settings_is_one_line(folders, tmp_path):
+    parts, index = plain.split(shutil.copytree(folders / "huggingface", tmp_path / "a"), "model")
+    name = next(iter(index["weight_map"]))
+    wrong = [index | {"weight_map": value} for value in VALUES]
+    wrong += [{"weight_map": {name: value}} for value in (*VALUES, "", "y" * 999, "../x", "a/b")]
+    for content in wrong:
+        (parts[0].parent / "model.safetensors.index.json").write_text(json.dumps(content))
+        assert outcome(tmp_path / "a") is None, content
+
+    file = plain.save(tmp_path / "b" / "x.safetensors", plain.arrays())
+    told = tmp_path / "told.json"
+    right = plain.of_run(plain.MODEL)
+    keys = ["model", "model.vision", "model.text", *(f"model.{key}" for key in right["model"])]
+    keys += [f"model.{t}.{key}" for t in TOWER_NAMES for key in right["model"][t]]
+    for key in keys:
+        for value in (*VALUES, "y" * 999):
+            told.write_text(json.dumps(changed(right, key, value)))
+            try:
+                run = pretrained.read(file, model_config=str(told))[1]
+            except CleanExit as error:
+                assert "\n" not in str(error) and len(str(error)) < 600
+            else:  # how a run computed is nothing of its model's
+                assert key.split(".")[-1] in ("name", "scan", "dtype", "param_dtype", "remat")
+                assert run["config"]["model"]["vision"]["head_width"] == 32

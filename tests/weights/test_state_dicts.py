@@ -173,6 +173,7 @@ def test_a_name_of_an_installed_open_clip_says_it(tmp_path, monkeypatch):
         ("ViT-B-32", "nor a name of the zoo .*ViT-B/32.*open_clip:NAME, and may have another act"),
         ("nowhere.json", "is no file .looked from"),
         (".", "is a folder; name the JSON file in it"),
+        ("{" + '"embed_dim": 512, ' * 99 + "}", "is no file .looked from"),
     ],
 )
 def test_what_names_no_model_is_one_line(named, message, tmp_path):

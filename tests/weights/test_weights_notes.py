@@ -4,6 +4,7 @@ said where their figures are."""
 import small
 import tiny
 
+import clipjax
 from clipjax import build_model, config, evaluate_suite, pretrained
 from clipjax.api import Model
 from clipjax.evals import summary
@@ -46,6 +47,16 @@ def test_of_a_tower_s_own_settings_too(tmp_path):
     same.model.text.causal = False
     (note,) = build_model.weights_notes(same)
     assert note.startswith("config.model.text.causal is False, and ")
+
+
+def test_load_says_what_it_took_for_want_of_a_file(tmp_path, caplog):
+    small.write(tmp_path / "a", small.model(), to="huggingface")
+    clipjax.load(tmp_path / "a")
+    assert not caplog.records
+    (tmp_path / "a" / PREPROCESSOR).unlink()
+    model = clipjax.load(tmp_path / "a")
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == f"{tmp_path / 'a'}: {model.run['notes'][0]}"
 
 
 def test_what_was_taken_for_want_of_a_file_stands_beside_a_suite_s_figures(tmp_path):
