@@ -78,8 +78,8 @@ EVALUATOR = {
     "split": filled_text,
     "image_key": text,
     "text_key": text,
-    "keep": text,
-    "index": text,
+    "keep": path(None),
+    "index": path(None),
     "max_examples": whole(0),
 }
 NAMES = {  # of evaluators that classify by names

@@ -8,6 +8,7 @@ import ast
 import itertools
 import json
 import pathlib
+import re
 
 import fake_gcs
 import one_program
@@ -25,6 +26,7 @@ from clipjax.data import tokenizers
 
 SOURCES = pathlib.Path(clipjax.__file__).parent
 PROGRAMS = sorted(path.stem for path in SOURCES.glob("*.py") if "    cli.run" in path.read_text())
+FLAGS_ELSEWHERE = {"dataset": ["named_data.py"]}
 # Flags of text that name no file, and those whose path is a part of the text, or run as code.
 NO_PATHS = {
     "compare": {"metric"},
@@ -53,9 +55,10 @@ SLIPS = ("gs:/bucket/it", "memory:/it", "~nobody_of_this_name/it")
 
 
 def defined(program, *functions):
-    """Names of the flags that a program's source defines with these functions."""
-    tree = ast.parse((SOURCES / f"{program}.py").read_text())
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    """Names of the flags that a program's sources define with these functions."""
+    files = (f"{program}.py", *FLAGS_ELSEWHERE.get(program, ()))
+    trees = [ast.parse((SOURCES / file).read_text()) for file in files]
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
     named = [call for call in calls if getattr(call.func, "attr", "") in functions]
     return {call.args[0].value for call in named if isinstance(call.args[0], ast.Constant)}
 
@@ -65,16 +68,13 @@ def one_line(text):
 
 
 def test_the_programs_are_all_found():
-    assert {
-        "compare",
-        "convert",
-        "dataset",
-        "evaluate",
-        "main",
-        "overlap",
-        "plan",
-        "verify",
-    } <= set(PROGRAMS)
+    programs = {"compare", "convert", "dataset", "evaluate", "main", "overlap", "plan", "verify"}
+    assert programs <= set(PROGRAMS)
+    known = {"common/cli.py", *(f"{program}.py" for program in PROGRAMS)}
+    known = known.union(*FLAGS_ELSEWHERE.values())
+    for path in SOURCES.rglob("*.py"):
+        defines = re.search(r"(DEFINE|define_paths?)\w*\(", path.read_text())
+        assert not defines or str(path.relative_to(SOURCES)) in known, path
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -133,7 +133,8 @@ def test_every_setting_of_text_is_known_to_be_a_path_or_none():
 def test_every_path_setting_takes_a_path_or_refuses_it_in_one_line(key):
     for path in (*LOCAL, *REMOTE, *SLIPS[:2]):
         config = tiny.tiny()
-        config.evals["*"] = clipjax.config.evaluator("zero_shot")
+        config.data.update(source="tar", path="" if "mixture" in key else "x")
+        config.evals["*"] = clipjax.config.evaluator("zero_shot", source="tar", path="x")
         if "mixture" in key:
             config.data.mixture["*"] = clipjax.config.part(1.0, source="tar", path="x")
         group, _, name = key.rpartition(".")
