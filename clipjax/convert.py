@@ -112,7 +112,7 @@ if __name__ == "__main__":
         "The model's tokenizer where the input brings none: CLIP's merges file, SigLIP's"
         " spiece.model, SigLIP 2's tokenizer.model.",
     )
-    flags.DEFINE_string(
+    cli.define_path(
         "model_config",
         "",
         "What the model is, where the input does not say it: open_clip's JSON of it, a run's or a"
