@@ -10,6 +10,7 @@ A checkpoint is all it needs, besides the evaluation data. Run it on every host 
 any one machine.
 """
 
+import functools
 import os
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from typing import Any
 from absl import flags
 
 from clipjax.common import cli, exits, files, lists
-from clipjax.common.exits import ConfigError
+from clipjax.common.exits import ConfigError, DataError
 from clipjax.config import defaults
 
 
@@ -63,17 +64,18 @@ def run(
         )
     _check(workdir, queries=queries, images=images, image=image, labels=labels)
     from clipjax import api, evaluate_queries  # jax loads here, after the cheap checks
-    from clipjax.parallel import compilation_cache, distributed
+    from clipjax.parallel import compilation_cache, distributed, leaving
 
     distributed.initialize(alone=False)
-    model = api.load(workdir, step=step, average=average)
-    compilation_cache.enable(model.config.compilation_cache)
-    if queries:
-        evaluate_queries.show_best(model, queries, images=images, workdir=workdir)
-    elif image:
-        evaluate_queries.show_labels(model, image, labels=labels, templates=templates)
-    else:
-        run_evaluators(model, workdir=workdir, average=average)
+    with leaving.together(more_memory="use more devices"):
+        model = api.load(workdir, step=step, average=average)
+        compilation_cache.enable(model.config.compilation_cache)
+        if queries:
+            evaluate_queries.show_best(model, queries, images=images, workdir=workdir)
+        elif image:
+            evaluate_queries.show_labels(model, image, labels=labels, templates=templates)
+        else:
+            run_evaluators(model, workdir=workdir, average=average)
     return exits.DONE
 
 
@@ -149,12 +151,17 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
 
     `average` says which of a run's weights the model has, and the file is named so
     (`results.step_name`).
+
+    Raises:
+      ConfigError: there are none.
+      DataError: one could not measure its data; the file has the others.
     """
     import jax
 
     import clipjax
     from clipjax import build_data
     from clipjax.data.sources import shared_records
+    from clipjax.evals import faults
     from clipjax.evals.results import step_name
     from clipjax.evaluate_queries import output_file
     from clipjax.parallel import distributed
@@ -169,6 +176,7 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
     _fit_batches(config, mesh=model.mesh)
     lead = distributed.is_lead()
     found: dict[str, Any] = {}
+    failed: dict[str, str] = {}
     rows = []
     evaluators = build_data.evaluators(config, mesh=model.mesh, tokenizer=model.tokenizer)
     trained_on = model.run["data_fingerprint"].partition("&")[0]  # all, of a selection
@@ -176,7 +184,13 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
         if shared_records.whole(evaluator.source).fingerprint == trained_on:
             build_data.note_training_data(evaluator, len(evaluator.source))
         began = time.perf_counter()
-        metrics = evaluator(model.variables, poll=lambda: False)
+        measure = functools.partial(evaluator, model.variables, poll=lambda: False)
+        metrics = faults.attempt(measure)
+        if fault := faults.agree(faults.only(metrics), where=f"{workdir}/{name}", alone=True):
+            failed[name] = fault.traceback or fault.message
+            if lead:
+                print(f"{name}: FAILED: {fault.message}", flush=True)
+            continue
         seconds = round(time.perf_counter() - began, 2)
         if lead:
             print(f"{name}: {evaluator.n:,} images, {seconds:.1f} s", flush=True)
@@ -197,6 +211,7 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
         "step": model.step,
         "examples_seen": model.run["examples_seen"],
         "evaluations": found,
+        "failed": failed,
         "devices": f"{model.mesh.size} × {jax.devices()[0].device_kind}",
         "clipjax": clipjax.__version__,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -207,6 +222,10 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
         notes = [f"weights: {note}" for note in model.run.get("notes", ())]
         notes += [f"{name}: {note}" for name, each in found.items() for note in each["notes"]]
         print(f"\n{table.text(rows, notes=notes)}\n\n{file}", flush=True)
+    if failed:
+        raise DataError(
+            f"{len(failed)} of {len(evaluators)} evaluators failed: {', '.join(failed)}"
+        )
     return result
 
 

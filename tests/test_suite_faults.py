@@ -17,10 +17,11 @@ import tiny
 import webdatasets
 from devices import xla_flags
 
-from clipjax import evaluate, evaluate_suite
+import clipjax
+from clipjax import config, evaluate, evaluate_suite
 from clipjax.common import exits
 from clipjax.common.exits import ConfigError, DataError, RemoteError
-from clipjax.evals import faults, protocols, suites
+from clipjax.evals import embed, faults, protocols, suites
 from clipjax.evals.embed import Preempted
 
 NAMES = ("a fox", "a pig", "a bear")
@@ -258,10 +259,68 @@ def test_what_changes_how_a_figure_is_read_stands_beside_it(trained, tmp_path, c
         assert warning in said and warning in table and warning in html.unescape(page)
 
 
+def test_weights_that_are_no_numbers_are_said_beside_every_figure(trained, tmp_path):
+    model = clipjax.load(trained)
+    model.variables = jax.tree.map(lambda x: x * np.nan, model.variables)
+    probed = with_train(tmp_path / "probed", (0, 1, 2) * 3)
+    entries = (
+        suites.own("classes", path=classes(tmp_path / "classes", (0, 1) * 9, names=NAMES[:2])),
+        suites.own("auc", path=tmp_path / "classes", metric="roc_auc"),
+        suites.own("many", path=matrix(tmp_path / "many", np.eye(3, dtype=int))),
+        suites.own("texts", path=texts(tmp_path / "texts", NAMES), run="retrieval"),
+        suites.own("probed", path=probed, train_path=probed, run=("linear_probe", "few_shot")),
+    )
+    out, suite = tmp_path / "out", suites.Suite("mine", entries)
+    evaluate_suite._run(model, suite, folder=str(out), path=str(trained))
+    for entry in entries[:4]:
+        (made,) = record_of(out, entry.id)["measurements"].values()
+        assert any("are no numbers; they count as wrong" in each for each in made["warnings"])
+        assert not any("class order" in each for each in made["warnings"])
+    record = record_of(out, "probed")
+    assert record["status"] == "failed" and not record["traceback"]
+    assert record["message"].count("no image has features that are numbers") == 2
+
+
 def test_a_protocol_that_fits_no_set_is_told(trained, tmp_path):
     suite = suites.Suite("mine", suites.own("x", path=classes(tmp_path / "x"), run="retrieval"))
     with pytest.raises(DataError, match=r"retrieval is not for a classification set; these are: z"):
         evaluate_suite.on_weights(str(trained), suite, output=str(tmp_path / "out"))
+
+
+def test_a_protocol_without_its_data_says_what_is_missing(trained, tmp_path):
+    suite = suites.Suite("mine", suites.own("x", path=classes(tmp_path / "x"), run="linear_probe"))
+    with pytest.raises(DataError, match="all 1 sets are missing, first x: linear_probe: x: has no"):
+        evaluate_suite.on_weights(str(trained), suite, output=str(tmp_path / "out"))
+
+
+def test_an_evaluators_fault_leaves_the_others(tmp_path, capsys):
+    c = tiny.tiny(total="2 steps")
+    for name in ("first", "last"):
+        c.evals[name] = config.evaluator("zero_shot", every="2 steps", source="objects")
+    c.evals.pairs = config.evaluator("retrieval", every="2 steps", max_examples=9)
+    for evaluator in c.evals.values():
+        evaluator.max_examples = 9
+    assert tiny.run(c, tmp_path) == exits.DONE
+    capsys.readouterr()
+    model = clipjax.load(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        measured = embed.Evaluator.__call__
+
+        def call(self, variables, **options):
+            if self.chance.get("top1_accuracy") and not called:
+                called.append(self)
+                raise DataError("record 7 is unusable")
+            return measured(self, variables, **options)
+
+        called = []
+        patch.setattr(embed.Evaluator, "__call__", call)
+        with pytest.raises(DataError, match="1 of 3 evaluators failed: first"):
+            evaluate.run_evaluators(model, workdir=str(tmp_path))
+    said = capsys.readouterr().out
+    assert "first: FAILED: record 7 is unusable" in said and "last: top-1 accuracy" in said
+    result = json.loads((tmp_path / "evaluations" / "step_2.json").read_text())
+    assert set(result["evaluations"]) == {"last", "pairs"}
+    assert result["failed"] == {"first": "record 7 is unusable"}
 
 
 def test_following_a_run_goes_on_after_a_set_that_fails(trained, tmp_path, capsys):

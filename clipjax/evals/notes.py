@@ -30,11 +30,13 @@ def of_wrong(result: Any) -> list[str]:
             f"{result.tied:,} of {len(result.labels):,} images score the same for their class and"
             " another, which counts as wrong"
         )
-    if result.not_finite:
-        told.append(
-            f"{result.not_finite:,} images have scores that are no numbers; they count as wrong"
-        )
-    return told
+    return told + of_not_finite(result.not_finite)
+
+
+def of_not_finite(images: int) -> list[str]:
+    """A sentence about so many images whose scores are no numbers, or none."""
+    told = f"{images:,} images have scores that are no numbers; they count as wrong"
+    return [told] if images else []
 
 
 def of_captions(texts: Sequence[str], *, text_image: np.ndarray, cut: np.ndarray) -> list[str]:

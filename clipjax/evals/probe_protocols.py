@@ -206,9 +206,14 @@ def _tasks(on: OnSet, training: Sequence[SetData]) -> list[_Task]:
 
 
 def _rows(on: OnSet, parts: Sequence[SetData]) -> tuple[np.ndarray, np.ndarray]:
-    """Features and targets of the splits, one after another."""
+    """Features and targets of the splits, one after another; DataError without any features."""
     targets = [targets_of(part, keys=on.data.keys) for part in parts]
     features = [on.features(part) for part in parts]
+    if not any(np.isfinite(each).all(axis=1).any() for each in features):
+        raise DataError(
+            f"{parts[0].where}: no image has features that are numbers: the weights are damaged, or"
+            " their training diverged"
+        )
     if len(parts) == 1:  # no second copy of ImageNet's
         return features[0], targets[0]
     return np.concatenate(features), np.concatenate(targets)

@@ -86,7 +86,8 @@ def measure_zero_shot(on: OnSet) -> tuple[Measurement, Arrays]:
     averaged = metric in ("mean_per_class_accuracy", "macro_f1")
     if absent := suspicion.of_absent(data.number, names=names, averaged=averaged):
         made.warnings.append(absent)
-    if suspicious := suspicion.of_confusion(ensemble.confusion, names=names):
+    suspicious = suspicion.of_confusion(ensemble.confusion, names=names)
+    if suspicious and not ensemble.not_finite:  # else it is no matter of names
         made.warnings.append(suspicious)
     made.warnings += notes.of_wrong(ensemble)
     arrays = {"label": ensemble.labels, "chosen": ensemble.chosen, "rank": ensemble.rank}
@@ -124,9 +125,10 @@ def _multilabel(on: OnSet, *, told: dict[str, Any]) -> tuple[Measurement, Arrays
     """Images with several classes: precision of ranked images, or whether the best is one."""
     positive, ignored = on.data.targets
     metric = on.data.metric
-    figures, best = {}, {}
+    figures, best, not_finite = {}, {}, 0
     for name, weights in (("", on.classifier.ensemble), ("single_prompt_", on.classifier.single)):
         scores = zero_shot.cosines(on.image_embed, weights, mesh=on.subject.mesh)
+        not_finite = int(np.sum(~np.isfinite(scores).all(axis=1)))
         if metric == "mean_average_precision":
             found = metrics.mean_average_precision(scores, positive, ignored=ignored)
         else:  # ImageNet ReaL: images without a label do not count
@@ -141,6 +143,7 @@ def _multilabel(on: OnSet, *, told: dict[str, Any]) -> tuple[Measurement, Arrays
     averaged = metric == "mean_average_precision"
     if absent := suspicion.of_absent(on.data.number, names=names, averaged=averaged):
         made.warnings.append(absent)
+    made.warnings += notes.of_not_finite(not_finite)
     return made, {}
 
 

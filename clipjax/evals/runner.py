@@ -78,6 +78,8 @@ def run_suite(
                 task.on.poll = functools.partial(progress.batch, subject.embedder.batch_size)
                 _measure(task, task.on, folder=place, say=progress.say if lead else _silent)
                 progress.end()
+                if task.record.status == "measured" and not task.record.measurements:
+                    task.record.status = "missing"
             if task.on:
                 task.on.forget()  # memory of one set at a time
     records = [task.record for task in listed]

@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from clipjax.common.exits import ConfigError
+from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import same_image, sources
 from clipjax.data.sources import tfds
 from clipjax.data.sources.associations import Associations
@@ -24,7 +24,7 @@ VALIDATION = ("validation", "val", "valid")  # what its folder may be called
 CAPTIONS_EACH = 5  # of an image, the first ones count (COCO has six or seven for some)
 
 
-class Missing(Exception):
+class Missing(DataError):
     """The data are not there; says where they were looked for and how to get them."""
 
 

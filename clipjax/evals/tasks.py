@@ -88,9 +88,10 @@ def fitting(on: OnSet, names: Iterable[str]) -> tuple[str, ...]:
 def note(record: Record, fault: Fault, *, protocol: str = "") -> str:
     """Write a fault into the record; returns what it says."""
     told = f"{protocol}: {fault.message}" if protocol else fault.message
-    if protocol and fault.missing:
-        return told  # the set has other protocols
-    record.status = "missing" if fault.missing else "failed"
+    if not fault.missing:
+        record.status = "failed"
+    elif not protocol:  # else the set may have others
+        record.status = "missing"
     record.message = "; ".join(filter(None, (record.message, told)))
     record.traceback = record.traceback or fault.traceback
     return told
