@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from clipjax.data import eval_batches
 from clipjax.data.examples import read
 from clipjax.data.same_image import content_id
-from clipjax.evals import embed
+from clipjax.evals import embed, notes
 from clipjax.models.clip import CLIP
 from clipjax.parallel import mesh as meshes
 from clipjax.parallel.mesh import BATCH_AXES
@@ -63,8 +63,9 @@ def make_evaluator(
             objective=objective,
             ids={} if duplicates == "negative" else content_ids(source, firsts, tokenizer),
         )
-        return {"loss": value, "notes": [what_it_is]}, None
+        return {"loss": value, "notes": [what_it_is, *cut]}, None
 
+    cut = notes.of_cut(tokenizer.encode(firsts)[1])
     what_it_is = f"{name} among {competing:,} pairs"
     if pairs_in_training not in (0, competing):
         what_it_is += f", and {pairs_in_training:,} in training: train/loss is another number"

@@ -47,9 +47,7 @@ def of_captions(texts: Sequence[str], *, text_image: np.ndarray, cut: np.ndarray
       text_image: int32 [M], the image of each.
       cut: bool [M], whether the model reads only a part of it.
     """
-    told = []
-    if count := int(np.sum(cut)):
-        told.append(f"{count:,} of {len(texts):,} captions are longer than the model reads")
+    told = of_cut(cut)
     images: dict[str, set[int]] = {}
     for text, image in zip(texts, text_image.tolist(), strict=True):
         images.setdefault(text, set()).add(image)
@@ -66,6 +64,12 @@ def of_captions(texts: Sequence[str], *, text_image: np.ndarray, cut: np.ndarray
             f" {USUAL_CAPTIONS}"
         )
     return told
+
+
+def of_cut(cut: np.ndarray) -> list[str]:
+    """A sentence about captions of which the model reads only a part; `cut`: bool [M]."""
+    count = int(np.sum(cut))
+    return [f"{count:,} of {len(cut):,} captions are longer than the model reads"] if count else []
 
 
 def of_ranks(ties: Mapping[str, int], *, queries: Mapping[str, int], not_finite: int) -> list[str]:
