@@ -204,7 +204,7 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
         }
         rows += [
             table.Row(f"eval/{name}/{key}", value, model.step, evaluator.chance.get(key))
-            for key, value in metrics.items()
+            for key, value in metrics.items()  # pyright: ignore[reportAttributeAccessIssue] (no Fault)
             if not isinstance(value, str)
         ]
     result = {

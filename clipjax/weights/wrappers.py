@@ -84,7 +84,7 @@ def unwrap(tensors: Tensors, *, average: bool) -> tuple[Tensors, tuple[str, ...]
         beside = owner is None and new.rpartition(DICTIONARY)[0] == dictionary
         if (owner == chosen or beside) and not new.endswith(COUNTER):
             names[new.removeprefix(chosen)] = full  # what no model has will be named as left over
-    return Renamed(tensors, names), notes
+    return Renamed(tensors, names), notes  # pyright: ignore[reportReturnType] (cached properties)
 
 
 def _prefix(name: str) -> str | None:
