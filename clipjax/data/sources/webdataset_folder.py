@@ -145,13 +145,14 @@ class WebDatasetFolder:
         An empty line between names may be a class without one (CLEVR's third distance has none) or
         nothing but space; the labels say which. Those before and after the names are space.
         """
-        named = self._lines(CLASS_NAMES)
-        if named is None:
+        try:
+            content = text_lines.text(f"{self.path}/{CLASS_NAMES}")
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        content = text_lines.text(f"{self.path}/{CLASS_NAMES}")
         lines = [captions.clean(line) for line in text_lines.LINE_END.split(content)]
         filled = [i for i, line in enumerate(lines) if line]
         lines = lines[filled[0] : filled[-1] + 1] if filled else []
+        named = [line for line in lines if line]
         if len(named) == len(lines) or self.kind != "classification":
             return tuple(named)
         classes = 1 + max(int(self.label(index)) for index in range(len(self)))
