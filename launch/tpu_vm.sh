@@ -270,8 +270,14 @@ worker_state() { # one line, read by queued_resource.py too
 }
 
 worker_follow() {
-  alive || echo "tpu_vm.sh: $(hostname): nothing runs; this is the end of the last run" >&2
-  tail -n 50 -F --pid="$(cat "$state/supervisor")" "$state/log"
+  if alive; then
+    # tail waits for a watch of ours: an id that is used again, or of a zombie, would never go.
+    while alive && kill -0 $$ 2>/dev/null; do sleep 0.2; done </dev/null >/dev/null 2>&1 &
+    tail -n 50 -F --pid=$! "$state/log"
+  else
+    echo "tpu_vm.sh: $(hostname): nothing runs; this is the end of the last run" >&2
+    tail -n 50 "$state/log"
+  fi
   worker_state
 }
 

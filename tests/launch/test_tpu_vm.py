@@ -228,6 +228,9 @@ def test_a_life_on_two_workers(cloud):
     wait(lambda: "code=65" in tpu_vm(cloud, "status", *where).stdout, "the code was not noted")
     attached = tpu_vm(cloud, "attach", *where)
     assert "state=ended code=65\n" in attached.stdout, "the step of the run before is forgotten"
+    (homes[0] / "clipjax-run" / "supervisor").write_text(f"{os.getpid()}\n")
+    attached = tpu_vm(cloud, "attach", *where)  # an id that is used again is not waited for
+    assert attached.stdout.endswith("state=ended code=65\n")
 
     tpu_vm(cloud, "run", *where, "--", "--x=1")
     done = tpu_vm(cloud, "stop", *where, "--kill")
