@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from clipjax.common.exits import DataError
 from clipjax.data.bad_record import BadRecord
 
 MAX_CHARACTERS = 4096  # no context length in use reads this far; bounds the tokenizer's work
@@ -108,13 +109,21 @@ def candidates(text: Texts) -> list[str | bytes]:
 def sample(source: HasCaptions, *, limit: int) -> Iterator[str]:
     """All usable captions of at most `limit` records, see `spread`.
 
-    Records that cannot be read are left out: the training stream counts them, not this.
+    Records that cannot be read are left out: the training stream counts them, not this. Raises
+    DataError, with the first one's reason, where there is nothing else.
     """
+    first: Exception | None = None
+    has_captions = False
     for index in spread(source, limit=limit):
         try:
-            yield from usable(source.caption(index))
-        except (ValueError, OSError):
+            texts = usable(source.caption(index))
+        except (ValueError, OSError) as error:
+            first = first or error
             continue
+        has_captions = has_captions or bool(texts)
+        yield from texts
+    if first and not has_captions:
+        raise DataError(f"data: no caption can be read; the first: {first}")
 
 
 def spread(source: Any, *, limit: int, drawn: bool = False) -> list[int]:

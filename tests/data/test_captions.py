@@ -4,7 +4,9 @@ import fakes
 import numpy as np
 import pytest
 
+from clipjax.common.exits import DataError
 from clipjax.data import captions, mixture
+from clipjax.data.sources.table import open_tables
 
 
 @pytest.mark.parametrize(
@@ -130,3 +132,12 @@ def test_samples_of_remote_shards_read_few_of_them():
     joined = mixture.Joined({"near": near, "far": far})
     both = captions.spread(joined, limit=410)
     assert sum(index < 100 for index in both) == 10 and max(both) < 4100
+
+
+def test_a_sample_of_nothing_that_can_be_read_says_why(tmp_path):
+    (tmp_path / "a.jsonl").write_text('[\n{"file_name": "0.jpg",\n"text": "a"}\n]')
+    told = r"data: no caption can be read; the first: a.jsonl/0: the line is no JSON \(line 1: "
+    with pytest.raises(DataError, match=told):
+        list(captions.sample(open_tables(tmp_path / "a.jsonl"), limit=100))
+    (tmp_path / "b.csv").write_text("filepath,title\n0.jpg,a\n1.jpg\n2.jpg,\n")
+    assert list(captions.sample(open_tables(tmp_path / "b.csv"), limit=100)) == ["a"]
