@@ -51,6 +51,8 @@ def run(
         for values, flag in ((queries, "--query"), (labels, "--labels"), (templates, "--template"))
     )
     if suite or weights or watch:
+        if queries or image:
+            raise ConfigError("--suite, --query and --image are questions; ask one at a time")
         _check_suite(workdir, weights=weights, suite=suite, watch=watch, step=step)
         return run_suite(
             workdir,
@@ -271,8 +273,16 @@ def _define_flags() -> None:
     )
 
 
+GO_WITH = {  # a flag → the one without which nothing reads it
+    **dict.fromkeys(("data", "prompts", "protocols", "compare", "force"), "suite"),
+    "output": "weights",
+    "template": "labels",
+}
+
+
 def main() -> int:
     """`run` with the flags; returns the exit code."""
+    cli.check_go_with(GO_WITH)
     given = flags.FLAGS
     return run(
         given.workdir or "",

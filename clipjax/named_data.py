@@ -54,7 +54,21 @@ def settings(*, image_size: int) -> tuple[Any, int]:
         data.update(typed)
         if typed.keys() & {"source", "path", "name"}:
             data.mixture = type(data)()  # the config file's: flags name something else
+    _check_read(typed, data=data)
     return data, CONFIG.value.model.vision.image_size if CONFIG.value is not None else image_size
+
+
+def _check_read(typed: dict[str, str], *, data: Any) -> None:
+    """Raise ConfigError on a typed flag that nothing reads, and that would change nothing."""
+    from clipjax.data import sources
+
+    reads = sources.READS.get(data.source, typed)  # an unknown source is the first to be told
+    who = f"source {data.source}"
+    if data.mixture:
+        reads, who = (), "the config's mixture"
+    for name, value in typed.items():
+        if name not in ("source", "keep", *reads):
+            raise ConfigError(f"--{name}={value}: has no effect, {who} reads none; leave it out")
 
 
 def _typed() -> dict[str, str]:

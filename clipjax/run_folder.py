@@ -61,7 +61,7 @@ def check_same(config: Config) -> None:
 def _open(folder: epath.Path, config: Config, *, allow_config_change: bool) -> None:
     files.make_folder(folder, setting="--workdir")
     file = folder / "config.json"
-    if file.exists() and _has_saved(folder):
+    if file.exists() and _is_bound(folder):
         changed = _changed(folder, config)
         if changed and not allow_config_change:
             told = "; ".join(f"{key}: {a!r} → {b!r}" for key, (a, b) in sorted(changed.items()))
@@ -72,7 +72,7 @@ def _open(folder: epath.Path, config: Config, *, allow_config_change: bool) -> N
         if changed:
             _append(folder / "config_changes.jsonl", {"time": time.time(), "changed": changed})
     with files.errors(folder, setting="--workdir"):
-        if file.exists() and not _has_saved(folder):
+        if file.exists() and not _is_bound(folder):
             _begin_anew(folder, config)
         files.write_json(file, settings.to_keep(config))
 
@@ -83,22 +83,29 @@ def _changed(folder: epath.Path, config: Config) -> dict[str, Any]:
     return settings.changed(old, settings.flatten(settings.to_keep(config)))
 
 
-def _has_saved(folder: epath.Path) -> bool:
-    """Whether a checkpoint was saved there, be it damaged since: only that binds later starts."""
-    return any(
-        step.name.isdigit()
+def _is_bound(folder: epath.Path) -> bool:
+    """Whether steps were trained and saved there, be they damaged since, or weights imported: only
+    these bind later starts. What a stop before the first step saves, any start makes again."""
+    steps = {
+        step.name
         for kept in (folder / FOLDER, folder / ASIDE)
         if kept.exists()
         for step in kept.iterdir()
-    )
+        if step.name.isdigit()
+    }
+    first = folder / FOLDER / "0" / "run" / "metadata"
+    return bool(steps - {"0"}) or (first.exists() and '"imported"' in first.read_text())
 
 
 def _begin_anew(folder: epath.Path, config: Config) -> None:
-    """Clear away what a start left that saved nothing, so that it binds the next one to nothing.
+    """Clear away what a start left that trained nothing, so that it binds the next one to nothing.
 
     Its vocabulary is made again, of captions that may be others now. Its log goes on if the
     settings are the same, as after a kill; else it is moved to `WORKDIR/failed_starts/`.
     """
+    untrained = folder / FOLDER / "0"
+    if untrained.exists():
+        untrained.rmtree()
     vocabulary, named = folder / "tokenizer", os.path.expanduser(config.tokenizer.path)
     is_named = named and os.path.abspath(named).startswith(os.path.abspath(vocabulary))
     if vocabulary.exists() and not is_named:

@@ -172,6 +172,9 @@ def test_check_tells_of_a_tsv_with_quotes(tmp_path):
         (("check", "--path={}", "--text_key=.cap"), exits.BAD_DATA, "set --image_key to one of"),
         (("index", "--source=scenes", "--output=x"), exits.BAD_CONFIG, "has no shards"),
         (("check", "--source=tar", "--path={}", "--text_key=.cap"), exits.BAD_DATA, "seen: jpg"),
+        (("check", "--path={}", "--side=9"), exits.BAD_CONFIG, "--side: has no effect on check"),
+        (("check", "--source=tar", "--path={}", "--name=x"), exits.BAD_CONFIG, "source tar reads"),
+        (("check", "--source=digits", "--path={}"), exits.BAD_CONFIG, "source digits reads none"),
     ],
 )
 def test_mistakes_are_one_line(arguments, code, told, shards):

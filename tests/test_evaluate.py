@@ -224,6 +224,11 @@ def test_the_program_reads_its_flags(trained):
     done = program("--workdir=nowhere")
     assert done.returncode == 64 and done.stderr.startswith("clipjax: --workdir=nowhere: no such")
     assert len(done.stderr.splitlines()) == 1
+    for unread in ("--data=x", "--force", "--output=x", "--template=a {}", "--suite=nightly"):
+        asked = [unread] + ["--query=a fox"] * (unread == "--suite=nightly")
+        done = program(f"--workdir={trained}", *asked)
+        assert done.returncode == 64 and len(done.stderr.splitlines()) == 1, done.stderr
+        assert "has no effect without" in done.stderr or "ask one at a time" in done.stderr
     done = program(f"--workdir={trained}", "--query=a fox", "--query=a key")
     assert done.returncode == 0 and '"a key" among 21 images' in done.stdout
     assert done.stderr == ""

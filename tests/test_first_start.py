@@ -12,6 +12,7 @@ from PIL import Image
 from clipjax import build, config
 from clipjax.common import exits
 from clipjax.data import sentencepiece_tokenizer, tokenizers
+from clipjax.parallel.preemption import Preemption
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +248,18 @@ def test_killed_while_it_starts(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "compile_step", reached)
     with pytest.raises(Reached):
         tiny.run(c, tmp_path / "run")
+
+
+def test_stopped_before_its_first_step(tmp_path, monkeypatch):
+    """By Ctrl-C, as a wrong setting was seen: what it saved is no step that was trained."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Preemption, "poll", lambda self: True)
+        assert tiny.run(short(), tmp_path / "run") == exits.PREEMPTED
+    assert (tmp_path / "run" / "checkpoints" / "0").is_dir()
+    c = short()
+    c.model.text.vocab_size, c.model.embed_dim = 350, 24
+    assert tiny.run(c, tmp_path / "run") == exits.DONE
+    assert tiny.run(short(), tmp_path / "run") == exits.BAD_CONFIG
 
 
 def test_a_vocabulary_comes_with_the_weights(trained, tmp_path):

@@ -10,7 +10,7 @@ import re
 import runpy
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import app, flags, logging
@@ -122,11 +122,31 @@ def run_verb(verbs: Mapping[str, Callable[[], int | None]]) -> None:
             if argv[1] not in verbs:
                 hint = closest(argv[1], verbs)
                 raise exits.ConfigError(f'"{argv[1]}" is no verb{hint}; known: {known}')
-            return [*_parse([argv[0], *argv[2:]]), argv[1]]
+            rest = _parse([argv[0], *argv[2:]])
+            _check_read(argv[1], verbs)
+            return [*rest, argv[1]]
         _parse(argv)  # --help ends here
         raise exits.ConfigError(f"say what to do first: {known}")
 
     _run(lambda argv: verbs[argv[-1]](), parse=parse)
+
+
+def _check_read(verb: str, verbs: Iterable[str]) -> None:
+    """Raise ConfigError on a typed flag that belongs to other verbs; its help begins with them."""
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        readers = (flag.help or "").partition(":")[0].split(", ")
+        if flag.present and set(readers) <= set(verbs) and verb not in readers:
+            raise exits.ConfigError(
+                f"--{name}: has no effect on {verb}, only on {', '.join(readers)}; leave it out"
+            )
+
+
+def check_go_with(others: Mapping[str, str]) -> None:
+    """Raise ConfigError on a typed flag without the other one that `others` gives for it."""
+    for name, other in others.items():
+        if flags.FLAGS[name].present and not flags.FLAGS[other].present:
+            raise exits.ConfigError(f"--{name}: has no effect without --{other}; leave it out")
 
 
 def _run(main: Callable[[list[str]], int | None], *, parse: Any) -> None:
