@@ -17,13 +17,15 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from PIL import Image
 
-from clipjax import build_model, pretrained
+from clipjax.build import model as build_model
+from clipjax.build import pretrained
 from clipjax.common import lists
 from clipjax.config import Config
 from clipjax.data import captions, tokenizers
 from clipjax.data import images as image_files
 from clipjax.data.sources import remote
-from clipjax.evals import embed, prompts, zero_shot
+from clipjax.evals import embed, prompts
+from clipjax.evals.protocols import zero_shot
 from clipjax.parallel import mesh as meshes
 from clipjax.parallel import sharding
 

@@ -28,7 +28,8 @@ def compare(workdirs: Sequence[str], *, metric: str, output: str) -> str:
       ConfigError: a run has not measured it, it is a loss, two runs have one name, or there are
         none.
     """
-    from clipjax.pictures import canvas, compared, history, table
+    from clipjax.pictures import canvas, history, table
+    from clipjax.pictures.charts import compared
 
     ending = os.path.splitext(output)[1].lower()
     if output and ending not in canvas.ENDINGS:

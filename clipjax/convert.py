@@ -59,7 +59,7 @@ def convert(
     source, output = os.path.expanduser(source), os.path.expanduser(output)
     if "://" not in source and not os.path.exists(source):
         raise ConfigError(f"--input={source}: no such file or folder (looked from {os.getcwd()})")
-    from clipjax import pretrained
+    from clipjax.build import pretrained
     from clipjax.common import trees
     from clipjax.weights import formats, model_configs, torch_pickles
     from clipjax.weights.files import place_of, write_folder

@@ -19,7 +19,7 @@ from typing import Any
 
 from absl import flags
 
-from clipjax import named_data
+from clipjax.build import named_data
 from clipjax.common import cli, files
 from clipjax.common.exits import ConfigError, DataError
 
@@ -86,8 +86,9 @@ def check() -> None:
 def bench() -> None:
     """`bench`: a table, on this process."""
     from clipjax.curation import bench
-    from clipjax.data import captions, sentencepiece_tokenizer
+    from clipjax.data import captions
     from clipjax.data.examples import TrainExamples
+    from clipjax.data.tokenizers import sentencepiece as sentencepiece_tokenizer
 
     source = _source()
     sample = captions.sample(source, limit=10_000)
@@ -107,7 +108,7 @@ def index() -> None:
     """`index`: a folder for `config.data.index`."""
     import functools
 
-    from clipjax import build_data
+    from clipjax.build import data as build_data
     from clipjax.curation import index
     from clipjax.data import sources
     from clipjax.data.sources import shard_paths, shard_survey
@@ -149,7 +150,8 @@ def convert() -> None:
 
 def tokenizer() -> None:
     """`tokenizer`: a folder for `config.tokenizer.path`."""
-    from clipjax.data import captions, sentencepiece_tokenizer, tokenizers
+    from clipjax.data import captions, tokenizers
+    from clipjax.data.tokenizers import sentencepiece as sentencepiece_tokenizer
 
     output = _output(sentencepiece_tokenizer.MODEL_FILE)
     sample = captions.sample(_source(), limit=MAX_CAPTIONS.value)
@@ -207,7 +209,8 @@ def balance() -> None:
 
 def dedup() -> None:
     """`dedup`: a file for `config.data.keep`."""
-    from clipjax import build_data, config
+    from clipjax import config
+    from clipjax.build import data as build_data
     from clipjax.curation import dedup
 
     output = _output()

@@ -65,17 +65,18 @@ def run(
             **options,
         )
     _check(workdir, queries=queries, images=images, image=image, labels=labels)
-    from clipjax import api, evaluate_queries  # jax loads here, after the cheap checks
-    from clipjax.parallel import compilation_cache, distributed, leaving
+    from clipjax import api
+    from clipjax.parallel import compilation_cache, distributed, shutdown
+    from clipjax.run import queries as run_queries
 
     distributed.initialize(alone=False)
-    with leaving.together(more_memory="use more devices"):
+    with shutdown.together(more_memory="use more devices"):
         model = api.load(workdir, step=step, average=average)
         compilation_cache.enable(model.config.compilation_cache)
         if queries:
-            evaluate_queries.show_best(model, queries, images=images, workdir=workdir)
+            run_queries.show_best(model, queries, images=images, workdir=workdir)
         elif image:
-            evaluate_queries.show_labels(model, image, labels=labels, templates=templates)
+            run_queries.show_labels(model, image, labels=labels, templates=templates)
         else:
             run_evaluators(model, workdir=workdir, average=average)
     return exits.DONE
@@ -129,22 +130,23 @@ def run_suite(
     **options: Any,
 ) -> int:
     """The suite that is named, on what is named; returns the exit code."""
-    from clipjax.evals import suite_checks, suites
+    from clipjax.evals import suites
+    from clipjax.evals.suites import checks as suite_checks
 
     chosen = suites.find(suite)
     suite_checks.protocol_names(options.get("only", ()), where="--protocols")
-    from clipjax import evaluate_suite  # jax loads here
-    from clipjax.parallel import compilation_cache, distributed, leaving
+    from clipjax.parallel import compilation_cache, distributed, shutdown
+    from clipjax.run import suites as run_suites
 
     distributed.initialize(alone=False)
     compilation_cache.enable(defaults().compilation_cache)
-    with leaving.together(more_memory="use more devices"):
+    with shutdown.together(more_memory="use more devices"):
         if weights:
-            evaluate_suite.on_weights(weights, chosen, output=output, **options)
+            run_suites.on_weights(weights, chosen, output=output, **options)
         elif watch:
-            evaluate_suite.watch(workdir, chosen, **options)
+            run_suites.watch(workdir, chosen, **options)
         else:
-            evaluate_suite.on_run(workdir, chosen, step=step, **options)
+            run_suites.on_run(workdir, chosen, step=step, **options)
     return exits.DONE
 
 
@@ -161,13 +163,13 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
     import jax
 
     import clipjax
-    from clipjax import build_data
+    from clipjax.build import data as build_data
     from clipjax.data.sources import shared_records
-    from clipjax.evals import faults
-    from clipjax.evals.results import step_name
-    from clipjax.evaluate_queries import output_file
+    from clipjax.evals.suites import faults
+    from clipjax.evals.suites.results import step_name
     from clipjax.parallel import distributed
     from clipjax.pictures import table
+    from clipjax.run.queries import output_file
 
     config = model.config
     if not config.evals:

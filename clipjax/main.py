@@ -23,7 +23,7 @@ ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
 
 def main() -> NoReturn:
     """Check the settings, then train; ends the process with the exit code."""
-    from clipjax import config_check
+    from clipjax.config import check as config_check
 
     interrupts.leave_at_once()  # until there is something to save, see parallel/preemption.py
     config = cli.config(CONFIG)
@@ -31,10 +31,10 @@ def main() -> NoReturn:
     workdir = WORKDIR.value or os.path.join("runs", cli.config_name(CONFIG))
 
     from clipjax import train  # jax and its friends load here, after the cheap checks
-    from clipjax.parallel import leaving
+    from clipjax.parallel import shutdown
 
     allow = ALLOW_CONFIG_CHANGE.value
-    leaving.after(lambda: train.train(config, workdir=workdir, allow_config_change=allow))
+    shutdown.after(lambda: train.train(config, workdir=workdir, allow_config_change=allow))
 
 
 if __name__ == "__main__":

@@ -47,18 +47,19 @@ def run(
     from clipjax.evals import suites
 
     chosen = suites.find(suite)
-    from clipjax import api, evaluate_suite  # jax loads here
-    from clipjax.evals import report
+    from clipjax import api
+    from clipjax.evals.suites import report
     from clipjax.parallel import distributed
+    from clipjax.run import suites as run_suites
 
     distributed.initialize(alone=False)
     model = api.load(weights or workdir, step=step)
     folder = results or (
         f"{output}/{chosen.name}"
         if weights
-        else evaluate_suite.results_folder(workdir, chosen, model.step)
+        else run_suites.results_folder(workdir, chosen, model.step)
     )
-    subject = evaluate_suite.make_subject(model, path=weights or workdir)
+    subject = run_suites.make_subject(model, path=weights or workdir)
     find(
         subject,
         chosen,
@@ -88,7 +89,7 @@ def find(
     """Search, write, and return what overlap.json holds.
 
     Args:
-      subject: the model, see `evals.subject`; its image tower embeds.
+      subject: the model, see `evals.suites.evaluated_model`; its image tower embeds.
       suite: whose sets have zero-shot results in `folder`.
       training: source of the training images.
       data: folder of the sets.
@@ -99,9 +100,11 @@ def find(
     """
     from etils import epath
 
-    from clipjax.evals import overlap, overlap_search, results
+    from clipjax.evals import overlap, overlap_search
+    from clipjax.evals.suites import results
     from clipjax.parallel import distributed
-    from clipjax.pictures import canvas, overlap_chart
+    from clipjax.pictures import canvas
+    from clipjax.pictures.charts import overlap as overlap_chart
 
     place = epath.Path(folder) / "overlap"
     sets = overlap_search.measured(suite, data=data, folder=folder, image_size=subject.image_size)
@@ -144,7 +147,7 @@ def find(
 
 
 def _row(one: Any, by: dict[str, int], effect: Any) -> Any:
-    from clipjax.pictures import overlap_chart
+    from clipjax.pictures.charts import overlap as overlap_chart
 
     low, high = effect.overlap_interval
     clean = effect.clean.value
@@ -163,7 +166,7 @@ def _row(one: Any, by: dict[str, int], effect: Any) -> Any:
 def _sheet(one: Any, near: Any, training: Any, *, threshold: float | None) -> Any:
     """The nearest pairs by embedding, from the nearest on; None without any."""
     from clipjax.data.images import thumbnail
-    from clipjax.pictures import near_pairs
+    from clipjax.pictures.sheets import near_pairs
 
     chosen = near_pairs.spread(near.cosine)
     if not len(chosen):
@@ -191,7 +194,8 @@ def _sheet(one: Any, near: Any, training: Any, *, threshold: float | None) -> An
 
 
 def _training(model: Any, named: str) -> Any:
-    from clipjax import build_data, config
+    from clipjax import config
+    from clipjax.build import data as build_data
 
     if not named:
         settings, seed = model.config.data, model.config.seed

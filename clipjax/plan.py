@@ -33,7 +33,7 @@ def run(
 
     Args:
       config: of the run.
-      topology: a TPU slice, see `parallel/topologies.py`.
+      topology: a TPU slice, see `planning/topologies.py`.
       name: the config's, for the table.
       num_slices: instead of the config's; 0 keeps it.
       json_path: file for the figures; "" writes none.
@@ -42,8 +42,8 @@ def run(
     Raises:
       CleanExit: with the exit code for what was wrong. A step that does not fit is no error.
     """
-    from clipjax import config_check
-    from clipjax.parallel import topologies
+    from clipjax.config import check as config_check
+    from clipjax.planning import topologies
 
     if not topology:
         raise ConfigError("--topology is missing; write --topology=v5litepod-256 or v5e:16x16")
@@ -61,7 +61,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="clipjax-plan-") as dump:
         dump = os.path.join(dump, "kernels")
         topologies.prepare_environment(dump)
-        from clipjax import planning  # jax loads here, with the environment just set
+        from clipjax.planning import figures
 
         devices = topologies.devices(slice_, num_slices=config.num_slices)
         place = {"topology": slice_, "devices": devices, "dump_folder": dump}
@@ -71,10 +71,10 @@ def run(
         if ranges is None:
             _say(f"{where}; compiling the step, {HOW_LONG} …")
             with waiting.told("compiling"):
-                result |= planning.measure(config, **place)
+                result |= figures.measure(config, **place)
             print(describe(result))
         else:
-            groups = planning.variants(config, devices=len(devices), **ranges)
+            groups = figures.variants(config, devices=len(devices), **ranges)
             _say(f"{where}; at most {sum(map(len, groups))} variants, each {HOW_LONG} …")
             result["rows"] = sweep(groups, place=place)
             print(describe_sweep(result["rows"], version=version))
@@ -88,7 +88,7 @@ def sweep(groups: list[list[Any]], *, place: dict[str, Any]) -> list[dict[str, A
 
     More micro-batches than needed only repeat work. A variant that fails is a row with `reason`.
     """
-    from clipjax import planning
+    from clipjax.planning import figures
 
     rows, done, total = [], 0, sum(map(len, groups))
     for group in groups:
@@ -102,7 +102,7 @@ def sweep(groups: list[list[Any]], *, place: dict[str, Any]) -> list[dict[str, A
             }
             try:
                 with waiting.told(f"[{done}/{total}] compiling"):
-                    row = planning.measure(config, loss_alone=False, **place)
+                    row = figures.measure(config, loss_alone=False, **place)
             except CleanExit as error:
                 row = tried | {"fits": None, "reason": str(error)}
             rows.append(row)

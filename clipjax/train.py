@@ -7,22 +7,27 @@ from typing import Any
 
 import jax
 
-from clipjax import build, build_data, build_model, lease, run_folder, run_record, summary
-from clipjax import run_report as reports
-from clipjax import summary_tables as tables
+from clipjax.build import data as build_data
+from clipjax.build import model as build_model
+from clipjax.build import program as build
 from clipjax.common import exits
 from clipjax.config import Config
+from clipjax.config.stages import Stage
 from clipjax.data import loader
 from clipjax.evals.embed import Preempted
-from clipjax.parallel import compilation_cache, distributed, leaving, sharding
-from clipjax.run import Run, open_run
-from clipjax.stages import Stage
+from clipjax.parallel import compilation_cache, distributed, sharding, shutdown
+from clipjax.run import folder as run_folder
+from clipjax.run import lease, summary
+from clipjax.run import record as run_record
+from clipjax.run import report as reports
+from clipjax.run import summary_tables as tables
+from clipjax.run.run import Run, open_run
 from clipjax.training.bad_records import BadRecords
 from clipjax.training.carry_over import carry_over
-from clipjax.training.metric_writer import evaluated_before, last_step
+from clipjax.training.checkpoint.saver import Saver
+from clipjax.training.logging.metric_writer import evaluated_before, last_step
+from clipjax.training.logging.step_log import StepLog
 from clipjax.training.profile import Profiler
-from clipjax.training.saver import Saver
-from clipjax.training.step_log import StepLog
 
 
 def train(config: Config, *, workdir: str, allow_config_change: bool = False) -> int:
@@ -37,7 +42,7 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
     distributed.initialize(
         timeout_seconds=config.join_seconds, heartbeat_seconds=config.heartbeat_seconds
     )
-    with leaving.together():
+    with shutdown.together():
         run_folder.check_same(config)
         with lease.hold(workdir):
             run_folder.open_for_training(workdir, config, allow_config_change=allow_config_change)

@@ -18,7 +18,7 @@ def run(workdir: str) -> int:
     """
     if not workdir:
         raise exits.ConfigError("say which run: --workdir=runs/quickstart")
-    from clipjax.training import checkpoint_reader  # imports jax
+    from clipjax.training.checkpoint import read as checkpoint_reader
 
     damaged = 0
     for step in checkpoint_reader.steps(workdir):

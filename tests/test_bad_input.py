@@ -105,7 +105,7 @@ def test_broken_config_file_is_told(tmp_path):
 @pytest.fixture
 def compiled_nothing(monkeypatch):
     """Fail if the training program would be compiled."""
-    from clipjax import build
+    from clipjax.build import program as build
 
     def never(*arguments, **options):
         raise AssertionError("the program was built before the mistake was found")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from clipjax import compare
 from clipjax.common.exits import ConfigError
-from clipjax.pictures import compared
+from clipjax.pictures.charts import compared
 
 METRIC = "eval/objects/top1_accuracy"
 

@@ -7,8 +7,10 @@ import pathlib
 import jax
 import pytest
 
-from clipjax import build, config, config_check, optim
+from clipjax import config, optim
+from clipjax.build import program as build
 from clipjax.common.exits import ConfigError
+from clipjax.config import check as config_check
 from clipjax.models import clip, zoo
 from clipjax.parallel import mesh as meshes
 from clipjax.training.step import MAX_LOG_SCALE

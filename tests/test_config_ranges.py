@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from clipjax import config, config_check, evals
+from clipjax import config, evals
 from clipjax.common.exits import ConfigError
-from clipjax.config_ranges import SETTINGS, evaluator
-from clipjax.evals import retrieval, zero_shot
+from clipjax.config import check as config_check
+from clipjax.config.ranges import SETTINGS, evaluator
+from clipjax.evals.protocols import retrieval, zero_shot
 from clipjax.models import config as model_config
 
 

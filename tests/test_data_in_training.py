@@ -5,7 +5,8 @@ import pytest
 import tars
 import tiny
 
-from clipjax import build_data, config
+from clipjax import config
+from clipjax.build import data as build_data
 from clipjax.common import exits
 
 

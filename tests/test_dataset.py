@@ -44,7 +44,8 @@ def test_check(shards, tmp_path):
 
 
 def test_index_then_train_on_it(shards, tmp_path):
-    from clipjax import build_data, config
+    from clipjax import config
+    from clipjax.build import data as build_data
 
     out = tmp_path / "index"
     ended = command(

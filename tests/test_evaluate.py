@@ -14,10 +14,11 @@ import tiny
 from PIL import Image
 
 import clipjax
-from clipjax import config, evals, evaluate, evaluate_queries
+from clipjax import config, evals, evaluate
 from clipjax.common import exits
 from clipjax.common.exits import CleanExit, ConfigError, DataError
-from clipjax.data import sentencepiece_tokenizer
+from clipjax.data.tokenizers import sentencepiece as sentencepiece_tokenizer
+from clipjax.run import queries as run_queries
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -123,10 +124,10 @@ def test_words_that_are_spelled_are_known_by_their_letters():
     model = types.SimpleNamespace(
         tokenizer=sentencepiece_tokenizer.SentencePieceTokenizer(made, context_length=16)
     )
-    spelled = [word for word in known if evaluate_queries.is_spelled(word, model)]
-    assert model.tokenizer.vocab_size > evaluate_queries.LETTERS and not spelled
+    spelled = [word for word in known if run_queries.is_spelled(word, model)]
+    assert model.tokenizer.vocab_size > run_queries.LETTERS and not spelled
     strange = ["quixotry", "naïve", "日本", "jk"]
-    spelled = [word for word in strange if evaluate_queries.is_spelled(word, model)]
+    spelled = [word for word in strange if run_queries.is_spelled(word, model)]
     assert spelled == ["quixotry", "naïve", "日本"]
 
 
@@ -208,7 +209,7 @@ def test_no_run_and_no_evaluators_are_told(trained, tmp_path):
     with pytest.raises(ConfigError, match="has no evaluators"):
         evaluate.run_evaluators(bare, workdir=str(trained))
     with pytest.raises(ConfigError, match="add --images=FOLDER"):
-        evaluate_queries.show_best(bare, ["a"], images="", workdir=str(trained))
+        run_queries.show_best(bare, ["a"], images="", workdir=str(trained))
 
 
 def test_the_program_reads_its_flags(trained):

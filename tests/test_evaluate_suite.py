@@ -17,10 +17,13 @@ import webdatasets
 from devices import xla_flags
 
 import clipjax
-from clipjax import config, evaluate, evaluate_suite
+from clipjax import config, evaluate
 from clipjax.common import exits
 from clipjax.common.exits import CleanExit, ConfigError, DataError
-from clipjax.evals import protocols, report, suites
+from clipjax.evals import suites
+from clipjax.evals.protocols import registry as protocols
+from clipjax.evals.suites import report
+from clipjax.run import suites as run_suites
 
 NAMES = ("a fox", "a pig", "a bear")
 
@@ -290,7 +293,7 @@ def test_permuted_classes_are_suspected(trained, sets, tmp_path, monkeypatch, ca
     file, out = suite_file(tmp_path / "s.py", sets), tmp_path / "out"
     suite = suites.find(file)
     suite = suites.Suite("mine", suite.entries[:1])
-    evaluate_suite.on_weights(str(trained), suite, output=str(out))
+    run_suites.on_weights(str(trained), suite, output=str(out))
     (warning,) = record(out, "one")["measurements"]["zero_shot"]["warnings"]
     assert warning.startswith("class order? 2 classes are mostly taken for one other class each")
     assert "accuracy would be 100.0%, not 33.3%" in warning
@@ -313,14 +316,14 @@ def test_a_running_job_is_followed(trained, sets, tmp_path, capsys):
 
     job = threading.Thread(target=train)
     job.start()
-    assert evaluate_suite.watch(str(workdir), file, patience=0.1) == [2, 4]
+    assert run_suites.watch(str(workdir), file, patience=0.1) == [2, 4]
     job.join()
     told = capsys.readouterr().out
     assert told.count("3 to measure, 0 measured before") == 2
     place = workdir / "evaluations" / "mine"
     assert {p.name for p in place.iterdir()} == {"step_2", "step_4"}
     assert (place / "step_4" / "figures" / "scaling.png").exists()
-    assert evaluate_suite.watch(str(workdir), file, patience=0.1) == [2, 4]
+    assert run_suites.watch(str(workdir), file, patience=0.1) == [2, 4]
     assert "3 to measure" not in capsys.readouterr().out
     (place / "step_2").rename(place / "step_2_newest")  # of other weights: no line through both
     (place / "step_4" / "figures" / "scaling.png").unlink()

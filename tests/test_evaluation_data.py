@@ -9,7 +9,9 @@ import tars
 import tiny
 from PIL import Image
 
-from clipjax import build_data, build_tokenizer, config, evaluate
+from clipjax import config, evaluate
+from clipjax.build import data as build_data
+from clipjax.build import tokenizer as build_tokenizer
 from clipjax.common import exits
 from clipjax.common.exits import ConfigError
 from clipjax.data.sources import shared_records

@@ -18,10 +18,11 @@ import tiny
 import webdatasets
 
 import clipjax
-from clipjax import config_check, config_ranges
 from clipjax.common import exits
 from clipjax.common.exits import ConfigError
 from clipjax.common.ranges import Range
+from clipjax.config import check as config_check
+from clipjax.config import ranges as config_ranges
 from clipjax.data import tokenizers
 
 SOURCES = pathlib.Path(clipjax.__file__).parent

@@ -9,9 +9,11 @@ import pytest
 import tiny
 from PIL import Image
 
-from clipjax import build, config
+from clipjax import config
+from clipjax.build import program as build
 from clipjax.common import exits
-from clipjax.data import sentencepiece_tokenizer, tokenizers
+from clipjax.data import tokenizers
+from clipjax.data.tokenizers import sentencepiece as sentencepiece_tokenizer
 from clipjax.parallel.preemption import Preemption
 
 

@@ -10,7 +10,7 @@ import tiny
 
 import clipjax
 from clipjax.common import exits
-from clipjax.training.checkpoint_reader import restore_variables
+from clipjax.training.checkpoint.read import restore_variables
 
 pytestmark = pytest.mark.slow
 

@@ -55,7 +55,7 @@ def parameters(c) -> list[str]:
     """A line for each parameter, in the order of the tree."""
     import jax
 
-    from clipjax import build_model
+    from clipjax.build import model as build_model
     from clipjax.common import trees
     from clipjax.models import clip
     from clipjax.parallel import mesh as meshes

@@ -10,8 +10,8 @@ import types
 import pytest
 from etils import epath
 
-from clipjax import lease
 from clipjax.common.exits import BAD_CONFIG, ConfigError, DataError
+from clipjax.run import lease
 
 
 @pytest.fixture(autouse=True)

@@ -10,13 +10,16 @@ import processes
 import pytest
 import tiny
 
-from clipjax import build, config_check, plan, planning
+from clipjax import plan
+from clipjax.build import program as build
 from clipjax.common.exits import CleanExit, ConfigError
-from clipjax.parallel import topologies
+from clipjax.config import check as config_check
 from clipjax.parallel.accelerators import ACCELERATORS
-from clipjax.parallel.collectives import Collective
-from clipjax.parallel.compiled import Cost
-from clipjax.parallel.kernels import Kernel
+from clipjax.planning import figures as planning
+from clipjax.planning import topologies
+from clipjax.planning.collectives import Collective
+from clipjax.planning.compiled import Cost
+from clipjax.planning.kernel_costs import Kernel
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="needs libtpu, extra [plan]"

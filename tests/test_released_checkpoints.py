@@ -37,10 +37,10 @@ def leaves(workdir) -> dict[str, str]:
     """Kind and sha256 of every array of step 2, restored onto all devices as training does."""
     import numpy as np
 
-    from clipjax import build
+    from clipjax.build import program as build
     from clipjax.common import trees
-    from clipjax.training import digest
-    from clipjax.training.checkpoint import Checkpoints
+    from clipjax.training.checkpoint import digest
+    from clipjax.training.checkpoint.write import Checkpoints
 
     c = settings()
     program = build.program(c, mesh=build.mesh(c), total_steps=4, warmup_steps=2)

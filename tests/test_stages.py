@@ -10,9 +10,10 @@ import pytest
 import tiny
 
 from clipjax import config as settings
-from clipjax import config_check, stages
 from clipjax.common import exits
 from clipjax.common.exits import ConfigError
+from clipjax.config import check as config_check
+from clipjax.config import stages
 from clipjax.training.carry_over import carry_over
 
 
@@ -167,7 +168,7 @@ def test_killed_in_every_stage_it_is_the_straight_run(straight, tmp_path):
 
 def last_digests(workdir):
     """Digest of every array of the last checkpoint."""
-    from clipjax.training.checkpoint import Checkpoints
+    from clipjax.training.checkpoint.write import Checkpoints
 
     return Checkpoints(str(workdir), read_only=True).read_run(120)["digests"]
 

@@ -18,11 +18,14 @@ import webdatasets
 from devices import xla_flags
 
 import clipjax
-from clipjax import config, evaluate, evaluate_suite
+from clipjax import config, evaluate
 from clipjax.common import exits
 from clipjax.common.exits import ConfigError, DataError, RemoteError
-from clipjax.evals import embed, faults, protocols, suites
+from clipjax.evals import embed, suites
 from clipjax.evals.embed import Preempted
+from clipjax.evals.protocols import registry as protocols
+from clipjax.evals.suites import faults
+from clipjax.run import suites as run_suites
 
 NAMES = ("a fox", "a pig", "a bear")
 
@@ -145,7 +148,7 @@ def evaluated(trained, tmp_path_factory):
         entries.insert(place, suites.own(name, path=classes(top / name)))
     suite = suites.Suite("mine", tuple(entries))
     with pytest.raises(DataError) as caught:
-        evaluate_suite.on_weights(str(trained), suite, output=str(top / "out"))
+        run_suites.on_weights(str(trained), suite, output=str(top / "out"))
     return top / "out" / "mine", str(caught.value)
 
 
@@ -196,7 +199,7 @@ def test_an_error_that_nobody_expects_is_kept_with_its_traceback(
     ]
     suite = suites.Suite("mine", tuple(entries), run=("zero_shot", "linear_probe"))
     with pytest.raises(DataError, match="1 of 2 sets cannot be used, first one: zero_shot: Index"):
-        evaluate_suite.on_weights(str(trained), suite, output=str(tmp_path / "out"))
+        run_suites.on_weights(str(trained), suite, output=str(tmp_path / "out"))
     said = capsys.readouterr()
     line = (
         "one, zero_shot: FAILED: IndexError: index 7 is out of bounds; its traceback is in one.json"
@@ -208,7 +211,7 @@ def test_an_error_that_nobody_expects_is_kept_with_its_traceback(
     assert set(record_of(tmp_path / "out" / "mine", "two")["measurements"]) == set(suite.run)
     # Mended, the set is measured at the next start, and what was measured is kept.
     monkeypatch.setitem(protocols.PROTOCOLS, "zero_shot", known)
-    evaluate_suite.on_weights(str(trained), suite, output=str(tmp_path / "out"))
+    run_suites.on_weights(str(trained), suite, output=str(tmp_path / "out"))
     assert "1 to measure, 1 measured before" in capsys.readouterr().out
     record = record_of(tmp_path / "out" / "mine", "one")
     assert record["status"] == "measured" and not record["message"] and not record["traceback"]
@@ -242,7 +245,7 @@ def test_what_changes_how_a_figure_is_read_stands_beside_it(trained, tmp_path, c
     options = {"train_path": probed, "metric": "macro_f1", "run": "linear_probe"}
     entries = (suites.own("twice", path=twice), suites.own("probed", path=probed, **options))
     suite = suites.Suite("mine", entries)
-    evaluate_suite.on_weights(str(trained), suite, output=str(tmp_path / "out"))
+    run_suites.on_weights(str(trained), suite, output=str(tmp_path / "out"))
     folder, said = tmp_path / "out" / "mine", capsys.readouterr().out
     warned = record_of(folder, "twice")["measurements"]["zero_shot"]["warnings"]
     absent, alike = warned[0], warned[-1]
@@ -271,7 +274,7 @@ def test_weights_that_are_no_numbers_are_said_beside_every_figure(trained, tmp_p
         suites.own("probed", path=probed, train_path=probed, run=("linear_probe", "few_shot")),
     )
     out, suite = tmp_path / "out", suites.Suite("mine", entries)
-    evaluate_suite._run(model, suite, folder=str(out), path=str(trained))
+    run_suites._run(model, suite, folder=str(out), path=str(trained))
     for entry in entries[:4]:
         (made,) = record_of(out, entry.id)["measurements"].values()
         assert any("are no numbers; they count as wrong" in each for each in made["warnings"])
@@ -284,13 +287,13 @@ def test_weights_that_are_no_numbers_are_said_beside_every_figure(trained, tmp_p
 def test_a_protocol_that_fits_no_set_is_told(trained, tmp_path):
     suite = suites.Suite("mine", suites.own("x", path=classes(tmp_path / "x"), run="retrieval"))
     with pytest.raises(DataError, match=r"retrieval is not for a classification set; these are: z"):
-        evaluate_suite.on_weights(str(trained), suite, output=str(tmp_path / "out"))
+        run_suites.on_weights(str(trained), suite, output=str(tmp_path / "out"))
 
 
 def test_a_protocol_without_its_data_says_what_is_missing(trained, tmp_path):
     suite = suites.Suite("mine", suites.own("x", path=classes(tmp_path / "x"), run="linear_probe"))
     with pytest.raises(DataError, match="all 1 sets are missing, first x: linear_probe: x: has no"):
-        evaluate_suite.on_weights(str(trained), suite, output=str(tmp_path / "out"))
+        run_suites.on_weights(str(trained), suite, output=str(tmp_path / "out"))
 
 
 def test_an_evaluators_fault_leaves_the_others(tmp_path, capsys):
@@ -330,7 +333,7 @@ def test_following_a_run_goes_on_after_a_set_that_fails(trained, tmp_path, capsy
         int(path.name) for path in (trained / "checkpoints").iterdir() if path.name.isdigit()
     )
     with pytest.raises(DataError, match="1 of 2 sets cannot be used, first bad"):
-        evaluate_suite.watch(str(trained), suites.Suite("mine", tuple(entries)), patience=0.1)
+        run_suites.watch(str(trained), suites.Suite("mine", tuple(entries)), patience=0.1)
     for step in steps:
         folder = trained / "evaluations" / "mine" / f"step_{step}"
         assert record_of(folder, "ok")["measurements"] and (folder / "report.html").exists()

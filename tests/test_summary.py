@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 import tiny
 
-from clipjax import build, build_data, config, stages, summary, summary_tables
+from clipjax import config
+from clipjax.build import data as build_data
+from clipjax.build import program as build
+from clipjax.config import stages
 from clipjax.data.mixture import MixtureOrder
 from clipjax.data.order import GlobalOrder
 from clipjax.parallel import mesh as meshes
+from clipjax.run import summary, summary_tables
 
 STEPS = {"total_steps": 6, "warmup_steps": 2}
 

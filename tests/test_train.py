@@ -9,7 +9,7 @@ import tiny
 
 from clipjax import config
 from clipjax.common import exits
-from clipjax.data.sentencepiece_tokenizer import train_sentencepiece
+from clipjax.data.tokenizers.sentencepiece import train_sentencepiece
 
 
 @pytest.fixture(scope="module")

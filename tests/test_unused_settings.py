@@ -3,9 +3,11 @@ stage and mixture has, and over the settings that others make idle."""
 
 import pytest
 
-from clipjax import config, config_check, evaluation_data, unused_settings
+from clipjax import config
 from clipjax.common.exits import ConfigError
-from clipjax.config import flatten
+from clipjax.config import check as config_check
+from clipjax.config import evaluation_data, flatten
+from clipjax.config import unused as unused_settings
 from clipjax.data import sources
 
 PLACES = {"tar": "a/{0..2}.tar", "parquet": "a.parquet", "tfrecord": "a.tfrecord"}

@@ -3,8 +3,9 @@
 import json
 import pathlib
 
-from clipjax import config, config_check
+from clipjax import config
 from clipjax.common import exits
+from clipjax.config import check as config_check
 
 
 def tiny(**changes):

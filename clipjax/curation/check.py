@@ -196,7 +196,7 @@ def describe(summed: dict[str, Any]) -> str:
 
 def sheet(source: Any, indices: Sequence[int], *, count: int = 24) -> Any:
     """A picture of some usable records with their captions; None if there are none."""
-    from clipjax.pictures import samples
+    from clipjax.pictures.sheets import samples
 
     pixels, texts = [], []
     rng = np.random.default_rng(0)

@@ -2,7 +2,7 @@
 
 Which source a position takes its record from, and which of that source's positions it is, are
 arithmetic: after n examples each source has given n times its weight, to within the number of
-sources, and every source keeps its own order and its own epochs. `clipjax.build_data` makes these
+sources, and every source keeps its own order and its own epochs. `clipjax.build.data` makes these
 from `config.data.mixture`.
 """
 

@@ -11,10 +11,10 @@ from clipjax.common import registry
 from clipjax.evals import metric_names
 
 KINDS = {
-    "likelihood": "clipjax.evals.likelihood:make_evaluator",
-    "loss": "clipjax.evals.loss:make_evaluator",
-    "retrieval": "clipjax.evals.retrieval:make_evaluator",
-    "zero_shot": "clipjax.evals.zero_shot:make_evaluator",
+    "likelihood": "clipjax.evals.protocols.likelihood:make_evaluator",
+    "loss": "clipjax.evals.protocols.loss:make_evaluator",
+    "retrieval": "clipjax.evals.protocols.retrieval:make_evaluator",
+    "zero_shot": "clipjax.evals.protocols.zero_shot:make_evaluator",
 }
 PREDICTING = ("likelihood",)  # of models that predict captions; the others need embeddings
 CAPTIONED = ("loss", "retrieval")  # measure images with their captions

@@ -8,7 +8,8 @@ import numpy as np
 from etils import epath
 
 from clipjax.common import files
-from clipjax.evals import embed, prompts, zero_shot
+from clipjax.evals import embed, prompts
+from clipjax.evals.protocols import zero_shot
 from clipjax.parallel import distributed
 
 

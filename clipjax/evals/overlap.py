@@ -2,9 +2,9 @@
 
 Near-duplicates are found in three ways: equal files, perceptual hashes (both by
 `clipjax.curation.dedup`), and cosines of image embeddings. The authors looked at the nearest pairs
-of every set and chose a threshold each; `pictures.near_pairs` draws the sheet for that. They also
-found that CLIP's own embeddings take images of the same kind for copies, and trained a detector:
-any image tower can be the one that embeds.
+of every set and chose a threshold each; `pictures.sheets.near_pairs` draws the sheet for that. They
+also found that CLIP's own embeddings take images of the same kind for copies, and trained a
+detector: any image tower can be the one that embeds.
 
 The images of a set are then All = Overlap + Clean. The figure of interest is how much higher the
 accuracy on All is than on Clean; whether Overlap is better than Clean is asked with a one-sided

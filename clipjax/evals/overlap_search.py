@@ -16,8 +16,9 @@ from tqdm import tqdm
 from clipjax.common import files
 from clipjax.common.exits import ConfigError
 from clipjax.curation import dedup
-from clipjax.evals import overlap, results, set_data, suites
-from clipjax.evals.subject import Subject
+from clipjax.evals import overlap, suites
+from clipjax.evals.suites import results, set_data
+from clipjax.evals.suites.evaluated_model import Subject
 from clipjax.parallel import distributed
 
 BLOCK = 4096  # training images embedded between looks for what is near

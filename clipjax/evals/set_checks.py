@@ -7,8 +7,8 @@ only, so that a process may fail alone.
 import numpy as np
 
 from clipjax.common.exits import DataError
-from clipjax.evals.probe_protocols import trained, training_of
-from clipjax.evals.subject import OnSet
+from clipjax.evals.protocols.probe_protocols import trained, training_of
+from clipjax.evals.suites.evaluated_model import OnSet
 
 
 def check_classes(on: OnSet) -> None:

@@ -2,7 +2,7 @@
 
 The nested dict under config key `model` has these fields, by name. A weight file's importer writes
 the same dict, so that what a model computes follows from its settings and never from its name.
-`clipjax/config.py` shows them, `zoo.py` holds the released ones, `clip.py` builds the modules.
+`clipjax.config` shows them, `zoo.py` holds the released ones, `clip.py` builds the modules.
 """
 
 import dataclasses

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 
 from clipjax.common import exits, streams
 from clipjax.common.exits import CleanExit
-from clipjax.parallel import leaving, peers
+from clipjax.parallel import peers, shutdown
 from clipjax.parallel.peers import Peers
 
 TIMEOUT_SECONDS = 300  # for all processes to be there
@@ -93,7 +93,7 @@ def _waiting(found: Peers, *, seconds: int) -> Iterator[None]:
 
     def give_up() -> None:
         print(f"{me}: {others} did not come in {seconds} s; {how}", file=sys.stderr, flush=True)
-        leaving.end(exits.PEER_FAILURE)
+        shutdown.end(exits.PEER_FAILURE)
 
     print(f"{me}: waiting for {others}, {seconds} s at most; {how}", file=sys.stderr, flush=True)
     timer = threading.Timer(seconds, give_up)

@@ -15,8 +15,10 @@ from etils import epath
 from PIL import Image
 
 from clipjax.common import files
-from clipjax.pictures import canvas, confusion, contact_sheet, curves, history, html, samples, times
+from clipjax.pictures import canvas, history, html
 from clipjax.pictures import table as tables
+from clipjax.pictures.charts import confusion, curves, times
+from clipjax.pictures.sheets import contact_sheet, samples
 
 NO_MATPLOTLIB = (
     'report: no matplotlib, so the report goes without curves; pip install "clipjax[quickstart]"'

@@ -29,7 +29,7 @@ def page(
     """The page as HTML; all texts are escaped.
 
     Args:
-      content: of the suite's summary (`evals.summary.collect`).
+      content: of the suite's summary (`evals.suites.summary.collect`).
       facts: what was measured and how, by name.
       pictures: in order.
       intro: sentences that say what the page shows.

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from clipjax.pictures.curves import label
+from clipjax.pictures.charts.curves import label
 from clipjax.pictures.history import History
 
 TRAINING = ("train/loss", "train/image_to_text_accuracy", "train/text_to_image_accuracy")

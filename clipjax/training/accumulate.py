@@ -35,7 +35,7 @@ def make_gradient(
 
     Args:
       embed, scalars: of the model, see `training/forward.py`; outputs are arrays [b, ...].
-      objective: of the whole batch, see `training/objectives.py`.
+      objective: of the whole batch, see `training/objectives/__init__.py`.
       micro_batches: k; 1 is the plain gradient. Micro-batch j is the j-th part of each device's
         own rows, so that no row changes its device.
       mesh, batch_axes: where the batch lies.

@@ -8,7 +8,7 @@ import numpy as np
 
 from clipjax.common.exits import CheckpointError
 from clipjax.parallel import distributed
-from clipjax.training.checkpoint import Checkpoints
+from clipjax.training.checkpoint.write import Checkpoints
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import threading
 import time
 
 from clipjax.common import exits, stacks
-from clipjax.parallel import leaving
+from clipjax.parallel import shutdown
 
 START_SECONDS = 1800.0  # at least so long until the first beat: restoring, compiling
 
@@ -43,7 +43,7 @@ class Watchdog:
             silent = time.monotonic() - self.last
             if silent > self.limit:
                 stacks.show()
-                leaving.leave(
+                shutdown.leave(
                     exits.HANG,
                     f"nothing was finished for {silent:.0f} seconds, more than"
                     f" config.watchdog_seconds={self.limit:g}; the stacks above, most recent call"

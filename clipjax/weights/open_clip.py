@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipjax.common.exits import DataError
-from clipjax.data.clip_tokenizer import ClipTokenizer, packaged_merges
 from clipjax.data.tokenizers import Tokenizer
+from clipjax.data.tokenizers.clip import ClipTokenizer, packaged_merges
 from clipjax.models import config as model_config
 from clipjax.models.config import IMAGE_MEAN, IMAGE_STD
 from clipjax.weights import arrays, files, openai, preprocessing, tokenizer_files

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipjax.common.exits import DataError
-from clipjax.data.siglip_tokenizer import SiglipTokenizer
 from clipjax.data.tokenizers import Tokenizer
+from clipjax.data.tokenizers.siglip import SiglipTokenizer
 from clipjax.models import config as model_config
 from clipjax.weights import arrays, files, open_clip, openai, siglip, tokenizer_files
 from clipjax.weights.arrays import CONVOLUTION, ROW, ROWS, Array, Layout, linear, norm

@@ -9,10 +9,10 @@ import tokenizers as tokenizers_library
 
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import tokenizers
-from clipjax.data.clip_tokenizer import ClipTokenizer, packaged_merges
-from clipjax.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from clipjax.data.siglip_tokenizer import GemmaTokenizer, SiglipTokenizer
 from clipjax.data.tokenizers import Tokenizer
+from clipjax.data.tokenizers.clip import ClipTokenizer, packaged_merges
+from clipjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
+from clipjax.data.tokenizers.siglip import GemmaTokenizer, SiglipTokenizer
 from clipjax.weights import files, tokenizer_json
 from clipjax.weights.settings import Settings
 

@@ -7,10 +7,10 @@ from sentencepiece import sentencepiece_model_pb2 as proto
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Fast
 
-from clipjax.data.clip_tokenizer import END_OF_WORD, PIECES, ClipTokenizer
-from clipjax.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from clipjax.data.siglip_tokenizer import GemmaTokenizer
 from clipjax.data.tokenizers import Tokenizer
+from clipjax.data.tokenizers.clip import END_OF_WORD, PIECES, ClipTokenizer
+from clipjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
+from clipjax.data.tokenizers.siglip import GemmaTokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 SPACE = "▁"  # that SentencePiece writes for a space

@@ -23,9 +23,10 @@ def compiled_memory(devices):
     import jax
     import jax.numpy as jnp
 
-    from clipjax.evals import logistic, logistic_solver
-    from clipjax.parallel import compile_memory, sharding
+    from clipjax.evals.probe import logistic, solver
     from clipjax.parallel import mesh as meshes
+    from clipjax.parallel import sharding
+    from clipjax.planning import compile_memory
 
     mesh = meshes.make_mesh({"data": 1, "fsdp": -1, "tensor": 1}, devices=devices)
     length, block = logistic.padded(ROWS, mesh=mesh)
@@ -35,7 +36,7 @@ def compiled_memory(devices):
         return jax.ShapeDtypeStruct(dims, dtype, sharding=placed)
 
     params = {"weights": shape(WIDTH, CLASSES), "bias": shape(CLASSES)}
-    state = jax.eval_shape(lambda p: logistic_solver.begin(p, mesh=mesh), params)
+    state = jax.eval_shape(lambda p: solver.begin(p, mesh=mesh), params)
     state = jax.tree.map(lambda x: shape(*x.shape, dtype=x.dtype), state)
     data = (
         shape(length, WIDTH, placed=split),
@@ -45,8 +46,8 @@ def compiled_memory(devices):
         shape(),
     )
     began = time.process_time()
-    compiled = logistic_solver.advance.lower(
-        state, *data, family=logistic_solver.softmax, mesh=mesh, block=block
+    compiled = solver.advance.lower(
+        state, *data, family=solver.softmax, mesh=mesh, block=block
     ).compile()
     found = compiled.memory_analysis()
     return {
@@ -61,7 +62,7 @@ def compiled_memory(devices):
 
 def fitted(rows, *, penalty):
     """A fit of Gaussian classes in WIDTH dimensions."""
-    from clipjax.evals import logistic
+    from clipjax.evals.probe import logistic
     from clipjax.parallel import mesh as meshes
 
     mesh = meshes.make_mesh({"data": 1, "fsdp": -1, "tensor": 1})
@@ -96,7 +97,7 @@ def main():
     arguments = parser.parse_args()
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
     from clipjax.common.exits import ConfigError
-    from clipjax.parallel import topologies
+    from clipjax.planning import topologies
 
     topologies.prepare_environment()
     import jax

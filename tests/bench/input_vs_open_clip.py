@@ -76,9 +76,10 @@ def cpu_seconds():
 
 
 def clipjax_batches(folder, *, workers):
-    from clipjax.data import captions, loader, sentencepiece_tokenizer
+    from clipjax.data import captions, loader
     from clipjax.data.examples import TrainExamples
     from clipjax.data.sources.tar import open_tars
+    from clipjax.data.tokenizers import sentencepiece as sentencepiece_tokenizer
 
     source = open_tars(folder)
     sample = captions.sample(source, limit=1000)

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clipjax.training import digest
-from clipjax.training.checkpoint import Checkpoints
+from clipjax.training.checkpoint import digest
+from clipjax.training.checkpoint.write import Checkpoints
 
 ARRAYS = 16
 SIDE = 1024

@@ -46,7 +46,9 @@ def clipjax_step(options):
     import jax
     import numpy as np
 
-    from clipjax import build, build_model, config
+    from clipjax import config
+    from clipjax.build import model as build_model
+    from clipjax.build import program as build
     from clipjax.parallel import sharding
 
     batch_size = options.batch_size

@@ -17,10 +17,12 @@ import jax
 import numpy as np
 from PIL import Image
 
-from clipjax import build_model, config
+from clipjax import config
+from clipjax.build import model as build_model
 from clipjax.data import images as image_files
-from clipjax.data import sentencepiece_tokenizer
-from clipjax.evals import embed, prompts, zero_shot
+from clipjax.data.tokenizers import sentencepiece as sentencepiece_tokenizer
+from clipjax.evals import embed, prompts
+from clipjax.evals.protocols import zero_shot
 from clipjax.models import clip
 from clipjax.parallel import mesh as meshes
 

@@ -29,7 +29,8 @@ import processes
 import tiny
 
 from clipjax.common import exits
-from clipjax.training import checkpoint_manager, digest
+from clipjax.training.checkpoint import digest
+from clipjax.training.checkpoint import manage as checkpoint_manager
 
 STEPS, SAVE_EVERY, EVALUATE_EVERY = 200, 4, 6
 AIMS = ("save", "start", "evaluation", "compile", "step")

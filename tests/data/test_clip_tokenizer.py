@@ -9,8 +9,9 @@ import time
 import pytest
 
 from clipjax.common.exits import ConfigError
-from clipjax.data import clip_tokenizer, tokenizers
-from clipjax.data.clip_tokenizer import ClipTokenizer
+from clipjax.data import tokenizers
+from clipjax.data.tokenizers import clip as clip_tokenizer
+from clipjax.data.tokenizers.clip import ClipTokenizer
 
 PAIRS = ["t h", "th e</w>", "a t</w>", "c at</w>", "d o", "do g</w>", "i n", "in g</w>", "Ã ©</w>"]
 MERGES = "\n".join(["#version: 0.2", *PAIRS, ""]).encode()

@@ -13,7 +13,8 @@ import pytest
 import test_clip_tokenizer
 import vocabulary
 
-from clipjax.data import captions, sentencepiece_tokenizer, tokenizers
+from clipjax.data import captions, tokenizers
+from clipjax.data.tokenizers import sentencepiece as sentencepiece_tokenizer
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs /proc")
 FINE = ("webp of 1,000 frames",)  # its first frame is decoded, the others are not

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import tars
 
-from clipjax import build_data, config
+from clipjax import config
+from clipjax.build import data as build_data
 from clipjax.common import exits, urls
 from clipjax.common.exits import ConfigError, DataError, RemoteError
 from clipjax.data import examples, loader, order

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tars
 
-from clipjax import build_data, config
+from clipjax import config
+from clipjax.build import data as build_data
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data.sources.selection import Selected, SelectionWriter
 from clipjax.data.sources.tar import open_tars

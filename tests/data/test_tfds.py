@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from clipjax.common.exits import ConfigError, DataError
-from clipjax.data import captions, eval_batches, examples, loader, sentencepiece_tokenizer
+from clipjax.data import captions, eval_batches, examples, loader
 from clipjax.data.sources import shared_records
 from clipjax.data.sources.tfds import TfdsSource
+from clipjax.data.tokenizers import sentencepiece as sentencepiece_tokenizer
 
 tfds = pytest.importorskip("tensorflow_datasets")
 from array_record.python import array_record_module  # noqa: E402

@@ -11,7 +11,7 @@ import pytest
 
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import tokenizers
-from clipjax.data.sentencepiece_tokenizer import (
+from clipjax.data.tokenizers.sentencepiece import (
     MODEL_FILE,
     SentencePieceTokenizer,
     train_sentencepiece,

@@ -74,12 +74,12 @@ def theirs(exported, folder, *, task):
 
 
 def ours(exported, folder, tmp_path):
-    from clipjax import evaluate_suite
     from clipjax.evals import suites
+    from clipjax.run import suites as run_suites
 
     run = ("zero_shot", "retrieval")
     suite = suites.Suite("both", (suites.own("x", path=str(folder), run=run),))
-    evaluate_suite.on_weights(str(exported), suite, output=str(tmp_path))
+    run_suites.on_weights(str(exported), suite, output=str(tmp_path))
     record = json.loads((tmp_path / "both" / "x.json").read_text())
     (made,) = record["measurements"].values()
     return {name: figure["value"] for name, figure in made["figures"].items()}

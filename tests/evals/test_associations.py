@@ -11,7 +11,9 @@ from sklearn.metrics import jaccard_score
 
 from clipjax.common.exits import DataError
 from clipjax.data.sources.associations import Cue
-from clipjax.evals import associations, other_protocols, set_data, suites
+from clipjax.evals import suites
+from clipjax.evals.protocols import associations, other_protocols
+from clipjax.evals.suites import set_data
 
 CUES = [
     ("west", ["eagle", "teepee", "ash"], ["teepee"]),

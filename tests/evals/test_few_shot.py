@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from clipjax.evals import few_shot, logistic_solver, metrics
+from clipjax.evals import metrics
 from clipjax.evals.metrics import Estimate
+from clipjax.evals.probe import solver
+from clipjax.evals.protocols import few_shot
 from clipjax.parallel import mesh as meshes
 
 
@@ -26,7 +28,7 @@ def digits():
 
 def test_real_digits_get_better_with_shots_and_compile_once(digits, mesh):
     x, y = digits
-    before = logistic_solver.advance._cache_size()
+    before = solver.advance._cache_size()
     made = few_shot.curve(
         x[:1000],
         y[:1000],
@@ -38,7 +40,7 @@ def test_real_digits_get_better_with_shots_and_compile_once(digits, mesh):
         shots=(1, 4, 80, 200),
         draws=2,
     )
-    assert logistic_solver.advance._cache_size() == before + 1
+    assert solver.advance._cache_size() == before + 1
     values = [made.points[count].value for count in (1, 4, 80)]
     assert values == sorted(values) and values[0] > 0.3 and values[-1] > 0.9
     assert list(made.left_out) == [200] and "200 + 4 are needed" in made.left_out[200]

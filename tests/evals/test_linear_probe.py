@@ -6,7 +6,9 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from clipjax.evals import class_scores, embed, linear_probe, logistic, logistic_solver, metrics
+from clipjax.evals import class_scores, embed, metrics
+from clipjax.evals.probe import logistic, solver
+from clipjax.evals.protocols import linear_probe
 from clipjax.parallel import mesh as meshes
 
 
@@ -60,9 +62,9 @@ def test_a_chosen_part_of_the_rows_is_a_fit_of_its_own_and_compiles_nothing(rows
     x, y, *_ = digits
     used = np.arange(len(y)) % 3 > 0
     rows.fit(1e3)
-    compiled = logistic_solver.advance._cache_size()
+    compiled = solver.advance._cache_size()
     part = rows.fit(1e3, used=used, start=rows.fit(1e4))
-    assert logistic_solver.advance._cache_size() == compiled
+    assert solver.advance._cache_size() == compiled
     alone = logistic.Rows(x[used], y[used], classes=10, mesh=mesh, length=len(y)).fit(1e3)
     assert part.rows == alone.rows == used.sum()
     np.testing.assert_allclose(part.weights, alone.weights, atol=2e-5)
@@ -116,7 +118,7 @@ def test_the_mesh_does_not_matter(digits, mesh, one):
 def test_losses_near_zero_keep_their_digits():
     logits = np.array([[20.0, 0.0, -3.0], [0.0, 90.0, 2.0], [1.0, 2.0, 3.0]], np.float32)
     labels = np.array([0, 1, 0], np.int32)
-    loss, gradient = logistic_solver.softmax(logits, labels)
+    loss, gradient = solver.softmax(logits, labels)
     exact = logits.astype(np.float64)
     odds = np.exp(exact - exact[np.arange(3), labels][:, None])
     wrong = odds.sum(axis=1) - 1

@@ -7,11 +7,12 @@ import pytest
 import tiny
 
 import clipjax
-from clipjax import build_data, config
+from clipjax import config
+from clipjax.build import data as build_data
 from clipjax.common import exits
 from clipjax.data import eval_batches
 from clipjax.data.sources.scenes import Scenes
-from clipjax.evals import loss
+from clipjax.evals.protocols import loss
 from clipjax.training import objectives
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from clipjax.evals import likelihood, notes, retrieval, zero_shot
+from clipjax.evals import notes
+from clipjax.evals.protocols import likelihood, retrieval, zero_shot
 from clipjax.parallel import mesh as meshes
 
 

@@ -10,7 +10,9 @@ from scipy import stats
 
 from clipjax.common.exits import DataError
 from clipjax.curation import dedup
-from clipjax.evals import folds, frames, geolocation, metrics, nearest, ocr, overlap
+from clipjax.evals import metrics, nearest, overlap
+from clipjax.evals.probe import folds
+from clipjax.evals.protocols import frames, geolocation, lexicon
 from clipjax.parallel import mesh as meshes
 
 
@@ -164,12 +166,12 @@ def test_a_word_is_looked_for_in_its_own_list():
     word_embed = np.eye(4, dtype=np.float32)
     images = np.array([[0.9, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0]], np.float32)
     lists = (("Cat", "dog"), ("dog", "open"), ("exit", "cat"))
-    found = ocr.lexicon_accuracy(
+    found = lexicon.lexicon_accuracy(
         images, word_embed, words=words, truths=("cat", "DOG", "exit"), lexicons=lists
     )
     assert (found.value, found.n) == (2 / 3, 3)  # the second is a tie; "exit" is not the first's
     with pytest.raises(DataError, match='"sun" is not in its list'):
-        ocr.lexicon_accuracy(
+        lexicon.lexicon_accuracy(
             images[:1], word_embed, words=words, truths=["sun"], lexicons=lists[:1]
         )
 

@@ -9,7 +9,8 @@ import pytest
 from clipjax.common.exits import ConfigError
 from clipjax.data.sources.digits import Digits
 from clipjax.data.sources.scenes import Objects
-from clipjax.evals import prompt_files, prompts, suites, zero_shot
+from clipjax.evals import prompt_files, prompts, suites
+from clipjax.evals.protocols import zero_shot
 
 WHERE = "config.evals.pets"
 PETS = prompts.Table({"n1": ("dog", "hound"), "n2": ("cat",), "n3": ("dog",)}, ("a {}", "the {}."))

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from clipjax.evals import results
 from clipjax.evals.metrics import Estimate, share
+from clipjax.evals.suites import results
 
 
 def record():

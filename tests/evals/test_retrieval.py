@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from clipjax.evals import loss, retrieval
+from clipjax.evals.protocols import loss, retrieval
 from clipjax.parallel import mesh as meshes
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from clipjax.common.exits import DataError
-from clipjax.evals import metrics, robustness
+from clipjax.evals import metrics
+from clipjax.evals.protocols import robustness
 
 
 def test_classes_are_joined_by_wnid_and_the_best_of_several_stands_for_a_coarser_one():

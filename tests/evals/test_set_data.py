@@ -8,10 +8,12 @@ import pytest
 import tars
 import webdatasets
 
-from clipjax import build_data, config
+from clipjax import config
+from clipjax.build import data as build_data
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import eval_batches
-from clipjax.evals import prompt_files, set_data, suites
+from clipjax.evals import prompt_files, suites
+from clipjax.evals.suites import set_data
 
 CLASSES = ("ant", "bee", "cat")
 PETS = dataclasses.replace(

@@ -10,15 +10,10 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from clipjax.common.exits import DataError
-from clipjax.evals import (
-    few_shot,
-    other_protocols,
-    probe_protocols,
-    protocols,
-    set_data,
-    suites,
-    video_protocols,
-)
+from clipjax.evals import suites
+from clipjax.evals.protocols import few_shot, other_protocols, probe_protocols, video_protocols
+from clipjax.evals.protocols import registry as protocols
+from clipjax.evals.suites import set_data
 from clipjax.parallel import mesh as meshes
 
 

@@ -9,10 +9,12 @@ import types
 import numpy as np
 import pytest
 
-from clipjax.evals import metric_names, protocols, report, results, suites, summary
+from clipjax.evals import metric_names, suites
 from clipjax.evals.metrics import Estimate
-from clipjax.evals.results import Measurement, Record
-from clipjax.pictures import set_charts
+from clipjax.evals.protocols import registry as protocols
+from clipjax.evals.suites import report, results, summary
+from clipjax.evals.suites.results import Measurement, Record
+from clipjax.pictures.charts import sets as set_charts
 
 NAN = math.nan
 

@@ -11,7 +11,8 @@ import tars
 
 from clipjax.common.exits import ConfigError
 from clipjax.data.sources import tfds_labelled
-from clipjax.evals import prompt_files, set_data, suites
+from clipjax.evals import prompt_files, suites
+from clipjax.evals.suites import set_data
 
 tfds = pytest.importorskip("tensorflow_datasets")
 WITH_TFDS = [entry for entry in suites.entries().values() if entry.tfds]

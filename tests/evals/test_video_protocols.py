@@ -11,15 +11,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
 from clipjax.common.exits import ConfigError, DataError
-from clipjax.evals import (
-    classifier,
-    linear_probe,
-    probe_protocols,
-    rare_actions,
-    set_data,
-    suites,
-    video_protocols,
-)
+from clipjax.evals import classifier, suites
+from clipjax.evals.protocols import linear_probe, probe_protocols, rare_actions, video_protocols
+from clipjax.evals.suites import set_data
 from clipjax.parallel import mesh as meshes
 
 CLASSES = ("Archery", "Biking", "Diving")

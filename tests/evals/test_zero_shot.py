@@ -9,7 +9,8 @@ import pytest
 from clipjax.common.exits import DataError
 from clipjax.data.sources.scenes import Objects
 from clipjax.data.sources.spread import Spread
-from clipjax.evals import prompts, suspicion, zero_shot
+from clipjax.evals import prompts, suspicion
+from clipjax.evals.protocols import zero_shot
 from clipjax.parallel import mesh as meshes
 
 

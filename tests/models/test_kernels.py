@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clipjax import build_model, config
+from clipjax import config
+from clipjax.build import model as build_model
 from clipjax.common.exits import CleanExit
 from clipjax.models import clip
 from clipjax.models.kernels import attention, layer_norm, self_check

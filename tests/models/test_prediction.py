@@ -7,9 +7,9 @@ import pytest
 import tiny
 from ml_collections import ConfigDict
 
-from clipjax import build_model
+from clipjax.build import model as build_model
 from clipjax.common import exits
-from clipjax.evals import likelihood
+from clipjax.evals.protocols import likelihood
 from clipjax.models import clip, flops, towers
 from clipjax.training import objectives
 

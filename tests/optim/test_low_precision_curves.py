@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from clipjax import build
+from clipjax.build import program as build
 from clipjax.optim import low_precision
 from clipjax.parallel import mesh as meshes
 from clipjax.parallel import sharding

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import synthetic
 
-from clipjax.pictures import confusion, curves, history
+from clipjax.pictures import history
+from clipjax.pictures.charts import confusion, curves
 
 
 def test_history_keeps_the_last_attempt_of_a_step(tmp_path):

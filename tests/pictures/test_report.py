@@ -11,16 +11,17 @@ import synthetic
 import vocabulary
 from ml_collections import ConfigDict
 
-from clipjax import run_report
 from clipjax.data import tokenizers
-from clipjax.data.clip_tokenizer import ClipTokenizer
 from clipjax.data.examples import TrainExamples
-from clipjax.data.sentencepiece_tokenizer import SentencePieceTokenizer, train_sentencepiece
 from clipjax.data.sources.scenes import Scenes
-from clipjax.evals import zero_shot
+from clipjax.data.tokenizers.clip import ClipTokenizer
+from clipjax.data.tokenizers.sentencepiece import SentencePieceTokenizer, train_sentencepiece
 from clipjax.evals.embed import Evaluator
-from clipjax.pictures import canvas, retrieved, table
+from clipjax.evals.protocols import zero_shot
+from clipjax.pictures import canvas, table
 from clipjax.pictures.report import Report
+from clipjax.pictures.sheets import retrieved
+from clipjax.run import report as run_report
 
 NASTY = "<script>alert(\"x\")</script> & 'co'"
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from clipjax.pictures import html, set_charts, suite_page
+from clipjax.pictures import html, suite_page
+from clipjax.pictures.charts import sets
 
 ROWS = [
     {"name": "ImageNet 1k", "value": 0.63, "low": 0.62, "high": 0.64, "chance": 0.001,
@@ -24,17 +25,17 @@ def drawn(picture):
 @pytest.mark.parametrize("count", [1, 3, 27])
 def test_rows_become_bars(count):
     rows = [ROWS[i % 3] for i in range(count)]
-    width, height = drawn(set_charts.bars(rows, title="zero shot", published="ViT-B/32"))
+    width, height = drawn(sets.bars(rows, title="zero shot", published="ViT-B/32"))
     assert width == 1100 and height > 200
-    drawn(set_charts.gains(rows, title="gain", xlabel="points"))
+    drawn(sets.gains(rows, title="gain", xlabel="points"))
 
 
 def test_points_and_lines():
     points = [{**row, "x": row["value"] / 2, "y": row["value"]} for row in ROWS]
-    drawn(set_charts.scatter(points, title="a", xlabel="x", ylabel="y", fit=True))
-    drawn(set_charts.scatter(points[:1], title="a", xlabel="x", ylabel="y", fit=True))
+    drawn(sets.scatter(points, title="a", xlabel="x", ylabel="y", fit=True))
+    drawn(sets.scatter(points[:1], title="a", xlabel="x", ylabel="y", fit=True))
     lines = {f"set {i}": [(10.0, ROWS[0]), (1000.0, ROWS[2])] for i in range(8)}
-    drawn(set_charts.scaling(lines, title="scaling"))
+    drawn(sets.scaling(lines, title="scaling"))
 
 
 def test_the_page_escapes_and_holds_all():

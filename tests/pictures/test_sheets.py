@@ -5,7 +5,8 @@ import pytest
 import synthetic
 from PIL import ImageColor
 
-from clipjax.pictures import canvas, contact_sheet, samples
+from clipjax.pictures import canvas
+from clipjax.pictures.sheets import contact_sheet, samples
 
 
 def rgb(name: str) -> np.ndarray:

@@ -11,11 +11,13 @@ import toy
 
 import clipjax
 from clipjax import config as settings
-from clipjax import config_check, convert, evaluate
+from clipjax import convert, evaluate
 from clipjax.common import exits
 from clipjax.common.exits import ConfigError
-from clipjax.training import averages, checkpoint_reader
-from clipjax.training.checkpoint import Checkpoints
+from clipjax.config import check as config_check
+from clipjax.training import averages
+from clipjax.training.checkpoint import read as checkpoint_reader
+from clipjax.training.checkpoint.write import Checkpoints
 
 DECAY = 0.3  # above what the faster beginning has at steps 4 and 5
 

@@ -11,7 +11,7 @@ import clipjax
 from clipjax import config as settings
 from clipjax import evaluate
 from clipjax.common import exits
-from clipjax.training.checkpoint import Checkpoints
+from clipjax.training.checkpoint.write import Checkpoints
 
 TEXT = (r"text/.*",)
 

@@ -13,12 +13,12 @@ import tiny
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
-from clipjax import build
+from clipjax.build import program as build
 from clipjax.common.exits import CheckpointError, ConfigError
 from clipjax.parallel import mesh as meshes
-from clipjax.training import checkpoint_manager
-from clipjax.training.checkpoint import Checkpoints
-from clipjax.training.checkpoint_reader import restore_variables
+from clipjax.training.checkpoint import manage as checkpoint_manager
+from clipjax.training.checkpoint.read import restore_variables
+from clipjax.training.checkpoint.write import Checkpoints
 
 
 def program(sizes, devices=8, **changes):

@@ -14,8 +14,8 @@ from clipjax import verify
 from clipjax.common import exits
 from clipjax.parallel import mesh as meshes
 from clipjax.parallel import sharding
-from clipjax.training import digest
-from clipjax.training.checkpoint import Checkpoints
+from clipjax.training.checkpoint import digest
+from clipjax.training.checkpoint.write import Checkpoints
 from clipjax.training.resume import restore_newest
 
 # Of a step whose first file is damaged, tensorstore goes on to read the others, and tells the event

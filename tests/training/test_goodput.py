@@ -6,14 +6,14 @@ import types
 
 import tiny
 
-from clipjax.pictures import times
-from clipjax.training.goodput import KINDS, Goodput
+from clipjax.pictures.charts import times
+from clipjax.training.logging.goodput import KINDS, Goodput
 
 
 def test_the_kinds_sum_to_the_wall_time(monkeypatch):
     now = [7.0]
     clock = types.SimpleNamespace(perf_counter=lambda: now[0], time=time.time)
-    monkeypatch.setattr("clipjax.training.goodput.time", clock)
+    monkeypatch.setattr("clipjax.training.logging.goodput.time", clock)
     goodput = Goodput()
     for kind, seconds in (("compile", 5), ("train", 10), ("data_wait", 2), ("train", 10)):
         goodput.enter(kind)

@@ -11,8 +11,8 @@ from tensorboardX.proto import event_pb2
 
 from clipjax.data.sources import tfrecord_reader
 from clipjax.data.sources.tar_reader import OpenTar
-from clipjax.training.appended_file import AppendedFile
-from clipjax.training.metric_writer import MetricWriter, cut_torn_line
+from clipjax.training.logging.appended_file import AppendedFile
+from clipjax.training.logging.metric_writer import MetricWriter, cut_torn_line
 
 
 def test_lines_survive_and_a_torn_one_is_cut(tmp_path):

@@ -8,8 +8,8 @@ import toy
 
 from clipjax.common import exits
 from clipjax.parallel import sharding
+from clipjax.training.logging.step_log import StepLog
 from clipjax.training.step import MAX_SKIPPED_IN_A_ROW
-from clipjax.training.step_log import StepLog
 
 MARK = 0  # a token that `toy.Toy.step` never draws
 

@@ -8,10 +8,13 @@ import tiny
 import toy
 
 import clipjax
-from clipjax import build_model, config_check, evaluate, stages
 from clipjax import config as settings
+from clipjax import evaluate
+from clipjax.build import model as build_model
 from clipjax.common import exits
 from clipjax.common.exits import ConfigError
+from clipjax.config import check as config_check
+from clipjax.config import stages
 from clipjax.models import clip
 from clipjax.models.vit import keep
 from clipjax.training.patch_dropout import draw_patches

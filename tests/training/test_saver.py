@@ -7,8 +7,9 @@ import pytest
 from etils import epath
 
 from clipjax.common.exits import CheckpointError
-from clipjax.training import checkpoint_manager, saver
-from clipjax.training.checkpoint import Checkpoints
+from clipjax.training.checkpoint import manage as checkpoint_manager
+from clipjax.training.checkpoint import saver
+from clipjax.training.checkpoint.write import Checkpoints
 
 
 @pytest.fixture

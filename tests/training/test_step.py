@@ -7,7 +7,7 @@ import oracle
 import pytest
 import tiny
 
-from clipjax import build
+from clipjax.build import program as build
 from clipjax.models import clip
 from clipjax.parallel import mesh as meshes
 from clipjax.parallel import sharding

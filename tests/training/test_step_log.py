@@ -1,6 +1,6 @@
 """What a terminal shows of a step's evaluations."""
 
-from clipjax.training import step_log
+from clipjax.training.logging import step_log
 
 
 def test_evaluations_are_lines_that_a_terminal_shows_whole():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clipjax.parallel import distributed
-from clipjax.training import straggler
+from clipjax.training.logging import straggler
 
 HOSTS = 4
 

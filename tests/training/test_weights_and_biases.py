@@ -11,8 +11,8 @@ import pytest
 
 from clipjax.common import exits
 from clipjax.common.exits import ConfigError
-from clipjax.training.metric_writer import MetricWriter
-from clipjax.training.weights_and_biases import WeightsAndBiases, run_id
+from clipjax.training.logging.metric_writer import MetricWriter
+from clipjax.training.logging.weights_and_biases import WeightsAndBiases, run_id
 
 wandb = pytest.importorskip("wandb")
 

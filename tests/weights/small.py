@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from clipjax.common import trees
-from clipjax.data.clip_tokenizer import ClipTokenizer
+from clipjax.data.tokenizers.clip import ClipTokenizer
 from clipjax.weights import arrays, formats
 from clipjax.weights import siglip as formats_siglip
 from clipjax.weights.foreign import shapes_of

@@ -11,10 +11,11 @@ import test_state_dicts as plain
 import vocabulary
 
 import clipjax
-from clipjax import convert, pretrained
+from clipjax import convert
+from clipjax.build import pretrained
 from clipjax.common.exits import CleanExit
-from clipjax.data import clip_tokenizer
-from clipjax.data.siglip_tokenizer import SiglipTokenizer
+from clipjax.data.tokenizers import clip as clip_tokenizer
+from clipjax.data.tokenizers.siglip import SiglipTokenizer
 from clipjax.models import config as model_config
 from clipjax.weights import big_vision, formats, model_configs, open_clip, open_clip_siglip
 from clipjax.weights.preprocessing import PREPROCESSOR, PROCESSOR

@@ -10,11 +10,11 @@ import pytest
 import small
 import tiny
 
-from clipjax import pretrained
+from clipjax.build import pretrained
 from clipjax.common import exits, trees
-from clipjax.data.clip_tokenizer import ClipTokenizer
+from clipjax.data.tokenizers.clip import ClipTokenizer
 from clipjax.models import zoo
-from clipjax.training.checkpoint_reader import restore_variables
+from clipjax.training.checkpoint.read import restore_variables
 from clipjax.weights import formats
 
 pytestmark = pytest.mark.slow

@@ -7,9 +7,9 @@ import pytest
 import small
 import vocabulary
 
-from clipjax import pretrained
+from clipjax.build import pretrained
 from clipjax.common.exits import CleanExit, DataError
-from clipjax.data.siglip_tokenizer import SiglipTokenizer
+from clipjax.data.tokenizers.siglip import SiglipTokenizer
 from clipjax.weights import formats
 
 VALUES = (None, "", [], [32, 48], "x", -1, 0, 1e30, True, {})

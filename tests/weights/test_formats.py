@@ -10,11 +10,12 @@ import vocabulary
 from safetensors import numpy as safetensors_numpy
 
 import clipjax
-from clipjax import convert, pretrained
+from clipjax import convert
+from clipjax.build import pretrained
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import tokenizers
-from clipjax.data.sentencepiece_tokenizer import train_sentencepiece
-from clipjax.data.siglip_tokenizer import GemmaTokenizer, SiglipTokenizer
+from clipjax.data.tokenizers.sentencepiece import train_sentencepiece
+from clipjax.data.tokenizers.siglip import GemmaTokenizer, SiglipTokenizer
 from clipjax.models import config as model_config
 from clipjax.models import transformer, zoo
 from clipjax.weights import (

@@ -17,7 +17,8 @@ def test_the_gradients_of_one_step(tmp_path):
     import small
     import torch
 
-    from clipjax import losses, pretrained
+    from clipjax import losses
+    from clipjax.build import pretrained
     from clipjax.models import clip
     from clipjax.parallel import mesh as meshes
     from clipjax.parallel.mesh import BATCH_AXES

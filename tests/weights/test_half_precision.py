@@ -8,7 +8,8 @@ import pytest
 import small
 from safetensors import numpy as safetensors_numpy
 
-from clipjax import convert, pretrained
+from clipjax import convert
+from clipjax.build import pretrained
 from clipjax.weights import arrays, files, huggingface, huggingface_folder, open_clip, openai
 
 HALVES = (np.float16, ml_dtypes.bfloat16)

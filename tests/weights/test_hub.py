@@ -5,7 +5,8 @@ import shutil
 import pytest
 import small
 
-from clipjax import convert, pretrained
+from clipjax import convert
+from clipjax.build import pretrained
 from clipjax.common.exits import ConfigError, RemoteError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -9,9 +9,9 @@ import small
 import test_state_dicts as plain
 import vocabulary
 
-from clipjax import pretrained
+from clipjax.build import pretrained
 from clipjax.common.exits import CleanExit
-from clipjax.data.siglip_tokenizer import SiglipTokenizer
+from clipjax.data.tokenizers.siglip import SiglipTokenizer
 from clipjax.models import config as model_config
 from clipjax.weights import formats
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import small
 
-from clipjax import pretrained
+from clipjax.build import pretrained
 from clipjax.common.exits import DataError
 from clipjax.models import config as model_config
 from clipjax.models.config import IMAGE_MEAN, IMAGE_STD

@@ -45,7 +45,7 @@ def test_peers_load_what_is_in_half_precision(half, tmp_path):
     import transformers
 
     from clipjax import convert
-    from clipjax.data import clip_tokenizer
+    from clipjax.data.tokenizers import clip as clip_tokenizer
 
     tower = {"hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 1}
     config = transformers.CLIPConfig(
@@ -83,7 +83,7 @@ def test_a_siglip_2_is_prepared_as_transformers_prepares_it(tmp_path):
     import vocabulary
 
     import clipjax
-    from clipjax.data.siglip_tokenizer import GemmaTokenizer
+    from clipjax.data.tokenizers.siglip import GemmaTokenizer
     from clipjax.weights import formats
 
     model = small.siglip(vocab_size=400)

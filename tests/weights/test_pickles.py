@@ -13,7 +13,8 @@ import small
 import test_state_dicts as plain
 
 import clipjax
-from clipjax import convert, pretrained
+from clipjax import convert
+from clipjax.build import pretrained
 from clipjax.common.exits import CleanExit, ConfigError, DataError
 from clipjax.weights import huggingface, open_clip
 

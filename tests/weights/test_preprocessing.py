@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import small
 
-from clipjax import pretrained
+from clipjax.build import pretrained
 from clipjax.common.exits import DataError
 from clipjax.models.config import IMAGE_MEAN, IMAGE_STD
 from clipjax.weights import preprocessing

@@ -93,7 +93,7 @@ def test_the_vocabulary_gives_the_same_ids(workdir, tmp_path):
 
     import clipjax
     from clipjax.data.captions import clean
-    from clipjax.data.sentencepiece_tokenizer import SentencePieceTokenizer
+    from clipjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
     from clipjax.weights import tokenizer_files
 
     own = clipjax.load(workdir).tokenizer

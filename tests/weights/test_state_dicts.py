@@ -11,7 +11,8 @@ import small
 from safetensors import numpy as safetensors_numpy
 
 import clipjax
-from clipjax import convert, pretrained
+from clipjax import convert
+from clipjax.build import pretrained
 from clipjax.common.exits import CleanExit, ConfigError, DataError
 from clipjax.models import zoo
 from clipjax.weights import huggingface, huggingface_folder, open_clip, openai

@@ -3,8 +3,8 @@
     FOLDER/winogavil_dataset.csv      columns cue, candidates and associations, names as JSON lists
     FOLDER/winogavil_images/NAME.jpg
 
-DataComp evaluates these files of huggingface.co/datasets/nlphuji/winogavil; `evals.set_places`
-opens them. Columns of scores and annotators are not read.
+DataComp evaluates these files of huggingface.co/datasets/nlphuji/winogavil, and
+`evals.suites.set_places` opens them. Columns of scores and annotators are not read.
 """
 
 import csv

@@ -1,5 +1,7 @@
-"""An evaluation set as a CSV, TSV or JSON-lines file that names image files; `evals.set_data`
-opens these. Rows are those of `sources.table`; one that cannot be read is an error here.
+"""An evaluation set as a CSV, TSV or JSON-lines file that names image files.
+
+`evals.suites.set_data` opens these. Rows are those of `sources.table`; one that cannot be read is
+an error here.
 
 Columns: the image's path, relative to the file's folder or absolute (`table.IMAGES`); a class key
 (`label` or `class`) or a caption (`fields.TEXTS`); and any columns of groups, such as `region`. A

@@ -1,8 +1,8 @@
 """A prepared TFDS split for evaluation: images with the label keys that the data set itself uses.
 
-`evals.set_data` opens these. `TfdsSource` is for training and gives a class as a caption; here a
-class keeps its key ("american_bulldog", "n01440764"), may be computed from the objects in the
-picture, and there may be several to an image.
+`evals.suites.set_data` opens these. `TfdsSource` is for training and gives a class as a caption;
+here a class keeps its key ("american_bulldog", "n01440764"), may be computed from the objects in
+the picture, and there may be several to an image.
 """
 
 import hashlib

@@ -5,8 +5,8 @@
     FOLDER/zeroshot_classification_templates.txt      with {c} for the name
     FOLDER/dataset_type.txt                           "retrieval" or "multilabel", if it is one
 
-`evals.set_data` opens these. The label key of a class is its number, as the data have it in .cls;
-names belong to numbers by the lines of the folder's own file.
+`evals.suites.set_data` opens these. The label key of a class is its number, as the data have it in
+.cls; names belong to numbers by the lines of the folder's own file.
 """
 
 import functools

@@ -1,0 +1,245 @@
+"""From a config to the data of a run: sources, examples, evaluators; see also `build`."""
+
+import os
+import re
+from typing import Any
+
+from jax.sharding import Mesh
+
+from clipjax import evals
+from clipjax.build import model as build_model
+from clipjax.build import program as build
+from clipjax.common.exits import ConfigError, DataError
+from clipjax.config import Config, evaluation_data, records
+from clipjax.data import (
+    mixture,
+    order,
+    same_image,
+    sources,
+)
+from clipjax.data.examples import TrainExamples
+from clipjax.data.sources import shard_survey, shared_records
+from clipjax.data.sources.selection import Selected
+from clipjax.data.sources.shard_files import ShardFiles
+from clipjax.data.sources.spread import Spread
+from clipjax.parallel import mesh as meshes
+
+OF_RECORDS = re.compile(rf"config\.data\.(?=({'|'.join(records())})\b)")
+EVAL_BATCH = 1024
+DEFAULT_GIGABYTES = 100.0  # of an evaluator's own remote shards
+
+
+def source(data: Config, *, image_size: int, seed: int, where: str = "data") -> Any:
+    """The source that `config.data`, one part of its mixture or an evaluator's settings name.
+
+    Args:
+      data: settings of `config.records`, or of an evaluator; a `mixture` among them comes first.
+      image_size: of sources that draw their images, in pixels.
+      seed: of sources that make their records.
+      where: the config key of `data`, for errors.
+
+    Raises:
+      ConfigError: no data are named.
+      DataError: they cannot be read, or hold no records.
+    """
+    if data.get("mixture"):
+        parts = {
+            name: source(
+                _with_cache(part, data),
+                image_size=image_size,
+                seed=seed,
+                where=f"{where}.mixture.{name}",
+            )
+            for name, part in data.mixture.items()
+        }
+        return mixture.Joined(parts)
+    try:
+        made = _open(data, image_size=image_size, seed=seed, where=where)
+        if data.get("keep"):
+            made = Selected(made, path=shard_files(data).local(data.keep))
+    except (ConfigError, DataError) as error:  # sources speak of the training data's settings
+        raise type(error)(OF_RECORDS.sub(f"config.{where}.", str(error))) from None
+    if len(made) == 0:
+        raise DataError(f"config.{where}: {made.name} split {data.split} holds no records")
+    return made
+
+
+def _open(data: Config, *, image_size: int, seed: int, where: str) -> Any:
+    """The source with all its records."""
+    make = sources.get(data.source)
+    if data.source == "scenes":
+        return make(split=data.split, image_size=image_size, seed=seed)
+    if data.source in ("objects", "objects_noto"):
+        return make(image_size=image_size, seed=seed)
+    if data.source in ("digits", "mnist_5k"):
+        return make(split=data.split)
+    if data.source == "folder":
+        made = make(data.path, split=data.split, text_key=data.text_key)
+        found = os.path.basename(os.path.realpath(made.top))
+        if data.split not in ("train", "test", found):
+            raise ConfigError(
+                f"config.{where}.split={data.split}: {data.path} holds no folder {data.split}"
+            )
+        return made
+    if data.source in sources.SHARDED:
+        index = data.get("index")
+        return make(
+            data.path,
+            image_key=data.image_key,
+            text_key=data.text_key,
+            files=shard_files(data),
+            survey=shard_survey.read(index) if index else None,
+        )
+    return make(
+        data.name,
+        split=data.split,
+        data_dir=data.path or None,
+        image_key=data.image_key,
+        text_key=data.text_key,
+        shard_files=shard_files(data),
+    )
+
+
+def source_at(path: str, *, data: Config) -> Any:
+    """`source` with another `data.path`; can be called in another process."""
+    data = data.copy_and_resolve_references()
+    with data.unlocked():
+        data.path = path
+    return source(data, image_size=0, seed=0)
+
+
+def shard_files(data: Config) -> ShardFiles:
+    """Where shards and their indexes are kept on this host."""
+    return ShardFiles(
+        cache_dir=data.get("cache_dir") or "",
+        cache_bytes=round(data.get("cache_gigabytes", DEFAULT_GIGABYTES) * 1e9),
+        index=data.get("index") or "",
+    )
+
+
+def _with_cache(part: Config, data: Config) -> Config:
+    """A part's or an evaluator's settings, with the training data's cache."""
+    part = part.copy_and_resolve_references()
+    with part.unlocked():
+        part.update({key: data[key] for key in ("cache_dir", "cache_gigabytes")})
+    return part
+
+
+def examples(config: Config, *, source: Any, tokenizer: Any) -> TrainExamples:
+    """The training stream of `config.data` from its `source`."""
+    data = config.data
+    weights = {name: tuple(part.text_weights) for name, part in data.mixture.items()}
+    return TrainExamples(
+        source,
+        tokenizer=tokenizer,
+        image_size=config.model.vision.image_size,
+        image_resize=config.model.image_resize,
+        seed=config.seed,
+        order=_order(data, source=source, seed=config.seed, where="data"),
+        text_weights=weights or tuple(data.text_weights),
+        content_ids=config.loss.duplicates != "negative",
+    )
+
+
+def _order(data: Config, *, source: Any, seed: int, where: str) -> order.Order:
+    if data.get("mixture"):
+        parts = {}
+        for name, part in data.mixture.items():
+            own = source.parts[name]
+            made = _order(
+                _with_cache(part, data), source=own, seed=seed, where=f"{where}.mixture.{name}"
+            )
+            parts[name] = (made, part.weight, len(own))
+        return mixture.MixtureOrder(parts)
+    if getattr(source, "is_remote", False):
+        _check_cache(data, getattr(source, "source", source), where=where)
+    if data.order == "window":
+        return order.WindowOrder(source.lengths, window=data.window, seed=seed)
+    return order.GlobalOrder(len(source), seed=seed)
+
+
+def _check_cache(data: Config, source: Any, *, where: str) -> None:
+    """Raise ConfigError where training would fetch remote shards over and over."""
+    room = shard_files(data).cache_bytes
+    if data.order == "global":
+        needed, remedy = sum(source.sizes), f"--config.{where}.order=window, or"
+    else:
+        needed = 2 * data.window * max(source.sizes)
+        remedy = f"a smaller --config.{where}.window, or"
+    if needed > room:
+        raise ConfigError(
+            f"config.data.cache_gigabytes={room / 1e9:g}: order {data.order!r} reads"
+            f" {needed / 1e9:.3g} GB of remote shards again and again; set {remedy} more room"
+        )
+
+
+def evaluators(
+    config: Config, *, mesh: Mesh, tokenizer: Any, training: Any = None
+) -> dict[str, Any]:
+    """The config's evaluators by name, their data opened now so that a mistake shows at once.
+
+    With the `training` data's source they have a note where they measure on its records.
+    """
+    module = build_model.model(config, mesh=mesh)
+    size = config.model.vision.image_size
+    made = {}
+    for name, settings in config.evals.items():
+        data = evaluation_source(config, name)
+        made[name] = evals.get(settings.kind)(
+            module,
+            source=data,
+            tokenizer=tokenizer,
+            image_size=size,
+            mesh=mesh,
+            batch_size=settings.batch_size or _eval_batch(config.batch_size, mesh=mesh),
+            **_own_settings(settings, name=name),
+            **(_own_loss(config) if settings.kind == "loss" else {}),
+        )
+        made[name].source = data
+        made[name].of_data = getattr(data, "notes", ())
+        if training is not None and (shared := shared_records.count(data, training)):
+            note_training_data(made[name], shared)
+    return made
+
+
+def evaluation_source(config: Config, name: str) -> Any:
+    """The data of the evaluator `name`; errors as `evaluation_data.settings` and `source`."""
+    data = _with_cache(evaluation_data.settings(config, name), config.data)
+    size = config.model.vision.image_size
+    whole = source(data, image_size=size, seed=config.seed, where=f"evals.{name}")
+    if config.evals[name].kind in evals.CAPTIONED and data.source not in sources.OWN:
+        return same_image.some_images(whole, limit=data.max_examples)
+    return Spread(whole, data.max_examples) if data.max_examples else whole
+
+
+def note_training_data(evaluator: Any, shared: int) -> None:
+    """Let an evaluator say beside its figures that so many of its records are training data."""
+    evaluator.seen = shared
+    evaluator.of_data = [
+        shared_records.note(shared, of=len(evaluator.source)),
+        *evaluator.of_data,
+    ]
+
+
+def _own_settings(settings: Config, *, name: str) -> dict[str, Any]:
+    """The settings that only evaluators of this kind have, and where they stand, for errors."""
+    keys = evals.SETTINGS.get(settings.kind, ())
+    return {key: settings[key] for key in keys} | (
+        {"where": f"config.evals.{name}"} if keys else {}
+    )
+
+
+def _own_loss(config: Config) -> dict[str, Any]:
+    """What `evals.protocols.loss` needs to know of the run's loss."""
+    return {
+        "objective": build.objective(config),
+        "name": config.loss.name,
+        "duplicates": config.loss.duplicates,
+        "pairs_in_training": config.batch_size,
+    }
+
+
+def _eval_batch(batch_size: int, *, mesh: Mesh) -> int:
+    """The training batch, or near EVAL_BATCH if that is smaller."""
+    shards = meshes.batch_shards(mesh)
+    return min(batch_size, max(EVAL_BATCH - EVAL_BATCH % shards, shards))

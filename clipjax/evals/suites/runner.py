@@ -1,0 +1,174 @@
+"""Runs a suite on a model: opens all sets, measures what is not measured yet, writes each result.
+
+    FOLDER/SET.json                   the record (`results`)
+    FOLDER/arrays/SET.PROTOCOL.npz    label, choice and rank of each image
+    FOLDER/classifiers/               zero-shot classifiers by weights and prompts
+    FOLDER/summary.{json,csv,md}
+
+`evaluate` calls it on every process; process 0 reads and writes, the others follow. A set's fault
+is written into its record, and the others are measured all the same.
+"""
+
+import functools
+import io
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from clipjax.common import files
+from clipjax.evals import suites
+from clipjax.evals.protocols import registry as protocols
+from clipjax.evals.suites import checks as suite_checks
+from clipjax.evals.suites import faults, results, summary, tasks
+from clipjax.evals.suites.evaluated_model import OnSet, Subject
+from clipjax.evals.suites.faults import Fault
+from clipjax.evals.suites.progress import Progress
+from clipjax.evals.suites.results import Measurement, Record
+from clipjax.evals.suites.tasks import Task
+from clipjax.parallel import distributed
+
+Say = Callable[[str], None]
+
+
+def run_suite(
+    subject: Subject,
+    suite: suites.Suite,
+    *,
+    folder: str,
+    data: str = "",
+    prompts: str = "",
+    only: str | Sequence[str] = (),
+    force: bool = False,
+    compare: str = "",
+    say: Say = print,
+) -> list[Record]:
+    """Measure, write and return the records of all sets, in the suite's order.
+
+    Args:
+      subject: the model.
+      suite: what to run.
+      folder: of results, made if it is not there.
+      data: folder of the sets, see `set_data`; "" where all have a path of their own.
+      prompts: folder of the user's prompts, SET.json or SET/; "" is none.
+      only: protocols, in place of the suite's.
+      force: measure again what is measured.
+      compare: released model whose published numbers stand beside; "" is none.
+      say: prints a line.
+    """
+    place = epath.Path(folder)
+    lead = distributed.is_lead()
+    listed = tasks.prepare(
+        subject,
+        suite,
+        folder=place,
+        data=data,
+        prompts=prompts,
+        only=suite_checks.protocol_names(only),
+        force=force,
+    )
+    if lead:
+        _overview(suite, listed, say=say)
+    due = [task for task in listed if task.todo]
+    images = sum(task.on.data.n for task in due if task.on)
+    with Progress(images, sets=len(due), show=lead) as progress:
+        for task in listed:
+            if task.on and task.todo:
+                progress.begin(task.record.name, images=task.on.data.n)
+                task.on.poll = functools.partial(progress.batch, subject.embedder.batch_size)
+                _measure(task, task.on, folder=place, say=progress.say if lead else _silent)
+                progress.end()
+                if task.record.status == "measured" and not task.record.measurements:
+                    task.record.status = "missing"
+            if task.on:
+                task.on.forget()  # memory of one set at a time
+    records = [task.record for task in listed]
+    if lead:
+        for record in records:
+            file = place / f"{record.set}.json"
+            if record.status == "failed" or (record.status == "missing" and not file.exists()):
+                results.write(record, file)
+        summary.write(records, folder=place, suite=suite, subject=subject, compare=compare)
+    return records
+
+
+def _measure(task: Task, on: OnSet, *, folder: Any, say: Say) -> None:
+    """Measure and write after each protocol; a fault becomes the record's."""
+    record = task.record
+    for protocol in task.todo:
+        began = time.perf_counter()
+        made = _attempt(on, protocol, where=f"{folder}/{record.set}/{protocol}")
+        if isinstance(made, Fault):
+            how = "left out" if made.missing else "FAILED"
+            tasks.note(record, made, protocol=protocol)
+            kept = f"; its traceback is in {record.set}.json" if made.traceback else ""
+            say(f"{record.name}, {protocol}: {how}: {made.message}{kept}")
+            continue
+        measurement, arrays = made
+        measurement.settings = task.settings[protocol]
+        measurement.key = results.key_of(measurement.settings)
+        measurement.seconds = round(time.perf_counter() - began, 2)
+        measurement.time = results.now()
+        _warn(measurement, on, prompted=protocols.PROTOCOLS[protocol].prompted)
+        record.measurements[protocol] = measurement
+        if distributed.is_lead():
+            _write_arrays(arrays, folder / "arrays" / f"{record.set}.{protocol}.npz")
+            results.write(record, folder / f"{record.set}.json")
+        metric, main, seconds = measurement.metric, measurement.main, measurement.seconds
+        say(f"{record.name}, {protocol}: {metric} {main}, {seconds:.1f} s")
+        for warning in measurement.warnings:
+            say(f"  {warning}")
+
+
+def _attempt(on: OnSet, protocol: str, *, where: str) -> tuple[Measurement, Any] | Fault:
+    """The measurement, or the fault of any process; what needs no devices is checked first."""
+    known = protocols.PROTOCOLS[protocol]
+    checked = faults.attempt(lambda: known.check(on))
+    if fault := faults.agree(faults.only(checked), where=f"{where}/check"):
+        return fault
+    made = faults.attempt(lambda: known.measure(on))
+    return faults.agree(faults.only(made), where=where, alone=True) or made
+
+
+def _warn(measurement: Measurement, on: OnSet, *, prompted: bool) -> None:
+    """Add what of the set and its prompts changes how the figures are read."""
+    main = measurement.main
+    if not math.isfinite(main.value):
+        measurement.warnings.append(f"{measurement.metric} is no number: nothing counts for it")
+    measurement.warnings += getattr(on.data.source, "notes", [])
+    if prompted:
+        measurement.warnings += on.prompt_warnings
+
+
+def _write_arrays(arrays: protocols.Arrays, file: Any) -> None:
+    if not arrays:
+        return
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # pyright: ignore
+    files.write(file, content.getvalue())
+
+
+def _overview(suite: suites.Suite, listed: Sequence[Task], *, say: Say) -> None:
+    records = [task.record for task in listed]
+    missing = [record for record in records if record.status == "missing"]
+    failed = [record for record in records if record.status == "failed"]
+    due = sum(bool(task.todo) for task in listed)
+    done = sum(not task.todo and bool(task.record.measurements) for task in listed)
+    say(
+        f"{suite.name}: {len(records)} set{'s' * (len(records) != 1)}: {due} to measure,"
+        f" {done} measured before, {len(missing)} missing, {len(failed)} that cannot be used"
+    )
+    for record in (task.record for task in listed if task.on):
+        classes = f" of {count:,} classes" if (count := record.data["classes"]) else ""
+        say(f"  {record.name}: {record.data['n']:,} images{classes}, {record.data['where']}")
+    for record in failed:
+        say(f"  {record.name}: {record.message}")
+    for record in missing:
+        say(f"  {record.name} is missing: {record.message}")
+
+
+def _silent(line: str) -> None:
+    del line

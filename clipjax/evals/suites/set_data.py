@@ -1,0 +1,210 @@
+"""The data of a registered set: found below the data's folder, opened, and checked.
+
+    DIR/wds_vtab-pets_test/           WebDataset layout of CLIP_benchmark and DataComp
+    DIR/pets/test/CLASS/*.jpg         images in folders by class
+    DIR/pets/test.csv                 or .tsv, .jsonl: paths of images with classes or captions
+    DIR/oxford_iiit_pet/4.0.0/        prepared by TensorFlow Datasets
+    DIR/winogavil/                    a set's own files (`Entry.table`)
+
+The first that is there is taken. Data of a size that nobody reports, without the split, or with
+other classes than the set has are errors and never a score.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+from clipjax.common.exits import DataError
+from clipjax.evals.protocols.frames import MiddleFrames
+from clipjax.evals.suites import Entry, set_places
+from clipjax.evals.suites.set_places import Missing
+
+
+@dataclasses.dataclass(frozen=True)
+class SetData:
+    """The opened data of a set.
+
+    Attributes:
+      entry: which set.
+      source: of images, see `data.sources`; with `labels` and `label(index)`, or `targets(index)`
+        where an image has several classes, or `caption(index)`; or with `cues` (`associations`).
+        Of videos one image each, and `every` with all frames (`frames.MiddleFrames`).
+      where: back end and path, for people.
+      kind: "classification", "multilabel", "retrieval", "associations" or "segments" (of videos).
+      split: read.
+      agrees: protocols whose size the data have, () where nothing is expected.
+    """
+
+    entry: Entry
+    source: Any
+    where: str
+    kind: str
+    split: str
+    agrees: tuple[str, ...]
+
+    @property
+    def n(self) -> int:
+        """Images."""
+        return len(self.source)
+
+    @property
+    def size(self) -> int:
+        """What protocols count: cues where images are candidates for them, videos, or images."""
+        return len(getattr(self.source, "cues", self.source))
+
+    @property
+    def metric(self) -> str:
+        """The main metric of the protocol that the data agree with."""
+        if self.agrees and (known := self.entry.protocols[self.agrees[0]].metric):
+            return known
+        usual = {
+            "classification": "top1_accuracy",
+            "multilabel": "mean_average_precision",
+            "associations": "jaccard",
+            "segments": "frame_averaged_mwap",
+        }
+        return self.entry.metric or usual.get(self.kind, "mean_recall_at_1")
+
+    @functools.cached_property
+    def keys(self) -> tuple[str, ...]:
+        """All label keys that compete: the data's, or those that occur where the set says so.
+
+        Raises DataError if their number is not the set's.
+        """
+        keys = tuple(self.source.labels)
+        if self.entry.subset and len(keys) != self.entry.classes:
+            occur = {self.source.label(index) for index in range(self.n)}
+            keys = tuple(key for key in keys if key in occur)
+        if self.entry.classes and len(keys) != self.entry.classes:
+            raise DataError(
+                f"{self.where}: has {len(keys):,} classes where {self.entry.name} has"
+                f" {self.entry.classes:,}; this is another set, or an incomplete copy"
+            )
+        return keys
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """int32 [N], the class of each image as its place in `keys`; DataError for an unknown."""
+        place = {key: i for i, key in enumerate(self.keys)}
+        found = [self.source.label(index) for index in range(self.n)]
+        unknown = next((i for i, key in enumerate(found) if key not in place), None)
+        if unknown is not None:
+            raise DataError(
+                f"{self.where}: record {self.source.key(unknown)} has the class"
+                f" {found[unknown]!r}, which is none of the set's {len(self.keys):,}"
+            )
+        return np.array([place[key] for key in found], np.int32)
+
+    @functools.cached_property
+    def targets(self) -> tuple[np.ndarray, np.ndarray]:
+        """bool [N, C] twice: the classes in each image, and those to be ignored for it.
+
+        Raises DataError for a record with another number of classes than the set has.
+        """
+        pairs = [self.source.targets(index) for index in range(self.n)]
+        for index, (positive, _) in enumerate(pairs):
+            if positive.shape != (len(self.keys),):
+                raise DataError(
+                    f"{self.where}: record {self.source.key(index)} tells of"
+                    f" {positive.size:,} classes, and the set has {len(self.keys):,}"
+                )
+        return np.stack([p for p, _ in pairs]), np.stack([i for _, i in pairs])
+
+    @property
+    def number(self) -> np.ndarray:
+        """int [C], the images of each class."""
+        if self.kind == "multilabel":
+            return self.targets[0].sum(axis=0)
+        return np.bincount(self.labels, minlength=len(self.keys))
+
+    @functools.cached_property
+    def groups(self) -> np.ndarray:
+        """The group of each image, [N], in the set's `group_column`; DataError without groups."""
+        column = self.entry.group_column or 0
+        if not getattr(self.source, "has_groups", False):
+            raise DataError(f"{self.where}: has no groups beside the classes; copy it again")
+        return np.array([self.source.groups(index)[column] for index in range(self.n)])
+
+
+def open_set(entry: Entry, *, data: str, image_size: int) -> SetData:
+    """The evaluation split of a set.
+
+    Args:
+      entry: which.
+      data: the folder that sets lie in, local or remote; "" for sets with a path of their own.
+      image_size: pixels, of demo data, which are drawn in the model's size.
+
+    Raises:
+      Missing: nothing is there.
+      ConfigError, DataError: what is there cannot be used; the message says why.
+    """
+    found = set_places.find(entry, data=data, split="test", image_size=image_size)
+    if not found:
+        raise Missing(set_places.how_to_get(entry, data=data))
+    made = _opened(entry, *found)
+    _check_size(made)
+    agrees = tuple(name for name, n in entry.sizes.items() if n == made.size)
+    return dataclasses.replace(made, agrees=agrees)
+
+
+def open_train(entry: Entry, *, data: str, image_size: int) -> SetData:
+    """What a linear probe is fitted on; as `open_set`, but sizes are not checked."""
+    found = set_places.find(entry, data=data, split="train", image_size=image_size)
+    if not found:
+        raise Missing(set_places.how_to_get(entry, data=data, split="train"))
+    return _opened(entry, *found)
+
+
+def open_validation(entry: Entry, *, data: str, image_size: int) -> SetData | None:
+    """The official validation split, which lies beside the training split.
+
+    None where the set has none, or it is not there.
+
+    Raises:
+      Missing: nothing is at the set's `validation_path`.
+      ConfigError, DataError: as `open_set`.
+    """
+    if not (entry.validation or entry.validation_path):
+        return None
+    found = set_places.find(entry, data=data, split="validation", image_size=image_size)
+    if not found and entry.validation_path:
+        raise Missing(set_places.how_to_get(entry, data=data, split="validation"))
+    if not found:
+        return None
+    made = _opened(entry, *found)
+    if entry.validation and made.size != entry.validation:
+        raise DataError(
+            f"{made.where}: holds {made.size:,} images where {entry.name}'s validation split has"
+            f" {entry.validation:,}; copy it again, or take it away to search on training images"
+        )
+    return made
+
+
+def _opened(entry: Entry, source: Any, where: str, split: str) -> SetData:
+    if entry.video_parts:
+        source = MiddleFrames(source, parts=entry.video_parts)
+    kind = "segments" if entry.video_parts == 1 else _kind(source)
+    return SetData(entry, source, where, kind, split, ())
+
+
+def _kind(source: Any) -> str:
+    if getattr(source, "has_targets", False):
+        return "multilabel"
+    kind = getattr(source, "kind", "")
+    if kind:
+        return kind
+    return "classification" if hasattr(source, "labels") else "retrieval"
+
+
+def _check_size(data: SetData) -> None:
+    entry = data.entry
+    if entry.sizes and data.size not in entry.sizes.values():
+        counted = "videos" if entry.video_parts else "images"
+        counted = "cues" if data.kind == "associations" else counted
+        told = ", ".join(f"{size:,} ({name})" for name, size in entry.sizes.items())
+        raise DataError(
+            f"{data.where}: holds {data.size:,} {counted} where {entry.name} has {told}; a wrong"
+            " split, or an incomplete copy"
+        )

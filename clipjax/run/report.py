@@ -1,0 +1,166 @@
+"""What a training run shows in WORKDIR/report: chosen from its data and evaluations, then drawn.
+
+The training program calls these with the report that `open_report` gave, or with None on processes
+that draw nothing. None of them can end a run.
+"""
+
+import copy
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from clipjax.config import Config
+from clipjax.data.examples import TrainExamples
+from clipjax.evals.embed import Evaluator
+from clipjax.evals.protocols import zero_shot
+from clipjax.pictures.report import Report
+
+SAMPLES = 12
+
+
+def open_report(
+    workdir: str,
+    *,
+    log: str | None,
+    evaluators: Mapping[str, Evaluator],
+    config: Config,
+    total_steps: int,
+    source: Any,
+    notes: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> Report | None:
+    """The report of the run in `workdir`, named after it; None where there is no log.
+
+    Args:
+      workdir: local or remote.
+      log: path of the local, flushed `metrics.jsonl`; None on processes that draw nothing.
+      evaluators: by name.
+      config: of the run.
+      total_steps: of the whole run.
+      source: whose images it shows; its module may have an ATTRIBUTION.
+      notes: sentences without which the figures of training are misread.
+      say: prints a line, past the progress bar.
+    """
+    if log is None:
+        return None
+    return Report(
+        f"{workdir.rstrip('/')}/report",
+        title=os.path.basename(workdir.rstrip("/")),
+        log=log,
+        chance=chance_levels(evaluators, batch_size=config.batch_size, loss=config.loss.name),
+        total_steps=total_steps,
+        notes=[f"train: {note}" for note in notes],
+        attribution=getattr(sys.modules[type(source).__module__], "ATTRIBUTION", ""),
+        say=say,
+    )
+
+
+def chance_levels(
+    evaluators: Mapping[str, Evaluator], *, batch_size: int, loss: str
+) -> dict[str, float]:
+    """Metric → what guessing scores, in training and in each evaluator.
+
+    Args:
+      evaluators: by name.
+      batch_size: global, the pairs that compete in training.
+      loss: its name; what guessing gives is known for softmax ones only.
+    """
+    levels = {
+        f"eval/{name}/{metric}": level
+        for name, evaluator in evaluators.items()
+        for metric, level in evaluator.chance.items()
+    }
+    for direction in ("image_to_text", "text_to_image"):
+        levels[f"train/{direction}_accuracy"] = 1 / batch_size
+    if loss.startswith("softmax"):
+        levels["train/loss"] = math.log(batch_size)
+    return levels
+
+
+def show_samples(report: Report | None, examples: TrainExamples, *, start: int) -> None:
+    """Draw the training examples from global position `start` on."""
+    if report is not None:
+        found = report.attempt(lambda: training_samples(examples, start=start), what="samples")
+        if found is not None:
+            report.samples(**found)
+
+
+class _Remembering:
+    """A tokenizer that remembers the text it was last given."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.context_length: int = tokenizer.context_length
+        self.text = ""
+
+    def encode(self, texts: Sequence[str]) -> Any:
+        self.text = texts[0]
+        return self.tokenizer.encode(texts)
+
+
+def training_samples(
+    examples: TrainExamples, *, start: int, count: int = SAMPLES
+) -> dict[str, Any]:
+    """The arguments of `Report.samples` for `count` positions, exactly as training sees them."""
+    remembering = _Remembering(examples.tokenizer)
+    same = copy.copy(examples)
+    same.tokenizer = remembering
+    found: dict[str, Any] = {
+        "images": [],
+        "captions": [],
+        "tokens": [],
+        "truncated": [],
+        "first": start,
+    }
+    for position in range(start, start + count):
+        example = same[position]
+        found["images"].append(example["image"])
+        found["captions"].append(remembering.text)
+        found["tokens"].append(decoded_tokens(example["text"], tokenizer=examples.tokenizer))
+        found["truncated"].append(example["truncated"])
+    return found
+
+
+def decoded_tokens(ids: np.ndarray, *, tokenizer: Any) -> list[str]:
+    """Each token of one caption, int [T], decoded alone, between the tokenizer's start, if it has
+    one, and its end of text."""
+    kept = list(map(int, ids))
+    kept = kept[: kept.index(tokenizer.end_id)] if tokenizer.end_id in kept else kept
+    return [tokenizer.decode([token]) for token in kept if token != tokenizer.start_id]
+
+
+def show_evaluation(report: Report | None, step: int, *, details: Mapping[str, Any]) -> None:
+    """Draw what the evaluators of a step left behind, then the curves and the page.
+
+    Args:
+      details: evaluator's name → its `details`: a zero-shot Result becomes a confusion matrix, a
+        dict the arguments of a contact sheet (`pictures.sheets.retrieved`), and None nothing.
+    """
+    if report is None:
+        return
+    report.evaluation(
+        step,
+        sheets={name: found for name, found in details.items() if isinstance(found, dict)},
+        confusions={
+            name: {"counts": found.confusion, "names": found.classes}
+            for name, found in details.items()
+            if isinstance(found, zero_shot.Result)
+        },
+    )
+
+
+def show_progress(report: Report | None, step: int) -> None:
+    """Draw the curves anew, at most once a minute."""
+    if report is not None:
+        report.progress(step)
+
+
+def show_end(report: Report | None, step: int, *, complete: bool) -> None:
+    """Draw for the last time, and print the table against guessing and the page's path."""
+    if report is not None:
+        report.finish(step, complete=complete)
+        print(f"\n{report.table()}\n\n{report.index}", flush=True)

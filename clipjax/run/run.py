@@ -1,0 +1,162 @@
+"""What of a run lasts as long as the program: opened once by `train`, shared by its stages."""
+
+import dataclasses
+from typing import Any
+
+from clipjax import config as settings
+from clipjax.build import data as build_data
+from clipjax.build import model as build_model
+from clipjax.build import program as build
+from clipjax.build import tokenizer as build_tokenizer
+from clipjax.common import exits
+from clipjax.config import Config, stages
+from clipjax.config import check as config_check
+from clipjax.config.stages import Stage
+from clipjax.parallel import distributed
+from clipjax.parallel.preemption import Preemption
+from clipjax.run import record as run_record
+from clipjax.training.checkpoint.write import Checkpoints
+from clipjax.training.logging.goodput import Goodput
+from clipjax.training.logging.metric_writer import MetricWriter, evaluated_before
+from clipjax.training.resume import restore_newest
+from clipjax.training.watchdog import Watchdog
+
+
+@dataclasses.dataclass
+class Run:
+    """One run in its work directory; `open_run` makes it.
+
+    Attributes:
+      config: the whole run's settings; each stage has its own.
+      workdir: where it lives.
+      goodput, watchdog, preemption: its clock and its ends.
+      source: the training data.
+      horizon: durations in steps of the run's own batch.
+      stages: in order; most runs have one.
+      tokenizers: by name of stage, of its context length.
+      checkpoints, writer: where state and metrics go; the writer is None but on the lead process.
+    """
+
+    config: Config
+    workdir: str
+    goodput: Goodput
+    watchdog: Watchdog
+    preemption: Preemption
+    source: Any
+    horizon: build.Horizon
+    stages: list[Stage]
+    tokenizers: dict[str, Any]
+    checkpoints: Checkpoints
+    writer: MetricWriter | None
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.stages[-1].last_step
+
+    def is_complete(self) -> bool:
+        """Whether the newest checkpoint is the last and everything is evaluated; says so."""
+        step = self.checkpoints.latest() or 0
+        evaluated = evaluated_before(self.writer, step=step)
+        complete = step >= self.total and set(self.config.evals) <= evaluated
+        if complete and self.writer is not None:
+            print(
+                f"{self.workdir}: the run is complete, step {step:,} of {self.total:,};"
+                " to go on, raise --config.total and add --allow_config_change"
+            )
+        return complete
+
+    def program(self, stage: Stage) -> build.Program:
+        """The training program of a stage."""
+        own, steps = stage.config, self.horizon.of_schedule
+        return build.program(own, mesh=build.mesh(own), **steps, scheduled=stage.scheduled)
+
+    def newest_state(self) -> tuple[int, Any]:
+        """(step, state) of the newest checkpoint that is whole, else of the beginning.
+
+        Raises:
+          CheckpointError: there are checkpoints and all are damaged.
+          ConfigError: data, tokenizer or config do not go with the checkpoint.
+        """
+
+        def check(record: dict[str, Any]) -> None:
+            own = self.tokenizers[stages.at(self.stages, record["step"]).name]
+            run_record.check(record, source=self.source, tokenizer=own, workdir=self.workdir)
+
+        if self.checkpoints.latest() is not None:
+            self.goodput.enter("restore")
+        found = restore_newest(
+            self.checkpoints,
+            lambda step: self.program(stages.at(self.stages, step)).abstract_state,
+            check=check,
+        )
+        return found or (0, self._first_state())
+
+    def _first_state(self) -> Any:
+        stage = self.stages[0]
+        return build_model.initial_state(
+            stage.config, self.program(stage), tokenizer=self.tokenizers[stage.name]
+        )
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        self.watchdog.close()
+        self.checkpoints.close()
+        if self.writer is not None:
+            self.writer.close()
+
+    def end(self, step: int, *, exit_code: int) -> None:
+        """Close, and say how it ended."""
+        self.close()
+        ended = "complete" if exit_code == exits.DONE else f"saved, leaving with {exit_code}"
+        if self.writer is not None:
+            told = self.goodput.describe()
+            print(f"{self.workdir}: step {step:,} of {self.total:,}, {ended}; {told}")
+
+
+def open_run(config: Config, *, workdir: str) -> Run:
+    """The run in its work directory, as far as it has come.
+
+    Raises:
+      ConfigError: a stage's batch or length does not fit, of every stage, so that the last one's
+        mistake shows now; warm-up or cool-down do not fit into the run; or the tokenizer is another
+        than the run's.
+      DataError: the data cannot be read.
+    """
+    goodput, watchdog, preemption = Goodput(), Watchdog(config.watchdog_seconds), Preemption()
+    for stage in [*config.stages, ""]:
+        build.mesh(stages.settings(config, stage))
+    source = build_data.source(
+        config.data, image_size=config.model.vision.image_size, seed=config.seed
+    )
+    config_check.check_durations(config, epoch_examples=len(source))
+    horizon = build.horizon(config, epoch_examples=len(source))
+    parts = stages.plan(config, epoch_examples=len(source))
+    tokenizers = {
+        stage.name: build_tokenizer.tokenizer(stage.config, source=source, workdir=workdir)
+        for stage in parts
+    }
+    keep = config.checkpoint
+    return Run(
+        config=config,
+        workdir=workdir,
+        goodput=goodput,
+        watchdog=watchdog,
+        preemption=preemption,
+        source=source,
+        horizon=horizon,
+        stages=parts,
+        tokenizers=tokenizers,
+        checkpoints=Checkpoints(
+            workdir,
+            keep_last=keep.keep_last,
+            keep_every=horizon.keep_every,
+            best_metric=keep.keep_best.metric,
+            best_mode=keep.keep_best.mode,
+        ),
+        writer=(
+            MetricWriter(workdir, config=settings.to_keep(config), wandb_project=config.wandb)
+            if distributed.is_lead()
+            else None
+        ),
+    )

@@ -1,0 +1,213 @@
+"""What a run prints before it starts: batch, parameters, sharding, steps, and where things go."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from clipjax import evals, losses
+from clipjax.build.program import Horizon
+from clipjax.common import trees, urls
+from clipjax.config import Config, evaluation_data
+from clipjax.config import unused as unused_settings
+from clipjax.config.stages import Stage
+from clipjax.data import sources
+from clipjax.data.sources import shared_records
+from clipjax.evals.embed import Evaluator
+from clipjax.optim import optimizer as optimizers
+from clipjax.parallel import sharding
+from clipjax.parallel.mesh import batch_shards
+from clipjax.run import summary_tables
+from clipjax.run.summary_tables import as_bytes, local_bytes
+from clipjax.training.forward import frozen_towers
+
+MOST_NAMED = 4  # frozen modules
+UNSHARDED_WARNING = 0.02  # share of the state's bytes on every device
+WASTE = {  # by a mesh axis that splits nothing
+    "fsdp": "every device holds all of them; config.mesh.data would do the same",
+    "tensor": "its devices repeat each other's work",
+}
+
+
+def describe(
+    stage: Stage,
+    *,
+    mesh: Mesh,
+    state: Any,
+    horizon: Horizon,
+    source: Any,
+    evaluators: Mapping[str, Evaluator],
+    progress: Mapping[str, float],
+    start: int,
+    workdir: str,
+    notes: Sequence[str] = (),
+) -> str:
+    """The summary of a stage of a run, several lines.
+
+    `horizon.total` counts the steps of the whole run; `state` is the abstract TrainState with
+    shardings, `progress` what `TrainExamples.progress` says about the end of the stage, `notes`
+    what `batch_notes` gives.
+    """
+    config = stage.config
+    kind = mesh.devices.flat[0].device_kind
+    tower = {"vision": 0, "text": 0}
+    for name, leaf in trees.named_leaves(state.params):
+        head = name.split("/")[0]
+        tower[head] = tower.get(head, 0) + math.prod(leaf.shape)
+    examples = stage.examples(stage.last_step)
+    epochs = ", ".join(
+        " ".join([*name.split("/")[1:-1], f"{value:.2f} epochs"])
+        for name, value in progress.items()
+        if name.endswith("epochs")
+    )
+    whole = sharding.unsharded_fraction(state, jax.tree.map(lambda leaf: leaf.sharding, state))
+    axes = " × ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    lines = [
+        f"model       {config.model.name}: image {tower['vision']:,} + text {tower['text']:,} +"
+        f" 1 = {sum(tower.values()):,} parameters",
+        f"devices     {mesh.size} × {kind}; mesh {axes}; {summary_tables.devices(mesh)}",
+        *_fsdp_line(config, mesh=mesh),
+        batch_line(config.batch_size, mesh=mesh),
+        f"state       {as_bytes(local_bytes(state))} on each device, {whole:.1%} of it unsharded",
+        weights_line(config, state.params, start=start),
+        f"data        {source.name}: {len(source):,} records; {examples:,} examples = {epochs}",
+        *([f"            {source.details}"] if hasattr(source, "details") else []),
+        f"steps       {horizon.total:,} (warm-up {horizon.warmup:,}), starting at {start:,};"
+        f" checkpoint every {horizon.save_every:,}, log every {horizon.log_every:,}",
+        *_stage_line(stage, total=horizon.total),
+        *_evaluator_lines(config, evaluators, every=horizon.evals_every),
+        f"work dir    {workdir}: checkpoints/ config.json metrics.jsonl tensorboard/",
+    ]
+    if mesh.shape["fsdp"] > 1 and whole > UNSHARDED_WARNING:
+        lines.append(
+            f"warning     {whole:.1%} of the state is on every device: widths do not divide by"
+            f" config.mesh.fsdp={mesh.shape['fsdp']}, or the model is very small"
+        )
+    lines += [f"warning     {line}" for line in unused_settings.ignored(config)]
+    best = config.checkpoint.keep_best
+    if best.metric.endswith("/loss") and best.mode == "max":
+        lines.append("warning     config.checkpoint.keep_best.mode=max keeps the largest loss")
+    lines += [
+        f"warning     config.evals.{name}: {evaluator.of_data[0]}; name others by its path or split"
+        for name, evaluator in evaluators.items()
+        if evaluator.seen
+    ]
+    used = {
+        axis
+        for leaf in jax.tree.leaves(state)
+        for part in leaf.sharding.spec
+        for axis in (part if isinstance(part, tuple) else (part,))
+    }
+    lines += [
+        f"warning     config.mesh.{axis}={mesh.shape[axis]} splits no parameter, none has a"
+        f" dimension that divides by it: {waste}"
+        for axis, waste in WASTE.items()
+        if mesh.shape[axis] > 1 and axis not in used
+    ]
+    lines += [f"warning     {note}" for note in notes]
+    return "\n".join([*lines, summary_tables.parameters(state.params)])
+
+
+def _fsdp_line(config: Config, *, mesh: Mesh) -> list[str]:
+    """What became of a `config.mesh.fsdp` that does not divide the devices."""
+    wanted, size = config.mesh.fsdp, mesh.shape["fsdp"]
+    if wanted in (-1, size):
+        return []
+    return [f"            fsdp={size} is what config.mesh.fsdp={wanted} and the devices share"]
+
+
+def batch_notes(config: Config, *, per_batch: Mapping[str, float]) -> list[str]:
+    """Sentences without which the loss and the accuracy of training are misread; mostly none.
+
+    `per_batch` is what `TrainExamples.progress` says of as many examples as a batch has.
+    """
+    if config.loss.name not in losses.LOSSES:
+        return []
+    notes = []
+    if config.batch_size == 1:
+        notes.append(
+            "a batch of one pair holds no other to tell it from: accuracy is 100 % and a softmax"
+            " loss 0 whatever the model does; raise config.batch_size"
+        )
+    for name, epochs in per_batch.items():
+        if name.endswith("epochs") and epochs > 1 and config.loss.duplicates == "negative":
+            place = name.removesuffix("/epochs")
+            pairs = per_batch.get(f"{place}/examples", config.batch_size)
+            notes.append(
+                f"a batch takes {pairs:,} pairs from the {round(pairs / epochs):,} records of"
+                f" config.{_setting(place)}: copies of a pair count as wrong answers to each other;"
+                " lower config.batch_size, or set config.loss.duplicates=mask"
+            )
+    return notes
+
+
+def _setting(place: str) -> str:
+    """The config's group of data that `TrainExamples.progress` calls "data/web"."""
+    return place.replace("/", ".mixture.", 1)
+
+
+def batch_line(batch_size: int, *, mesh: Mesh) -> str:
+    """ "global batch 32,768 = 256 chips × 128"."""
+    shards = batch_shards(mesh)
+    groups = mesh.size // shards
+    within = f" (each by {groups} chips together)" if groups > 1 else ""
+    per_chip = f"{shards} chips × {batch_size // shards:,}{within}"
+    return f"batch       global batch {batch_size:,} = {per_chip}"
+
+
+def weights_line(config: Config, params: Any, *, start: int) -> str:
+    """ "weights     from runs/a (vision, text); frozen: vision/*, 86,192,640 parameters"."""
+    origin = f"random, of seed {config.seed}"
+    if start:
+        origin = f"from the checkpoint of step {start:,}"
+    elif config.init.weights:
+        origin = f"from {config.init.weights} ({', '.join(config.init.towers)})"
+    trained = optimizers.trainable(params, config.optimizer.learning_rate_factors)
+    sizes = {name: math.prod(leaf.shape) for name, leaf in trees.named_leaves(params)}
+    frozen = [name for name, is_trained in trees.named_leaves(trained) if not is_trained]
+    if not frozen:
+        return f"weights     {origin}"
+    towers = frozen_towers(trained)
+    modules = dict.fromkeys(
+        f"{tower}/*" if (tower := name.split("/")[0]) in towers else summary_tables.module(name)
+        for name in frozen
+    )
+    named = ", ".join([*modules][:MOST_NAMED])
+    more = f" and {len(modules) - MOST_NAMED} more" if len(modules) > MOST_NAMED else ""
+    count = sum(sizes[name] for name in frozen)
+    return f"weights     {origin}; frozen: {named}{more}, {count:,} parameters"
+
+
+def _evaluator_lines(
+    config: Config, evaluators: Mapping[str, Evaluator], *, every: Mapping[str, int]
+) -> list[str]:
+    """What each evaluator measures on, and how often."""
+    lines = []
+    for name, evaluator in evaluators.items():
+        data, kind = evaluation_data.settings(config, name), config.evals[name].kind
+        place = [urls.shown(data.path)] if data.path else []
+        part = [f"split {data.split}"] if "split" in sources.READS[data.source] else []
+        if top := getattr(shared_records.whole(evaluator.source), "top", ""):  # a folder, or split
+            place, part = [top], []
+        labels = getattr(evaluator.source, "labels", ()) if kind in evals.SETTINGS else ()
+        counted = f"{len(evaluator.source):,} records"
+        counted += f" in {len(labels):,} classes" if labels else ""
+        where = ", ".join([evaluator.source.name, *place, *part])
+        lines.append(
+            f"evaluator   {name}: {kind} on {counted} of {where}; every {every[name]:,} steps"
+        )
+    return lines
+
+
+def _stage_line(stage: Stage, *, total: int) -> list[str]:
+    """What is special of a stage; nothing in a run without stages."""
+    if stage.last_step - stage.first_step == total:
+        return []
+    model = stage.config.model
+    return [
+        f"stage       {stage.name or 'last'}: steps {stage.first_step:,} to {stage.last_step:,},"
+        f" images of {model.vision.image_size} pixels, texts of {model.text.context_length} tokens,"
+        f" batches of {stage.config.batch_size:,}, patch dropout {stage.config.patch_dropout:g}"
+    ]

@@ -1,0 +1,220 @@
+"""What the training loop tells: a line per logged step, the progress bar, and bounded run-ahead.
+
+Metrics stay on the device until their step has finished; the host is at most `RUN_AHEAD` steps
+ahead. A line holds its own step's values; only `perf/…` are means since the line before.
+"""
+
+import collections
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from clipjax.common.exits import Diverged
+from clipjax.parallel import distributed
+from clipjax.training.logging.metric_writer import MetricWriter
+from clipjax.training.logging.straggler import Stragglers
+from clipjax.training.step import MAX_SKIPPED_IN_A_ROW
+
+RUN_AHEAD = 2
+WIDTH = 100  # columns of a line
+UNBROKEN = "\u00a0"  # a space that no line is broken at
+
+
+class StepLog:
+    """The log of one process; all processes call it alike, only the lead writes.
+
+    Args:
+      writer: of the lead process, None elsewhere.
+      start, total: steps, for the bar.
+      batch_size: global.
+      examples: step → examples seen; default all of this batch.
+      log_every: steps between lines; the last step is always logged.
+      peak_share: MFU of one example a second on all devices together; None if not known.
+      times: metrics of where the time went, see `goodput.py`.
+      progress: metrics that follow from the examples seen: epochs, and shares of a mixture.
+    """
+
+    def __init__(
+        self,
+        writer: MetricWriter | None,
+        *,
+        start: int,
+        total: int,
+        batch_size: int,
+        examples: Callable[[int], int] | None = None,
+        log_every: int,
+        peak_share: float | None = None,
+        progress: Callable[[int], dict[str, float]] = lambda examples: {},
+        times: Callable[[], dict[str, float]] = dict,
+    ) -> None:
+        self.writer = writer
+        self.total = total
+        self.batch_size = batch_size
+        self.examples = examples or (lambda step: step * batch_size)
+        self.log_every = log_every
+        self.peak_share = peak_share
+        self.progress = progress
+        self.times = times
+        self.pending: collections.deque[tuple[int, dict[str, Any], dict[str, int]]] = (
+            collections.deque()
+        )
+        self.bar = tqdm(
+            total=total,
+            initial=start,
+            unit="step",
+            disable=writer is None,
+            dynamic_ncols=True,
+            mininterval=0.5 if sys.stderr.isatty() else 30.0,  # a log file gets a line now and then
+            smoothing=0.05,
+        )
+        self.stragglers = Stragglers()
+        self.noted: dict[str, str] = {}  # of each evaluator, what was said last
+        self._begin_window()
+
+    def _begin_window(self) -> None:
+        self.window_start = time.perf_counter()
+        self.window_steps = 0
+        self.window_wait = 0.0
+
+    def pause(self) -> None:
+        """Finish what is pending; the time until `resume` (evaluation, saving) is not training."""
+        self.flush()
+        self.paused_at = time.perf_counter()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self.window_start += time.perf_counter() - self.paused_at
+
+    def waited(self, seconds: float) -> None:
+        """Count time that a step waited for its batch."""
+        self.window_wait += seconds
+
+    def step(self, step: int, metrics: dict[str, Any], *, counts: dict[str, int]) -> None:
+        """Note a step just dispatched; blocks until the one `RUN_AHEAD` before it has finished.
+
+        Args:
+          step: finished steps, this one included.
+          metrics: device scalars.
+          counts: host counters of this process's rows, {"bad": …}; logged as fractions, and
+            those that are parts of another ("bad/…") only where there are any.
+        """
+        self.pending.append((step, metrics, counts))
+        while len(self.pending) > RUN_AHEAD:
+            self._finish_oldest()
+
+    def flush(self) -> None:
+        """Wait for all dispatched steps and write their lines, where they belong."""
+        while self.pending:
+            self._finish_oldest()
+        if self.writer is not None:
+            self.writer.sync()
+
+    def _finish_oldest(self) -> None:
+        step, metrics, counts = self.pending.popleft()
+        jax.block_until_ready(metrics["train/loss"])
+        self.window_steps += 1
+        if step % self.log_every == 0 or step == self.total:
+            self._write_line(step, jax.device_get(metrics), counts)
+        _check_finite(step, metrics)  # of every step: a save that follows must not keep a dead run
+        self.bar.update(1)
+
+    def _write_line(self, step: int, metrics: dict[str, Any], counts: dict[str, int]) -> None:
+        milliseconds = round(1e3 * self.window_wait)
+        gathered = distributed.gather(np.array([*counts.values(), milliseconds], np.int64))
+        counted, waited = gathered[:, :-1].sum(axis=0), gathered[:, -1] / 1e3
+        seconds = max(time.perf_counter() - self.window_start, 1e-9)
+        rate = self.window_steps * self.batch_size / seconds
+        wait = self.window_wait / seconds
+        line = {
+            "examples_seen": self.examples(step),
+            **{name: np.asarray(value).item() for name, value in metrics.items()},
+            **{
+                f"data/{name}_fraction": int(rows) / self.batch_size
+                for name, rows in zip(counts, counted, strict=True)
+                if rows or "/" not in name
+            },
+            **self.progress(self.examples(step)),
+            "perf/examples_per_second": rate,
+            "perf/examples_per_second_per_chip": rate / jax.device_count(),
+            "perf/step_seconds": seconds / max(self.window_steps, 1),
+            "perf/data_wait_fraction": wait,
+            **self.times(),
+        }
+        straggler = self.stragglers.note(waited, steps=self.window_steps, seconds=seconds)
+        if len(waited) > 1:
+            line["perf/straggler"] = straggler
+        if self.peak_share is not None:
+            line["perf/mfu"] = rate * self.peak_share
+        self._begin_window()
+        if self.writer is not None:
+            self.writer.write(step, line)
+            self.bar.set_postfix_str(
+                f"loss {line['train/loss']:.3f}, {rate:,.0f} examples/s, {wait:.0%} data wait",
+                refresh=False,
+            )
+
+    def evaluation(
+        self, step: int, metrics: dict[str, Any], *, notes: Mapping[str, Sequence[str]]
+    ) -> None:
+        """Lines with the evaluations of a step; texts among them go to the file only.
+
+        `notes` by evaluator go to the file as "eval/<name>/notes", and get a line where they are
+        others than the last time.
+        """
+        if self.writer is not None:
+            texts = {name: "; ".join(each) for name, each in notes.items() if each}
+            kept = {f"eval/{name}/notes": text for name, text in texts.items()}
+            self.writer.write(step, {"examples_seen": self.examples(step), **metrics, **kept})
+            for line in evaluation_lines(step, metrics):
+                self.say(line)
+            for name, text in texts.items():
+                if self.noted.get(name) != text:
+                    self.say(f"note: {name}: {text}")
+            self.noted |= texts
+
+    def say(self, text: str) -> None:
+        """A line above the bar, from the lead process."""
+        if self.writer is not None:
+            self.bar.write(text)
+
+    def close(self) -> None:
+        """Write what is pending and let the bar stand."""
+        self.flush()
+        self.bar.close()
+
+
+def evaluation_lines(step: int, metrics: Mapping[str, Any]) -> list[str]:
+    """What a terminal shows of a step's evaluations: lines of WIDTH, a new one for each evaluator.
+
+    Args:
+      step: that was evaluated.
+      metrics: "eval/<name>/<metric>" → value.
+    """
+    values: dict[str, list[str]] = {}
+    for key, value in metrics.items():
+        if not isinstance(value, str):
+            _, name, metric = key.split("/", 2)
+            values.setdefault(name, []).append(f"{metric}{UNBROKEN}{value:.4g}")
+    lines = []
+    for name, each in values.items():
+        text = f"step {step:,}, {name}: {', '.join(each)}"
+        lines += textwrap.wrap(text, WIDTH, subsequent_indent="    ", break_long_words=False)
+    return [line.replace(UNBROKEN, " ") for line in lines]
+
+
+def _check_finite(step: int, metrics: dict[str, Any]) -> None:
+    """Raise Diverged, on all processes alike, if the last steps were too often not finite."""
+    in_a_row = int(metrics.get("train/skipped_in_a_row", 0))
+    if in_a_row >= MAX_SKIPPED_IN_A_ROW:
+        raise Diverged(
+            f"step {step:,}: loss or gradient was not finite in the last {in_a_row} steps, at least"
+            f" {MAX_SKIPPED_IN_A_ROW} in a row; parameters are as before them, checkpoints too. Try"
+            " a lower --config.optimizer.learning_rate or --config.optimizer.clip_norm=1 with"
+            " --allow_config_change"
+        )
