@@ -2,11 +2,13 @@
 stage and mixture has, and over the settings that others make idle."""
 
 import pytest
+import tiny
 
 from clipjax import config
+from clipjax.build import data as build_data
 from clipjax.common.exits import ConfigError
 from clipjax.config import check as config_check
-from clipjax.config import evaluation_data, flatten
+from clipjax.config import evaluation_data, flatten, stages
 from clipjax.config import unused as unused_settings
 from clipjax.data import sources
 
@@ -252,3 +254,88 @@ def test_data_that_are_not_said_are_asked_for():
     config_check.check(c)
     data = evaluation_data.settings(c, "x")
     assert (data.source, data.name, data.path) == ("tfds", "two", "prepared")
+
+
+OF_STAGES = {  # settings of `config.stage` → another value, and what shows it in the stage's config
+    "until": ("48 examples", lambda stage: stage.last_step * 16 == 48),
+    "batch_size": (8, lambda stage: stage.config.batch_size == 8),
+    "micro_batches": (2, lambda stage: stage.config.micro_batches == 2),
+    "image_size": (16, lambda stage: stage.config.model.vision.image_size == 16),
+    "context_length": (12, lambda stage: stage.config.model.text.context_length == 12),
+    "patch_dropout": (0.5, lambda stage: stage.config.patch_dropout == 0.5),
+}
+
+
+def staged(**changes):
+    c = tiny.tiny()
+    c.stages.small = config.stage(**{"until": "32 examples"} | changes)
+    return c
+
+
+def test_every_setting_of_a_stage_is_in_the_table():
+    assert set(OF_STAGES) == set(config.stage("1 steps"))
+    assert not any(shows(stages.plan(staged(), epoch_examples=None)[0]) for _, shows in MEASURED)
+
+
+MEASURED = list(OF_STAGES.values())
+
+
+@pytest.mark.parametrize("key", OF_STAGES)
+def test_every_setting_of_a_stage_is_in_effect_until_its_end(key):
+    value, shows = OF_STAGES[key]
+    c = staged(**{key: value})
+    assert noticed(c) == ("" if key != "until" else IDLE_STAGE.format(value))
+    small, last = stages.plan(c, epoch_examples=None)
+    assert shows(small) and not shows(last)
+    assert small.config.model.name == "custom"
+
+
+IDLE_STAGE = "config.stages.small.until={} has no effect: the stage sets nothing else"
+
+
+def test_a_stage_that_changes_nothing_is_told():
+    assert noticed(staged()) == IDLE_STAGE.format("32 examples")
+    assert noticed(staged(batch_size=16, image_size=32)) == IDLE_STAGE.format("32 examples")
+    assert noticed(staged(batch_size=16, image_size=16)) == ""
+
+
+HELD = {  # groups of which a config holds several → how one with a further setting is made
+    "stages.x": lambda more: config.stage("32 examples", image_size=16, **more),
+    "evals.x": lambda more: config.evaluator("retrieval", **more),
+    "data.mixture.x": lambda more: config.part(1.0, source="scenes", **more),
+}
+ALL_NAMES = sorted({*flatten(config.defaults()), *config.records(), *config.evaluator("zero_shot")})
+ALL_NAMES = sorted({name.rpartition(".")[2] for name in ALL_NAMES})
+FOREIGN = [(w, n) for w, make in HELD.items() for n in ALL_NAMES if n not in make({})]
+
+
+def test_every_setting_of_another_group_is_refused_in_a_stage_an_evaluator_and_a_part():
+    """What a run, a source or an evaluator has, where nothing reads it: exit code 64."""
+    assert len(FOREIGN) > 200
+    for where, name in FOREIGN:
+        c = tiny.tiny()
+        group, _, own = where.rpartition(".")
+        held = c
+        for each in group.split("."):
+            held = held[each]
+        held[own] = HELD[where]({name: 1})
+        assert noticed(c).startswith(f"config.{where}.{name}: no such setting"), (where, name)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf"), "much", None])
+def test_a_weight_that_is_no_share_is_refused(weight):
+    c = trained_on("scenes")
+    c.data.mixture.web = config.part(1.0, source="scenes")
+    with c.ignore_type():
+        c.data.mixture.web.weight = weight
+    assert noticed(c).startswith("config.data.mixture.web.weight")
+
+
+def test_weights_are_the_shares_of_a_mixture():
+    c = tiny.tiny()
+    c.data.mixture.drawn = config.part(3.0, source="scenes")
+    c.data.mixture.glyphs = config.part(1, source="digits")
+    config_check.check(c)
+    joined = build_data.source(c.data, image_size=32, seed=0)
+    shares = build_data.examples(c, source=joined, tokenizer=None).progress(400)
+    assert shares["data/drawn/examples"] == 3 * shares["data/glyphs/examples"] == 300

@@ -11,7 +11,7 @@ from clipjax import config as settings
 from clipjax import losses
 from clipjax.common.exits import ConfigError
 from clipjax.common.ranges import as_flag
-from clipjax.config import Config, evaluation_data, flatten
+from clipjax.config import Config, evaluation_data, flatten, stages
 from clipjax.data import sources
 
 BLOCKLESS = ("resnet", "bag_of_words", "word_prediction")  # kinds of towers without blocks
@@ -38,6 +38,8 @@ def _idle(config: Config) -> Iterator[tuple[str, str, str]]:
         usual |= flatten(settings.part(1.0), f"data.mixture.{name}.")
     for name, own in config.evals.items():
         usual |= flatten(settings.evaluator(own.kind), f"evals.{name}.")
+    for name in config.stages:
+        usual |= flatten(settings.stage(""), f"stages.{name}.")
     for key, why in _unread(config):
         if key in ours and ours[key] != usual[key]:
             yield key, as_flag(ours[key]), why
@@ -73,6 +75,9 @@ def _unread(config: Config) -> Iterator[tuple[str, str]]:
     for name, own in config.evals.items():
         source = evaluation_data.settings(config, name).source
         yield from _unread_by(source, own, where=f"evals.{name}")
+    for name in config.stages:
+        if stages.settings(config, name) == stages.settings(config, ""):
+            yield f"stages.{name}.until", "the stage sets nothing else"
 
 
 def _unread_records(data: Config, *, where: str) -> Iterator[tuple[str, str]]:
