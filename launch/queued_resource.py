@@ -60,6 +60,12 @@ class Outcome:
     seconds: float
 
 
+def setup_flags(options: argparse.Namespace) -> list[str]:
+    """What tpu_vm.sh's setup is told: where the code is, and the file of secrets."""
+    values = {flag: getattr(options, flag) for flag in ("repo", "ref", "env_file")}
+    return [f"--{flag}={value}" for flag, value in values.items() if value]
+
+
 def start(options: argparse.Namespace, *, new: bool) -> None:
     """Set up where nothing is, and start the run unless it is already under way.
 
@@ -73,9 +79,7 @@ def start(options: argparse.Namespace, *, new: bool) -> None:
         return
     steps = [("run", ["--", *options.arguments])]
     if not found or any(worker["state"] == "none" for worker in found):
-        given = {flag: getattr(options, flag) for flag in ("repo", "ref", "env_file")}
-        flags = [f"--{flag}={value}" for flag, value in given.items() if value]
-        steps.insert(0, ("setup", flags))
+        steps.insert(0, ("setup", setup_flags(options)))
     for verb, flags in steps:
         say(f"tpu_vm.sh {verb}")
         code, _ = tpu_queue.on_nodes(options, verb, *flags)
@@ -241,6 +245,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         parser.error(f"--slices={options.slices}: at least 1")
     flags = [f"--type={options.type}", *[f"--create_flag={f}" for f in options.create_flag]]
     flags += [f"--version={options.version}"] if options.version else []
+    flags += setup_flags(options)
     code, version = tpu_queue.on_nodes(options, "check", *flags, capture=True)
     if code:
         sys.exit(code)  # tpu_vm.sh has said why
@@ -255,7 +260,8 @@ def dry_run(options: argparse.Namespace) -> None:
     create = shlex.join(tpu_queue.create_command(options))
     delete = shlex.join(tpu_queue.delete_command(options))
     print(create, flush=True)
-    for verb, flags in (("setup", []), ("run", ["--", *options.arguments]), ("status", [])):
+    steps = {"setup": setup_flags(options), "run": ["--", *options.arguments], "status": []}
+    for verb, flags in steps.items():
         tpu_queue.on_nodes(options, verb, "--dry_run", *flags)
     print("# after a preemption, then as above:", delete, create, "# at the end:", delete, sep="\n")
 

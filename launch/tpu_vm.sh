@@ -32,7 +32,7 @@ matches() { # FLAG VALUE PATTERN EXAMPLE
 
 parse() { # fills the settings below from the command line; stops at the first bad one
   name="" zone="" type="" version="" project="" worker="" lines=100 module=clipjax.main
-  repo="" ref=HEAD env_file="" dry_run="" internal_ip="" kill="" create_flags=() arguments=()
+  repo="" ref="" env_file="" dry_run="" internal_ip="" kill="" create_flags=() arguments=()
   local value
   [[ $# -gt 0 && $1 != -* ]] || fail "a NAME comes after the command: launch/tpu_vm.sh status NAME"
   name=$1
@@ -63,6 +63,7 @@ parse() { # fills the settings below from the command line; stops at the first b
     esac
     shift
   done
+  [[ -z $ref || -n $repo ]] || fail "--ref=$ref: of which --repo=https://…? Without one, this checkout's HEAD is sent"
   [[ -n $zone ]] || fail "--zone=… is missing, for example --zone=us-east5-b"
   where=("--zone=$zone")
   [[ -z $project ]] || where+=("--project=$project")
@@ -113,13 +114,23 @@ create() {
   echo "tpu_vm.sh: $name is billed from now on, until: launch/tpu_vm.sh delete $name ${where[*]}" >&2
 }
 
-setup() {
-  local root folder
+check_setup() { # what `setup` would send is there; sets root
+  local why
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
   if [[ -n $env_file ]]; then
     [[ -f $env_file ]] || fail "--env_file=$env_file: no such file"
     [[ $(ls -ld -- "$env_file") == -???------* ]] || fail "--env_file=$env_file: others may read it; chmod 600 it"
   fi
+  if [[ -z $repo ]]; then
+    # Of this file, because an unpacked archive may lie in somebody's git checkout.
+    why=$(git -C "$root" rev-parse --verify HEAD:./launch/tpu_vm.sh 2>&1 >/dev/null) ||
+      fail "no commit of $root can be sent; give --repo=https://… --ref=… (${why%%$'\n'*})"
+  fi
+}
+
+setup() {
+  local root folder
+  check_setup
   if [[ -n $dry_run ]]; then
     folder=${TMPDIR:-/tmp}
   else
@@ -131,15 +142,13 @@ setup() {
   call cp "$root/launch/tpu_vm.sh" "$folder/clipjax-upload/"
   [[ -z $env_file ]] || call install -m 600 "$env_file" "$folder/clipjax-upload/env"
   if [[ -z $repo ]]; then
-    git -C "$root" rev-parse --quiet --verify HEAD >/dev/null ||
-      fail "$root is no git checkout; give --repo=https://… --ref=…"
     [[ -z $(git -C "$root" status --porcelain) ]] ||
       echo "tpu_vm.sh: uncommitted changes in $root are not sent; commit them first" >&2
     call git -C "$root" archive --format=tar.gz --output="$folder/clipjax-upload/clipjax.tar.gz" HEAD
   fi
   call gcloud compute tpus tpu-vm scp --recurse "$folder/clipjax-upload" "$name:" "${reach[@]}" --worker=all
   if [[ -n $repo ]]; then
-    script all setup "$repo" "$ref"
+    script all setup "$repo" "${ref:-HEAD}"
   else
     script all setup
   fi
@@ -333,7 +342,10 @@ main() {
     attach) script "${worker:-0}" follow ;;
     stop) script all stop "${kill:-save}" ;;
     delete) call gcloud compute tpus tpu-vm delete "$name" "${where[@]}" --quiet ;;
-    check) runtime_version ;; # for queued_resource.py: the flags are good, and this is the image
+    check) # for queued_resource.py: the flags are good, setup can begin, and this is the image
+      check_setup
+      runtime_version
+      ;;
   esac
 }
 

@@ -3,13 +3,19 @@
 Used by the tests of `launch/`: its folder comes first on PATH, so that nothing reaches a cloud.
 """
 
+import atexit
 import dataclasses
+import functools
 import json
 import os
 import pathlib
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
+
+import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 LAUNCH = ROOT / "launch"
@@ -55,6 +61,28 @@ HOSTNAME = '#!/bin/sh\nbasename "$HOME"\n'
 SUDO = "#!/bin/sh\nexit 1\n"  # the machine that runs the tests is left as it is
 
 
+needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git makes what setup sends")
+
+
+@functools.cache
+def commit() -> dict[str, str]:
+    """Variables by which git finds a commit of this tree, made here where it is no checkout."""
+    if (ROOT / ".git").exists() or shutil.which("git") is None:
+        return {}
+    folder = tempfile.mkdtemp(prefix="clipjax-tests-git-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    variables = {"GIT_DIR": f"{folder}/git", "GIT_WORK_TREE": str(ROOT)}
+    identity = ("-c", "user.name=tests", "-c", "user.email=tests@example.com")
+    for command in (
+        ["init", "--quiet"],
+        ["add", "--all", "."],
+        [*identity, "-c", "commit.gpgsign=false", "commit", "--quiet", "--message=all"],
+    ):
+        environment = {**os.environ, **variables}
+        subprocess.run(["git", *command], cwd=ROOT, env=environment, check=True)
+    return variables
+
+
 @dataclasses.dataclass(frozen=True)
 class FakeCloud:
     """A folder with the fake programs and what they recorded."""
@@ -66,6 +94,7 @@ class FakeCloud:
         """For the processes under test."""
         return {
             **os.environ,
+            **commit(),
             "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
             "TMPDIR": str(self.folder),
         }

@@ -137,8 +137,8 @@ class QuickJourney(Journey):
 @pytest.fixture
 def real(tmp_path, monkeypatch, capfd):
     cloud = fake_gcloud.make(tmp_path)
-    monkeypatch.setenv("PATH", cloud.environment["PATH"])
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    for name in ("PATH", "TMPDIR", *fake_gcloud.commit()):
+        monkeypatch.setenv(name, cloud.environment[name])
     return Journey(cloud, capfd)
 
 
@@ -165,6 +165,7 @@ def test_every_exit_code_has_the_verdict_of_its_comment():
     }
 
 
+@fake_gcloud.needs_git
 def test_happy_path(real):
     real.go(
         [None, "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"],
@@ -184,6 +185,7 @@ def test_happy_path(real):
     assert real.backoffs == []
 
 
+@fake_gcloud.needs_git
 def test_preempted_twice(real):
     """Once the resource is suspended, once only its node is told preempted."""
     real.go(
@@ -223,6 +225,7 @@ def test_preemption_budget(journey):
     assert "preemption budget of 2 spent" in journey.printed
 
 
+@fake_gcloud.needs_git
 def test_failure_budget(real):
     """Each failure gets further than the one before: no crash loop, but no end either."""
     told = [workers(f"ended {code} {10 * n}") for n, code in enumerate([70, 75, 134]) for _ in "ab"]
@@ -321,6 +324,7 @@ def test_gcloud_says_it_is_of_no_use(journey):
     assert journey.code == exits.BAD_CONFIG and "to end the billing: gcloud" in journey.printed
 
 
+@fake_gcloud.needs_git
 def test_several_slices(real):
     real.go([None, "ACTIVE"], [workers("ended 0 9")], "--slices=2", "--project=p-1")
     create = next(call for call in real.cloud.calls() if call[3] == "create")
@@ -350,6 +354,7 @@ def test_bad_input_is_one_line_and_no_call(tmp_path, flags, told):
     assert told in done.stderr and done.stderr.count("\n") == 1
 
 
+@fake_gcloud.needs_git
 def test_dry_run_makes_no_call(tmp_path):
     cloud = fake_gcloud.make(tmp_path)
     done = cloud.run(sys.executable, queued_resource.__file__, *FLAGS, "--dry_run", *PROGRAM)
@@ -359,6 +364,7 @@ def test_dry_run_makes_no_call(tmp_path):
     assert [shlex.split(line)[4] for line in commands] == order
 
 
+@fake_gcloud.needs_git
 def test_as_a_program(tmp_path):
     """The real clock and process: complete after one preemption, in order, exit code 0."""
     cloud = fake_gcloud.make(tmp_path)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 SCRIPT = str(fake_gcloud.LAUNCH / "tpu_vm.sh")
 TPU_VM = ["compute", "tpus", "tpu-vm"]
 ON_WORKER = "bash clipjax-upload/tpu_vm.sh on_worker"
+IDENTITY = ["-c", "user.name=tests", "-c", "user.email=tests@example.com"]
 NASTY = ['--config.a=it\'s "so" $HOME `id` $(id) ; rm -rf * \\ | & #é', "a\nb\tc", "", "--x=~ !"]
 
 UV = """#!/bin/bash
@@ -85,6 +87,7 @@ def test_create_and_delete_argv(cloud):
         (["status", "a", "--zone=us-east5-b", "--worker=0,1"], "--worker"),
         (["setup", "a", "--zone=us-east5-b", "--repo=https://me:secret@github.com/x"], "--repo"),
         (["setup", "a", "--zone=us-east5-b", "--env_file=/no/such"], "no such file"),
+        (["setup", "a", "--zone=us-east5-b", "--ref=main"], "--repo=https://"),
         (["run", "a", "--zone=us-east5-b"], "nothing to run"),
         (["run", "a", "--zone=us-east5-b", "--config=x"], "after --"),
         (["stopp", "a", "--zone=us-east5-b"], "no such command"),
@@ -97,6 +100,7 @@ def test_bad_input_is_one_line_and_no_call(cloud, arguments, told):
     assert cloud.calls() == []
 
 
+@fake_gcloud.needs_git
 def test_dry_run_makes_no_call(cloud):
     before = set(cloud.folder.iterdir())
     common = ["my-tpu", "--zone=us-east5-b", "--type=v5litepod-16", "--dry_run"]
@@ -134,6 +138,36 @@ def test_nasty_arguments_survive_both_shells(cloud):
     assert (start, module, rest) == ("start", "clipjax.main", NASTY) and token
 
 
+def unpacked(folder):
+    """The launch files where no commit holds them: within a checkout of something else."""
+    for command in (["init", "-q"], [*IDENTITY, "commit", "-q", "--allow-empty", "-m=x"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    shutil.copytree(fake_gcloud.ROOT / "clipjax/common", folder / "clipjax/common")
+    return shutil.copytree(fake_gcloud.LAUNCH, folder / "launch")
+
+
+@fake_gcloud.needs_git
+@pytest.mark.parametrize("program", ["tpu_vm.sh", "queued_resource.py"])
+def test_without_a_commit_to_send_a_repository_is_asked_for(cloud, tmp_path, program):
+    """Before anything is requested or billed; the advice, followed, works."""
+    (tmp_path / "unpacked").mkdir()
+    script = unpacked(tmp_path / "unpacked") / program
+    command = ["bash", str(script), "setup", "a", "--zone=us-east5-b"]
+    rest = []
+    if program == "queued_resource.py":
+        command = [sys.executable, str(script), "--name=a", "--zone=us-east5-b", "--type=v6e-16"]
+        rest = ["--", "--config=vitb32", "--workdir=gs://bucket/run"]
+    outside = ["env", "-u", "GIT_DIR", "-u", "GIT_WORK_TREE"]
+    done = cloud.run(*outside, *command, *rest)
+    assert done.returncode == 64 and done.stderr.count("\n") == 1 and cloud.calls() == []
+    assert f"no commit of {tmp_path / 'unpacked'}" in done.stderr
+    advice = ["--repo=https://github.com/you/clipjax", "--ref=v1"]
+    assert all(flag.split("=")[0] in done.stderr for flag in advice)
+    done = cloud.run(*outside, *command, *advice, "--dry_run", *rest)
+    assert done.returncode == 0 and cloud.calls() == [], done.stderr
+    assert "https://github.com/you/clipjax v1" in done.stdout.replace("\\", "")
+
+
 def wait(condition, what):
     deadline = time.monotonic() + 60
     while not condition():
@@ -141,10 +175,11 @@ def wait(condition, what):
         time.sleep(0.05)
 
 
+@fake_gcloud.needs_git
 def test_a_life_on_two_workers(cloud):
     """setup, run, status, a repeated start, logs, stop; the code and environment are in place."""
-    if not sys.platform.startswith("linux") or not (fake_gcloud.ROOT / ".git").exists():
-        pytest.skip("the worker side needs Linux, and setup a git checkout")
+    if not sys.platform.startswith("linux"):
+        pytest.skip("the worker side needs Linux")
     homes = cloud.script(
         ("describe", [{"out": "READY\n"}]), ("ssh|scp", [{"play": True}]), workers=2
     )
