@@ -62,10 +62,10 @@ def test_every_folder_with_code_is_a_package():
     assert set(lines(SETUP["options"]["packages"])) == folders("clipjax") | shipped
 
 
-def test_every_data_file_of_a_package_is_shipped_or_only_the_readmes():
+def test_every_data_file_of_a_package_is_shipped_but_pages():
     patterns = SETUP["options.package_data"]
     for path in (ROOT / "clipjax").rglob("*"):
-        if path.is_file() and path.suffix not in (".py", ".pyc"):
+        if path.is_file() and path.suffix not in (".py", ".pyc", ".md"):
             package = ".".join(path.parent.relative_to(ROOT).parts)
             if package != "clipjax.pictures.example":
                 assert any(path.match(pattern) for pattern in lines(patterns[package])), path

@@ -1,4 +1,4 @@
-"""What each option does to quickstart: recall, speed and memory in one table; for the README.
+"""What each option does to quickstart: recall, speed and memory in one table; for tests/README.md.
 
     JAX_PLATFORMS=cpu python tests/bench/options_table.py --steps 1400
 

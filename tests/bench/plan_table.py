@@ -1,4 +1,4 @@
-"""The README's table of plans: each model's own training step, compiled for slices that are absent.
+"""The table of plans of tests/README.md: each model's own step, compiled for absent slices.
 
     python tests/bench/plan_table.py [--only=vitl14] [--json=FILE]
 
