@@ -7,6 +7,7 @@ needs are those of the environment that runs the tests.
 import email
 import os
 import pathlib
+import shutil
 import site
 import subprocess
 import sys
@@ -38,15 +39,22 @@ def build(verb, *, source, output):
     return output / call(sys.executable, "-c", code, folder=source).splitlines()[-1]
 
 
+def build_sdist(*, source, output):
+    """The source distribution that is made of a tree, unpacked."""
+    archive = build("build_sdist", source=source, output=output)
+    with tarfile.open(archive) as tar:
+        tar.extractall(output, filter="data")
+    return output / archive.name.removesuffix(".tar.gz")
+
+
+def files_below(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory):
     """The unpacked source distribution."""
-    folder = tmp_path_factory.mktemp("sdist")
-    archive = build("build_sdist", source=processes.ROOT, output=folder)
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
-    (unpacked,) = (path for path in folder.iterdir() if path.is_dir())
-    return unpacked
+    return build_sdist(source=processes.ROOT, output=tmp_path_factory.mktemp("sdist"))
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +91,39 @@ def run(request, sdist, wheel, tmp_path_factory):
 
 def test_the_sdist_holds_the_repository(sdist):
     assert {path.name for path in sdist.iterdir()} >= TOP_LEVEL
-    names = {str(path.relative_to(sdist)) for path in sdist.rglob("*") if path.is_file()}
+    names = files_below(sdist)
     assert {".ci/run", "tests/golden/losses.json", "configs/evals/nightly.py"} <= names
     if (processes.ROOT / ".git").exists():
         tracked = call("git", "ls-files", folder=processes.ROOT).splitlines()
         assert {name for name in tracked if (processes.ROOT / name).exists()} <= names
+
+
+def test_a_build_of_the_unpacked_sdist_holds_the_same(sdist, tmp_path):
+    again = shutil.copytree(sdist, tmp_path / "tree")
+    (tmp_path / "dist").mkdir()
+    assert files_below(build_sdist(source=again, output=tmp_path / "dist")) == files_below(sdist)
+
+
+def test_a_build_of_an_archive_holds_the_same(tmp_path):
+    """What `git archive` makes, and the code's hosts for download: no git, nothing built before."""
+    if not (processes.ROOT / ".git").exists():
+        pytest.skip("needs a git checkout")
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "dist").mkdir()
+    call("git", "archive", "HEAD", f"--output={tmp_path}/tree.tar", folder=processes.ROOT)
+    with tarfile.open(tmp_path / "tree.tar") as tar:
+        names = {member.name for member in tar if member.isfile()}
+        tar.extractall(tmp_path / "tree", filter="data")
+    built = files_below(build_sdist(source=tmp_path / "tree", output=tmp_path / "dist"))
+    assert names <= built and not any(name.endswith(".pyc") for name in built)
+
+
+def test_launch_tests_run_without_git(sdist):
+    """They send a commit of the tree, which an unpacked sdist is not."""
+    pytest_run = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "dry_run")
+    env = {**os.environ, "PYTHONPATH": str(sdist), "PYTEST_XDIST_WORKER": ""}
+    printed = call(*pytest_run, "tests/launch", folder=sdist, env=env)
+    assert " skipped" not in printed or shutil.which("git") is None
 
 
 def test_the_wheel_holds_the_package_and_its_configs(wheel):
