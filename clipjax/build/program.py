@@ -21,8 +21,8 @@ from clipjax.common.exits import ConfigError
 from clipjax.config import Config
 from clipjax.models import clip
 from clipjax.models.config import patches
+from clipjax.optim import OptimizerSettings, schedules
 from clipjax.optim import optimizer as optimizers
-from clipjax.optim import schedules
 from clipjax.parallel import compiler_options, same_program, sharding
 from clipjax.parallel import mesh as meshes
 from clipjax.parallel.mesh import BATCH_AXES
@@ -230,23 +230,11 @@ def optimizer(
     config: Config, *, params: Any, schedule: schedules.Schedule
 ) -> optax.GradientTransformation:
     """The optimizer for parameters of these names."""
-    settings = config.optimizer
-    return optimizers.make_optimizer(
-        settings.name,
-        params,
-        schedule=schedule,
-        weight_decay=settings.weight_decay,
-        beta1=settings.beta1,
-        beta2=settings.beta2,
-        epsilon=settings.epsilon,
-        clip_norm=settings.clip_norm,
-        skip_spikes_above=settings.skip_spikes_above,
-        decay_factors=settings.decay_factors,
-        learning_rate_factors=settings.learning_rate_factors,
-        layer_decay=settings.layer_decay,
-        moments_dtype=settings.moments_dtype,
-        seed=config.seed,
-    )
+    own = {
+        field.name: config.optimizer[field.name] for field in dataclasses.fields(OptimizerSettings)
+    }
+    settings = OptimizerSettings(**own)
+    return optimizers.make_optimizer(settings, params, schedule=schedule, seed=config.seed)
 
 
 def abstract_batch(config: Config, *, mesh: Mesh) -> dict[str, Any]:
@@ -279,7 +267,7 @@ def objective(config: Config) -> objectives.Objective:
 
 
 def _loss_options(config: Config) -> dict[str, Any]:
-    blocked = config.loss.name != "softmax_gather"
+    blocked = "block_size" in losses.NAMES[config.loss.name].reads
     return {"block_size": config.loss.block_size} if blocked else {}
 
 

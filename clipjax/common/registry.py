@@ -1,5 +1,6 @@
 """Names to things: the lookup behind every `get(name)`, with an error that names the closest."""
 
+import dataclasses
 import difflib
 import importlib
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,27 @@ ELSEWHERE = {  # what others call a thing, where the letters do not resemble our
     "wds": "tar",
     "webdataset": "tar",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One choice of a setting `GROUP.name`: where its code is, and which settings it reads.
+
+    Attributes:
+      code: "module:attribute", imported when it is used.
+      reads: settings of the same group that not every choice reads.
+      needs: settings of the whole config that must be on, such as "model.logit_bias".
+    """
+
+    code: str
+    reads: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+
+
+def unread(name: str, *, table: Mapping[str, Entry]) -> list[str]:
+    """The settings that other entries of a table read and this one does not, in their order."""
+    every = dict.fromkeys(key for entry in table.values() for key in entry.reads)
+    return [key for key in every if key not in table[name].reads]
 
 
 def closest(name: str, names: Iterable[str]) -> str:
@@ -35,8 +57,9 @@ def check_name(name: str, *, names: Iterable[str], kind: str) -> None:
         )
 
 
-def lookup(name: str, *, table: Mapping[str, str], kind: str) -> Any:
-    """The object a table of name → "module:attribute" gives for `name`, imported on demand."""
+def lookup(name: str, *, table: Mapping[str, str] | Mapping[str, Entry], kind: str) -> Any:
+    """The object a table of name → "module:attribute" or Entry gives for `name`, imported now."""
     check_name(name, names=table, kind=kind)
-    module, attribute = table[name].split(":")
+    entry = table[name]
+    module, attribute = (entry.code if isinstance(entry, Entry) else entry).split(":")
     return getattr(importlib.import_module(module), attribute)

@@ -7,7 +7,7 @@ ConfigError of one line that names the key, its value and what to do.
 from collections.abc import Mapping
 from typing import Any
 
-from clipjax import evals, losses
+from clipjax import evals, losses, optim
 from clipjax.common import durations
 from clipjax.common.exits import ConfigError
 from clipjax.common.ranges import as_flag, shown
@@ -93,8 +93,10 @@ def _check_against_zoo(model: Config) -> None:
 
 
 def _check_loss(config: Config) -> None:
-    if config.loss.name.startswith("sigmoid") and not config.model.logit_bias:
-        _fail("loss.name", config.loss.name, "needs a bias; add --config.model.logit_bias=True")
+    settings = flatten(config)
+    for key in losses.NAMES[config.loss.name].needs:
+        if not settings[key]:
+            _fail("loss.name", config.loss.name, f"add --config.{key}=True, which it needs")
     brought = config.init.weights and "text" in config.init.towers
     if config.tokenizer.kind in READY_MADE and not config.tokenizer.path and not brought:
         _fail("tokenizer.path", "", f"name the vocabulary of kind {config.tokenizer.kind}")
@@ -184,8 +186,9 @@ def check_durations(config: Config, *, epoch_examples: int | None = None) -> Non
         "schedule.warmup": schedule.warmup,
         "schedule.cooldown": schedule.cooldown or "0 steps",
     }
-    if schedule.cooldown and schedule.name == "cosine":
-        _fail("schedule.cooldown", schedule.cooldown, "cosine ends at zero without one")
+    if schedule.cooldown and "cooldown" not in optim.SCHEDULES[schedule.name].reads:
+        ends = f"{schedule.name} ends at zero without one"
+        _fail("schedule.cooldown", schedule.cooldown, ends)
     window = durations.step_window(config.profile, where="config.profile")
 
     def steps(key: str, text: str) -> int:

@@ -125,7 +125,7 @@ SETTINGS: dict[str, Any] = {
         "resize_positions": flag,
     },
     "loss": {
-        "name": one_of((*losses.LOSSES, losses.LIKELIHOOD)),
+        "name": one_of(losses.NAMES),
         "block_size": whole(),
         "duplicates": one_of(("negative", *losses.DUPLICATES)),
         "embed_dtype": one_of(model_config.DTYPES),

@@ -8,12 +8,14 @@ it must be able to go on.
 from collections.abc import Iterable, Iterator
 
 from clipjax import config as settings
-from clipjax import losses
+from clipjax import losses, optim
+from clipjax.common import registry
 from clipjax.common.exits import ConfigError
 from clipjax.common.ranges import as_flag
 from clipjax.config import Config, evaluation_data, flatten, stages
 from clipjax.data import sources
 
+NAMED = {"loss": losses.NAMES, "optimizer": optim.OPTIMIZERS, "schedule": optim.SCHEDULES}
 BLOCKLESS = ("resnet", "bag_of_words", "word_prediction")  # kinds of towers without blocks
 
 
@@ -50,18 +52,15 @@ def _unread(config: Config) -> Iterator[tuple[str, str]]:
     loss, text, vision = config.loss.name, config.model.text.kind, config.model.vision.kind
     if not config.init.weights:
         yield from _each("init", ("towers", "resize_positions"), "init.weights names none")
-    if not loss.endswith("ring"):
-        yield "loss.block_size", f"loss.name={loss} has no blocks"
-    if loss == losses.LIKELIHOOD:
-        yield "loss.duplicates", f"loss.name={loss} compares no pairs"
-    if not loss.startswith("sigmoid"):
+    if "model.logit_bias" not in losses.NAMES[loss].needs:
         yield "model.logit_bias", f"loss.name={loss} is the same with any bias"
-    if config.optimizer.name != "adamw":
-        yield "optimizer.epsilon", f"optimizer.name={config.optimizer.name} has none"
+    for group, table in NAMED.items():
+        name = config[group].name
+        yield from _each(
+            group, registry.unread(name, table=table), f"{group}.name={name} reads none"
+        )
     if vision in BLOCKLESS and text in BLOCKLESS:
         yield "optimizer.layer_decay", f"kinds {vision} and {text} have no blocks"
-    if config.schedule.name != "rsqrt":
-        yield "schedule.timescale", f"schedule.name={config.schedule.name} has none"
     if config.tokenizer.path or config.tokenizer.kind != "sentencepiece":
         yield "tokenizer.max_captions", "no vocabulary is trained"
     if not config.checkpoint.keep_best.metric:

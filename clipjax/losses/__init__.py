@@ -1,4 +1,4 @@
-"""Contrastive losses by name; `build.py` asks for one, `training/` calls it.
+"""Contrastive losses by name; `build.program` asks for one, `training.objectives` calls it.
 
 Every loss has one signature:
 
@@ -6,17 +6,41 @@ Every loss has one signature:
         -> (loss, metrics)
 """
 
+import dataclasses
+import math
 from collections.abc import Callable
 
 from clipjax.common import registry
+from clipjax.common.registry import Entry
 
-LOSSES = {
-    "softmax_gather": "clipjax.losses.softmax:softmax_gather",
-    "softmax_ring": "clipjax.losses.softmax:softmax_ring",
-    "sigmoid_ring": "clipjax.losses.sigmoid:sigmoid_ring",
+
+@dataclasses.dataclass(frozen=True)
+class Loss(Entry):
+    """A loss by name.
+
+    Attributes:
+      guessing: number of pairs → the loss of a model that guesses among them; None if not known.
+    """
+
+    guessing: Callable[[int], float] | None = None
+
+
+LOSSES = {  # of pairs; a softmax over n equal logits is ln n
+    "softmax_gather": Loss(
+        "clipjax.losses.softmax:softmax_gather", reads=("duplicates",), guessing=math.log
+    ),
+    "softmax_ring": Loss(
+        "clipjax.losses.softmax:softmax_ring", reads=("block_size", "duplicates"), guessing=math.log
+    ),
+    "sigmoid_ring": Loss(
+        "clipjax.losses.sigmoid:sigmoid_ring",
+        reads=("block_size", "duplicates"),
+        needs=("model.logit_bias",),
+    ),
 }
+LIKELIHOOD = "likelihood"  # of captions: what models that predict them are trained with
+NAMES = LOSSES | {LIKELIHOOD: Loss("clipjax.training.objectives:likelihood")}
 
-LIKELIHOOD = "likelihood"  # of captions: what models of `models/prediction.py` are trained with
 DUPLICATES = ("positive", "mask")  # what equal images or captions of a batch may be made
 
 

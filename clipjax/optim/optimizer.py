@@ -1,115 +1,88 @@
 """Optimizers with decoupled decay, per-parameter factors, freezing; made by `clipjax.build`."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from clipjax.common import trees
+from clipjax.common import registry, trees
 from clipjax.common.exits import ConfigError
-from clipjax.optim import USUAL_PATTERNS
+from clipjax.optim import OPTIMIZERS, USUAL_PATTERNS, Factors, OptimizerSettings
 from clipjax.optim.low_precision import bfloat16_moments
 from clipjax.optim.schedules import Schedule
 from clipjax.optim.spikes import skip_spikes
 
-Factors = Sequence[tuple[str, float]]
+SPEED = "config.optimizer.learning_rate_factors"
 
 
 def make_optimizer(
-    name: str,
-    params: Any,
-    *,
-    schedule: Schedule,
-    weight_decay: float,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-    clip_norm: float = 0.0,
-    skip_spikes_above: float = 0.0,
-    decay_factors: Factors,
-    learning_rate_factors: Factors,
-    layer_decay: float = 1.0,
-    moments_dtype: str = "float32",
-    seed: int = 0,
+    settings: OptimizerSettings, params: Any, *, schedule: Schedule, seed: int = 0
 ) -> optax.GradientTransformation:
-    """The optimizer `name`; "adamw" is what the paper trains with: Adam, decoupled decay times the
-    learning rate.
+    """The optimizer that the settings describe; "adamw" is what the paper trains with: Adam, with
+    decoupled decay times the learning rate.
 
     Args:
-      name: "adamw", "lion" or "adafactor".
+      settings: see `OptimizerSettings`.
       params: the parameters or their shapes; only names and numbers of layers are read.
       schedule: learning rate by step.
-      weight_decay: times a parameter's decay factor; "all weights that are not gains or biases"
-        (paper, section 2.5) is what the default factors say.
-      beta1, beta2: decay of the first and second moment. Lion's two (Chen et al. 2023). Adafactor:
-        of its momentum, and the most that its growing decay of the second moment reaches.
-      epsilon: of Adam.
-      clip_norm: of the global norm of the trainable gradients; 0 is off.
-      skip_spikes_above: leave out updates whose gradient norm is over so many times the usual one,
-        see `spikes`; 0 is off.
-      decay_factors, learning_rate_factors: (regex, factor); the first match on a parameter's whole
-        name wins. A learning rate factor of 0 freezes the parameter: no update, no optimizer state.
-      layer_decay: the learning rate of a tower's last block times this for each block before it,
-        see `layer_factors`.
-      moments_dtype: "float32", or "bfloat16" with stochastic rounding.
-      seed: of that rounding.
+      seed: random seed for the stochastic rounding of moments.
 
     Raises:
       ConfigError: a parameter that no regex matches, a regex that matches no parameter, or nothing
         is left to train.
     """
-    decay = _by_name(params, decay_factors, where="config.optimizer.decay_factors")
-    speed = _by_name(params, learning_rate_factors, where="config.optimizer.learning_rate_factors")
-    moments = {
-        "adamw": lambda: optax.scale_by_adam(b1=beta1, b2=beta2, eps=epsilon),
-        "lion": lambda: optax.scale_by_lion(b1=beta1, b2=beta2),
-        "adafactor": lambda: _adafactor(momentum=beta1, decay_cap=beta2),
-    }[name]()
-    if moments_dtype == "bfloat16":
+    decay = _by_name(params, settings.decay_factors, where="config.optimizer.decay_factors")
+    speed = _by_name(params, settings.learning_rate_factors, where=SPEED)
+    moments = registry.lookup(settings.name, table=OPTIMIZERS, kind="optimizer.name")(settings)
+    if settings.moments_dtype == "bfloat16":
         moments = bfloat16_moments(moments, seed=seed)
-    transforms = [
-        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+    clip, layers = settings.clip_norm, layer_factors(params, settings.layer_decay)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(clip) if clip else optax.identity(),
         moments,
-        _add_decay(decay, weight_decay),
+        _add_decay(decay, settings.weight_decay),
         _scale_by(speed),
-        _scale_by(layer_factors(params, layer_decay)) if layer_decay != 1.0 else optax.identity(),
+        _scale_by(layers) if settings.layer_decay != 1.0 else optax.identity(),
         optax.scale_by_learning_rate(schedule),
-    ]
-    optimizer = optax.chain(*transforms)
-    if skip_spikes_above:
-        optimizer = skip_spikes(optimizer, factor=skip_spikes_above)
-    trained = trainable(params, learning_rate_factors)
+    )
+    if settings.skip_spikes_above:
+        optimizer = skip_spikes(optimizer, factor=settings.skip_spikes_above)
+    trained = trainable(params, settings.learning_rate_factors)
     if all(jax.tree.leaves(trained)):
         return optimizer
     if not any(jax.tree.leaves(trained)):
-        raise ConfigError(
-            "config.optimizer.learning_rate_factors: freezes every parameter; give some a factor"
-            " above 0"
-        )
+        raise ConfigError(f"{SPEED}: freezes every parameter; give some a factor above 0")
     labels = jax.tree.map(lambda train: "train" if train else "freeze", trained)
     return optax.partition({"train": optimizer, "freeze": optax.set_to_zero()}, labels)
 
 
 def trainable(params: Any, learning_rate_factors: Factors) -> Any:
     """Which parameters are trained, a tree of bool: those with a learning rate."""
-    factors = _by_name(
-        params, learning_rate_factors, where="config.optimizer.learning_rate_factors"
-    )
-    return jax.tree.map(bool, factors)
+    return jax.tree.map(bool, _by_name(params, learning_rate_factors, where=SPEED))
 
 
-def _adafactor(*, momentum: float, decay_cap: float) -> optax.GradientTransformation:
+def adam(settings: OptimizerSettings) -> optax.GradientTransformation:
+    """Adam's moments, without decay and learning rate."""
+    return optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2, eps=settings.epsilon)
+
+
+def lion(settings: OptimizerSettings) -> optax.GradientTransformation:
+    """The sign of Lion's momentum."""
+    return optax.scale_by_lion(b1=settings.beta1, b2=settings.beta2)
+
+
+def adafactor(settings: OptimizerSettings) -> optax.GradientTransformation:
     """Adafactor for vision transformers (Zhai et al. 2022, section 3.3): factored second moment
     whose decay 1 - t^-0.8 is capped, momentum, no relative step sizes, no update clipping."""
 
     def decay(step: Any, power: Any) -> jax.Array:
-        return jnp.minimum(decay_cap, 1.0 - jnp.asarray(step + 1.0, jnp.float32) ** -power)
+        return jnp.minimum(settings.beta2, 1.0 - jnp.asarray(step + 1.0, jnp.float32) ** -power)
 
     rms = optax.scale_by_factored_rms(min_dim_size_to_factor=32, decay_rate_fn=decay)
-    return optax.chain(rms, optax.ema(momentum, debias=False))
+    return optax.chain(rms, optax.ema(settings.beta1, debias=False))
 
 
 def layer_factors(params: Any, decay: float) -> Any:

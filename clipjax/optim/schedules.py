@@ -6,6 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from clipjax.common import registry
+from clipjax.optim import SCHEDULES
+
 Schedule = Callable[[Any], jax.Array]
 
 
@@ -29,7 +32,7 @@ def make_schedule(
     The paper names warm-up (2,000 steps) and cosine decay, not their end points; these are
     open_clip's. `scheduled` is applied to the step first: of a stage with a batch of its own.
     """
-    shape = {"cosine": _cosine, "constant": _constant, "rsqrt": _rsqrt}[name]
+    shape = registry.lookup(name, table=SCHEDULES, kind="schedule.name")
 
     def schedule(step: jax.Array) -> jax.Array:
         step = jnp.asarray(scheduled(step), jnp.float32)
@@ -45,16 +48,19 @@ def make_schedule(
     return schedule
 
 
-def _cosine(step: jax.Array, *, length: int, timescale: int) -> jax.Array:
+def cosine(step: jax.Array, *, length: int, timescale: int) -> jax.Array:
+    """From 1 to 0 in `length` steps, half a wave."""
     del timescale
     return 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / length, 1.0)))
 
 
-def _constant(step: jax.Array, *, length: int, timescale: int) -> jax.Array:
+def constant(step: jax.Array, *, length: int, timescale: int) -> jax.Array:
+    """1 at every step."""
     del length, timescale
     return jnp.ones_like(step)
 
 
-def _rsqrt(step: jax.Array, *, length: int, timescale: int) -> jax.Array:
+def rsqrt(step: jax.Array, *, length: int, timescale: int) -> jax.Array:
+    """1 / √(1 + step / timescale)."""
     del length
     return (1 + step / timescale) ** -0.5

@@ -5,7 +5,6 @@ that draw nothing. None of them can end a run.
 """
 
 import copy
-import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from clipjax import losses
 from clipjax.config import Config
 from clipjax.data.examples import TrainExamples
 from clipjax.evals.embed import Evaluator
@@ -67,7 +67,7 @@ def chance_levels(
     Args:
       evaluators: by name.
       batch_size: global, the pairs that compete in training.
-      loss: its name; what guessing gives is known for softmax ones only.
+      loss: its name.
     """
     levels = {
         f"eval/{name}/{metric}": level
@@ -76,8 +76,8 @@ def chance_levels(
     }
     for direction in ("image_to_text", "text_to_image"):
         levels[f"train/{direction}_accuracy"] = 1 / batch_size
-    if loss.startswith("softmax"):
-        levels["train/loss"] = math.log(batch_size)
+    if guessing := losses.NAMES[loss].guessing:
+        levels["train/loss"] = guessing(batch_size)
     return levels
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from clipjax.common.exits import ConfigError
 from clipjax.config import defaults
-from clipjax.optim import USUAL_PATTERNS
+from clipjax.optim import USUAL_PATTERNS, OptimizerSettings
 from clipjax.optim.optimizer import make_optimizer
 from clipjax.optim.schedules import make_schedule
 
@@ -20,18 +20,19 @@ PARAMS = {
 
 
 def make(name="adamw", params=PARAMS, **changes):
-    settings = defaults().optimizer
-    arguments = {
-        "schedule": lambda step: jnp.float32(0.1),
+    usual = defaults().optimizer
+    settings = {
         "weight_decay": 0.2,
         "beta1": 0.9,
         "beta2": 0.98,
         "epsilon": 1e-6,
-        "decay_factors": settings.decay_factors,
-        "learning_rate_factors": settings.learning_rate_factors,
+        "decay_factors": usual.decay_factors,
+        "learning_rate_factors": usual.learning_rate_factors,
         **changes,
     }
-    return make_optimizer(name, params, **arguments)
+    schedule = settings.pop("schedule", lambda step: jnp.float32(0.1))
+    seed = settings.pop("seed", 0)
+    return make_optimizer(OptimizerSettings(name, **settings), params, schedule=schedule, seed=seed)
 
 
 def steps(optimizer, count=3):

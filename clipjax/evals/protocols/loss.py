@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from clipjax import losses
 from clipjax.data import eval_batches
 from clipjax.data.examples import read
 from clipjax.data.same_image import content_id
@@ -69,8 +70,8 @@ def make_evaluator(
     what_it_is = f"{name} among {competing:,} pairs"
     if pairs_in_training not in (0, competing):
         what_it_is += f", and {pairs_in_training:,} in training: train/loss is another number"
-    known = name.startswith("softmax")  # what guessing gives
-    chance = {"loss": float(np.log(competing))} if known else {}
+    guessing = losses.LOSSES[name].guessing
+    chance = {"loss": guessing(competing)} if guessing else {}
     return embed.Evaluator(measure, n=len(source), chance=chance)
 
 
