@@ -26,7 +26,6 @@ keeps crashes out, not malice. Get such files from nobody you do not trust.
 
 import os
 import pathlib
-import tempfile
 
 from absl import flags
 
@@ -65,7 +64,7 @@ def convert(
     from clipjax.weights.files import place_of, write_folder
 
     place_of(output)  # before a large file is read
-    with tempfile.TemporaryDirectory(prefix="clipjax-convert-") as scratch:
+    with files.temporary_folder() as scratch:
         weights = torch_pickles.make_safe(source, pathlib.Path(scratch)) if trust_pickle else ()
         variables, run = pretrained.read(
             source,

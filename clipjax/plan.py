@@ -7,7 +7,6 @@ meshes. Takes what training would take of config errors; the data are not looked
 
 import os
 import sys
-import tempfile
 import time
 from typing import Any
 
@@ -58,7 +57,7 @@ def run(
         files.check_writable(json_path, setting="--json")
     ranges = _ranges(sweeping) if sweeping is not None else None
     version = topologies.check_compiler()
-    with tempfile.TemporaryDirectory(prefix="clipjax-plan-") as dump:
+    with files.temporary_folder() as dump:
         dump = os.path.join(dump, "kernels")
         topologies.prepare_environment(dump)
         from clipjax.planning import figures

@@ -266,10 +266,10 @@ def get_suite():
 # A run in this process leaves, and the next one joins what this one has joined.
 BEFORE = """
 import jax
-from clipjax.parallel import leaving
+from clipjax.parallel import shutdown
 def end(code):
     raise SystemExit(code)
-leaving.end = end
+shutdown.end = end
 jax.distributed.shutdown = lambda: None
 """
 SETTINGS = (

@@ -76,7 +76,7 @@ def test_an_owner_that_signs_off_is_waited_for_no_longer(file, naps, monkeypatch
 
 def test_an_owner_that_slept_too_long_leaves(file, monkeypatch):
     left = []
-    monkeypatch.setattr(lease.leaving, "leave", lambda *told: left.append(told))
+    monkeypatch.setattr(lease.shutdown, "leave", lambda *told: left.append(told))
     with lease._renewed(file):
         file.write_text(json.dumps({"host": "other", "pid": 7, "name": "x"}))
         deadline = time.monotonic() + 60
@@ -87,7 +87,7 @@ def test_an_owner_that_slept_too_long_leaves(file, monkeypatch):
 
 
 def test_the_note_is_not_taken_away_from_its_new_owner(file, monkeypatch):
-    monkeypatch.setattr(lease.leaving, "leave", lambda *told: None)
+    monkeypatch.setattr(lease.shutdown, "leave", lambda *told: None)
     with lease._renewed(file):
         pass
     with contextlib.ExitStack() as stack:

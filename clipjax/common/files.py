@@ -2,7 +2,9 @@
 
 files.resolve("~/out", setting="--output")      # the path to use; refused if it is none
 files.write("runs/a/config.json", text)         # whole or not at all, its folder made
-with files.as_local("gs://bucket/x.npz") as x:  # for a library that needs a local file
+with files.writing("runs/a/big.bin") as file:   # the same, piece by piece
+with files.as_local("gs://bucket/x.npz") as x:  # the same, for a library that needs a local file
+with files.as_folder("exported") as folder:     # the same, of a folder
 with files.errors("runs/a"):                    # for a library that writes by itself
 
 What cannot be written becomes one line with an exit code: 64 where another place must be named, 74
@@ -13,12 +15,14 @@ import contextlib
 import errno
 import json
 import os
+import pathlib
 import re
 import secrets
+import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any
 
 from clipjax.common.exits import CleanExit, ConfigError, WriteError
 
@@ -35,7 +39,11 @@ ADVICE = {
     errno.ENOSPC: "make room and start again",
     errno.EDQUOT: "make room and start again",
     errno.EFBIG: "raise the limit of a file's size (ulimit -f) and start again",
+    errno.EROFS: "name another place",
+    errno.EACCES: "name another place",
+    errno.EPERM: "name another place",
 }
+DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # which reading never meets
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -90,13 +98,33 @@ def write(path: str | os.PathLike[str], content: str | bytes) -> None:
         with errors(path):
             epath.Path(path).write_bytes(data)  # an object appears whole
         return
-    with as_local(path) as local, open(local, "wb") as file:
+    with writing(path) as file:
         file.write(data)
 
 
 def write_json(path: str | os.PathLike[str], value: Any, *, indent: int = 2) -> None:
     """`write` a value as JSON that people can read."""
     write(path, json.dumps(value, indent=indent) + "\n")
+
+
+def write_arrays(
+    path: str | os.PathLike[str], arrays: Mapping[str, Any], *, compressed: bool = False
+) -> None:
+    """`write` arrays as an .npz."""
+    import io
+
+    import numpy as np
+
+    content = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(content, **arrays)
+    write(path, content.getvalue())
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file to write to, which becomes `path` as the block ends; errors as `write`."""
+    with as_local(path) as local, open(local, "wb") as file:
+        yield file
 
 
 @contextlib.contextmanager
@@ -110,7 +138,7 @@ def as_local(path: str | os.PathLike[str]) -> Iterator[str]:
         if is_remote(path):
             from etils import epath
 
-            with tempfile.TemporaryDirectory(prefix="clipjax-") as folder:
+            with temporary_folder() as folder:
                 local = os.path.join(folder, "file")
                 yield local
                 epath.Path(local).copy(epath.Path(path), overwrite=True)
@@ -119,8 +147,7 @@ def as_local(path: str | os.PathLike[str]) -> Iterator[str]:
         if os.path.exists(target) and not os.path.isfile(target):
             yield target  # a pipe or device is written to; a folder cannot be
             return
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        temporary = os.path.join(os.path.dirname(target), f".{secrets.token_hex(6)}.tmp")
+        temporary = _beside(target)
         try:
             yield temporary
             _settle(temporary)
@@ -129,6 +156,33 @@ def as_local(path: str | os.PathLike[str]) -> Iterator[str]:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
+
+
+@contextlib.contextmanager
+def as_folder(path: str | os.PathLike[str], *, setting: str = "") -> Iterator[pathlib.Path]:
+    """A folder to fill, which becomes the local folder `path`, new or empty, as the block ends.
+
+    Raises:
+      ConfigError, WriteError: it cannot be written.
+    """
+    with errors(path, setting=setting):
+        target = os.path.realpath(path)
+        temporary = _beside(target)
+        try:
+            os.mkdir(temporary)
+            yield pathlib.Path(temporary)
+            if os.path.isdir(target):
+                os.rmdir(target)
+            os.rename(temporary, target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def _beside(target: str) -> str:
+    """A name for what becomes `target`, in the same folder, which is made."""
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    return os.path.join(os.path.dirname(target), f".{secrets.token_hex(6)}.tmp")
 
 
 def _settle(file: str) -> None:
@@ -143,16 +197,87 @@ def _settle(file: str) -> None:
         os.close(descriptor)
 
 
-def make_folder(path: str | os.PathLike[str], *, setting: str = "") -> None:
+def open_file(path: str | os.PathLike[str], mode: str, *, buffering: int = -1) -> IO[Any]:
+    """`open` a local file that is not to appear whole: one that grows for long, or is locked.
+
+    Raises:
+      ConfigError, WriteError: it cannot be opened; what is done with it has its own errors.
+    """
+    with errors(path):
+        return open(path, mode, buffering, encoding=None if "b" in mode else "utf-8")
+
+
+def temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """A local folder that is gone after its `with`, or with the program.
+
+    Raises:
+      ConfigError, WriteError: it cannot be made.
+    """
+    with errors("a folder for temporary files (TMPDIR)", what="made"):
+        return tempfile.TemporaryDirectory(prefix="clipjax-", ignore_cleanup_errors=True)
+
+
+def make_folder(path: str | os.PathLike[str], *, setting: str = "", mode: int = 0o777) -> None:
     """Make a folder and those above it, unless they are there.
+
+    Args:
+      path: local or remote.
+      setting: that names it, for errors.
+      mode: of all that are made locally, less what the umask takes away.
 
     Raises:
       ConfigError, WriteError: it cannot be made; names the setting.
     """
+    with errors(path, setting=setting):
+        if is_remote(path):
+            from etils import epath
+
+            epath.Path(path).mkdir(parents=True, exist_ok=True)
+        else:
+            _make_folders(os.fspath(path), mode)
+
+
+def _make_folders(path: str, mode: int) -> None:
+    """As `os.makedirs`, which gives its mode to the last one alone."""
+    if path and not os.path.isdir(path):
+        _make_folders(os.path.dirname(path.rstrip("/")), mode)
+        try:
+            os.mkdir(path, mode)
+        except FileExistsError:
+            if not os.path.isdir(path):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
+
+
+def remove(path: str | os.PathLike[str]) -> None:
+    """Remove a file, or a folder with all that is in it; neither may be there.
+
+    Raises:
+      ConfigError, WriteError: it cannot be removed.
+    """
     from etils import epath
 
-    with errors(path, setting=setting, what="made"):
-        epath.Path(path).mkdir(parents=True, exist_ok=True)
+    with errors(path, what="removed"):
+        place = epath.Path(path)
+        if place.is_dir() and not os.path.islink(path):
+            place.rmtree(missing_ok=True)
+        else:
+            place.unlink(missing_ok=True)
+
+
+def move(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Give a file or folder another name, in a folder that is made; what has it gives way.
+
+    Raises:
+      ConfigError, WriteError: it cannot be moved.
+    """
+    from etils import epath
+
+    place = epath.Path(target)
+    make_folder(place.parent)
+    if place.is_dir():
+        remove(place)
+    with errors(target):
+        epath.Path(source).replace(place)
 
 
 def check_writable(path: str | os.PathLike[str], *, setting: str) -> None:
@@ -200,7 +325,7 @@ def clean(error: BaseException) -> CleanExit | None:
 
     Such errors come from writing alone, wherever that was, and are no fault of the program.
     """
-    if isinstance(error, OSError) and error.errno in (*ADVICE, errno.EROFS):
+    if isinstance(error, OSError) and error.errno in DISKS:
         return failure(error, error.filename or "a file")
     return None
 

@@ -3,11 +3,12 @@
 Whoever may write them may change weights, data, or code that is run.
 """
 
-import contextlib
 import os
 from collections.abc import Iterable
 
 from clipjax.common.exits import ConfigError
+
+MODE = 0o700  # of folders that are for this user alone
 
 
 def check(folder: str, *, setting: str, shared: bool = False) -> None:
@@ -43,12 +44,3 @@ def check(folder: str, *, setting: str, shared: bool = False) -> None:
 def is_ours(status: os.stat_result, *, trusted: Iterable[int] = ()) -> bool:
     """Whether this user, root or a `trusted` one owns it and nobody else may write it."""
     return status.st_uid in (os.geteuid(), 0, *trusted) and not status.st_mode & 0o022
-
-
-def make(folder: str, *, mode: int = 0o700) -> None:
-    """Make a folder and those above it for this user alone, whatever the umask would leave open;
-    with `mode` 0o755 for others to read."""
-    if folder and not os.path.isdir(folder):
-        make(os.path.dirname(folder), mode=mode)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder, mode)

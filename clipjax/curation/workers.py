@@ -15,6 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from clipjax.common import files
 from clipjax.common.exits import CleanExit
 from clipjax.data.loader import mark_flags_parsed
 
@@ -127,5 +128,5 @@ def _work(function: Callable[[Any], Any], tasks: Any, answers: Any) -> None:
             answers.put((number, function(chunk), None))
         except CleanExit as error:
             answers.put((number, None, error))
-        except Exception:
-            answers.put((number, None, traceback.format_exc()))
+        except Exception as error:
+            answers.put((number, None, files.clean(error) or traceback.format_exc()))

@@ -52,9 +52,7 @@ def of_prompts(
     text_embed = embedder.texts(variables, texts, tokenizer=tokenizer, poll=lambda: False)
     made = Classifier(zero_shot.class_weights(text_embed, owners=owners), text_embed[singles])
     if file and distributed.is_lead():
-        content = io.BytesIO()
-        np.savez(content, ensemble=made.ensemble, single=made.single)
-        files.write(file, content.getvalue())
+        files.write_arrays(file, {"ensemble": made.ensemble, "single": made.single})
     return made
 
 

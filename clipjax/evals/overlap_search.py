@@ -5,7 +5,6 @@ embeds nothing again.
 """
 
 import dataclasses
-import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -93,9 +92,7 @@ def neighbours(
             arrays |= {f"{one.name}.{k}": part for k, part in zip(names, parts, strict=True)}
             start = rows.stop
         if distributed.is_lead():
-            content = io.BytesIO()
-            np.savez_compressed(content, **arrays)
-            files.write(file, content.getvalue())
+            files.write_arrays(file, arrays, compressed=True)
     else:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}

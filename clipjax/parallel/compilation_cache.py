@@ -26,8 +26,7 @@ def enable(folder: str) -> None:
     try:
         path = files.resolve(folder, setting=SETTING)
         if not files.is_remote(path):
-            with files.errors(path, setting=SETTING):
-                private.make(path)
+            files.make_folder(path, setting=SETTING, mode=private.MODE)
             files.check_writable(os.path.join(path, "program"), setting=SETTING)
     except (ConfigError, WriteError) as error:
         log.warning("%s; programs are compiled anew at each start", error)

@@ -10,7 +10,8 @@ import collections
 import dataclasses
 import os
 import re
-import shutil
+
+from clipjax.common import files
 
 BUNDLE = re.compile(r"^\s*0?x?[0-9a-f]+\s+(?:([A-Z]{2}):)?\s*:?\s*(>*)\s*:?\s*\{")
 IF = r"(?:\(!?%\w+\), )?"  # the predicate that an instruction may have
@@ -50,7 +51,7 @@ def read_dump(folder: str, *, names: set[str]) -> dict[str, int]:
 
 def clear_dump(folder: str) -> None:
     """Remove the folder, so that the next compilation's dump is not mixed with this one's."""
-    shutil.rmtree(folder, ignore_errors=True)
+    files.remove(folder)
 
 
 def scheduled_cycles(text: str) -> int | None:

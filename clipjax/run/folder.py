@@ -103,13 +103,11 @@ def _begin_anew(folder: epath.Path, config: Config) -> None:
     Its vocabulary is made again, of captions that may be others now. Its log goes on if the
     settings are the same, as after a kill; else it is moved to `WORKDIR/failed_starts/`.
     """
-    untrained = folder / FOLDER / "0"
-    if untrained.exists():
-        untrained.rmtree()
+    files.remove(folder / FOLDER / "0")
     vocabulary, named = folder / "tokenizer", os.path.expanduser(config.tokenizer.path)
     is_named = named and os.path.abspath(named).startswith(os.path.abspath(vocabulary))
-    if vocabulary.exists() and not is_named:
-        vocabulary.rmtree()
+    if not is_named:
+        files.remove(vocabulary)
     try:
         differs = bool(_changed(folder, config))
     except ConfigError:  # its config.json cannot be read
@@ -119,10 +117,9 @@ def _begin_anew(folder: epath.Path, config: Config) -> None:
         number = 1
         while (kept := folder / "failed_starts" / str(number)).exists():
             number += 1
-        kept.mkdir(parents=True)
         for name in ("metrics.jsonl", "tensorboard", "report"):
             if (folder / name).exists():
-                (folder / name).rename(kept / name)
+                files.move(folder / name, kept / name)
         log.warning("%s: a start with other settings saved nothing; its log is in %s", folder, kept)
 
 

@@ -54,9 +54,7 @@ def hold(workdir: str) -> Iterator[None]:
 
         def take() -> None:
             with files.errors(workdir, setting="--workdir"):
-                if not files.is_remote(workdir):
-                    private.make(workdir, mode=0o755)
-                files.make_folder(workdir, setting="--workdir")
+                files.make_folder(workdir, setting="--workdir", mode=0o755)
                 private.check(workdir, setting="--workdir", shared=True)
                 own = _renewed if files.is_remote(workdir) else _locked
                 held.enter_context(own(epath.Path(workdir) / FILE))
@@ -80,7 +78,7 @@ def _taken(file: epath.Path, owner: dict[str, Any]) -> ConfigError:
 def _locked(file: epath.Path) -> Iterator[None]:
     new = not file.exists()
     with contextlib.ExitStack() as held:
-        stream = held.enter_context(open(file, "a+", encoding="utf-8"))
+        stream = held.enter_context(files.open_file(file, "a+"))
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -92,7 +90,7 @@ def _locked(file: epath.Path) -> Iterator[None]:
                 *(file.parent, error.strerror, RENEW_SECONDS),
             )
             if new and not os.fstat(stream.fileno()).st_size:
-                file.unlink()  # ours, not half a note of somebody's
+                files.remove(file)  # ours, not half a note of somebody's
             held.enter_context(_renewed(file))
         else:
             held.enter_context(_noted(stream, file))
@@ -145,7 +143,7 @@ def _renewed(file: epath.Path) -> Iterator[None]:
         ended.set()
         with contextlib.suppress(Exception):  # as above
             if _read(file).get("name") == name:
-                file.unlink(missing_ok=True)
+                files.remove(file)
 
 
 def _watch(file: epath.Path) -> None:

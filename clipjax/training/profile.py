@@ -12,7 +12,9 @@ import jax
 from absl import logging
 from etils import epath
 
+from clipjax.common import files
 from clipjax.common.durations import step_window
+from clipjax.common.exits import CleanExit
 
 STEPS = 5  # traced after a touch
 
@@ -37,8 +39,8 @@ class Profiler:
         """Call before dispatching the step after `step` finished ones."""
         looks = self.look_every and not self.tracing and step % self.look_every == 0
         if looks and self.request.exists():
-            with contextlib.suppress(OSError):
-                self.request.unlink(missing_ok=True)
+            with contextlib.suppress(CleanExit):
+                files.remove(self.request)
                 self.window = range(step, step + STEPS)
         if step in self.window and not self.tracing:
             logging.info("tracing steps %d to %d", step, self.window[-1])

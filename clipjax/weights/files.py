@@ -8,9 +8,8 @@ import json
 import math
 import os
 import pathlib
-import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,7 +17,8 @@ import numpy as np
 import safetensors
 
 from clipjax.common.exits import ConfigError, DataError
-from clipjax.common.files import errors
+from clipjax.common.files import as_folder, check_writable, writing
+from clipjax.common.files import write_json as write_json
 from clipjax.weights.arrays import Tensors
 
 MAX_HEADER = 100 << 20  # bytes, safetensors' own limit
@@ -157,7 +157,8 @@ def place_of(folder: str | os.PathLike[str]) -> pathlib.Path:
     """Where a new folder will be.
 
     Raises:
-      ConfigError: there is something already, or it is no local folder.
+      ConfigError, WriteError: there is something already, it is no local folder, or it cannot be
+        made.
     """
     place = os.fspath(folder)
     if "://" in place:
@@ -165,28 +166,15 @@ def place_of(folder: str | os.PathLike[str]) -> pathlib.Path:
     target = pathlib.Path(os.path.abspath(os.path.expanduser(place)))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"--output={place}: exists already; name a new folder")
+    check_writable(target.with_name(f"{target.name}.new"), setting="--output")
     return target
 
 
 def write_folder(folder: str | os.PathLike[str], fill: Callable[[pathlib.Path], None]) -> None:
-    """Make a folder that appears whole or not at all: `fill` another beside it, and rename that.
-
-    Raises:
-      ConfigError: as `place_of`.
-      WriteError: it cannot be written.
-    """
-    target = place_of(folder)
-    made = target.with_name(f".{target.name}.tmp-{os.getpid()}")
-    try:
-        with errors(folder, setting="--output"):
-            made.mkdir(parents=True)
-            fill(made)
-            if target.exists():
-                target.rmdir()
-            made.rename(target)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
+    """Make a folder that appears whole or not at all, with what `fill` writes; errors as
+    `place_of`."""
+    with as_folder(place_of(folder), setting="--output") as made:
+        fill(made)
 
 
 def write_safetensors(file: pathlib.Path, tensors: Tensors) -> None:
@@ -202,17 +190,12 @@ def write_safetensors(file: pathlib.Path, tensors: Tensors) -> None:
         header[name] = {"dtype": codes[dtype], "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # which aligns the values
-    with file.open("wb") as opened:
+    with writing(file) as opened:
         opened.write(len(text).to_bytes(8, "little") + text)
         for name in names:
             value = tensors.read(name)
             assert (value.shape, value.dtype) == (tensors.shapes[name], tensors.dtypes[name]), name
-            np.ascontiguousarray(value).tofile(opened)
-
-
-def write_json(file: pathlib.Path, content: Mapping[str, Any]) -> None:
-    """Write an object, indented."""
-    file.write_text(json.dumps(content, indent=2) + "\n")
+            opened.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
 
 
 def _line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import re
 
+from clipjax.common import files
 from clipjax.common.exits import ConfigError, RemoteError
 
 PREFIX = "hf://"
@@ -19,6 +20,7 @@ def fetch(address: str) -> str:
     Raises:
       ConfigError: it is no such address, there is no such model, or a package is missing.
       RemoteError: the hub does not answer, and the cache does not hold it.
+      WriteError: the cache (HF_HOME) cannot be written; ConfigError where another must be named.
     """
     found = ADDRESS.fullmatch(address)
     if found is None:
@@ -34,7 +36,11 @@ def fetch(address: str) -> str:
         )
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise ConfigError(f"{address}: {_line(error)}") from None
+    except PermissionError as error:
+        raise files.failure(error, error.filename or "the hub's cache (HF_HOME)") from None
     except Exception as error:  # of a network that is not there anything may come
+        if clean := files.clean(error):
+            raise clean from None
         raise RemoteError(f"{address}: {_line(error)}") from None
 
 

@@ -3,6 +3,7 @@
 import pathlib
 from typing import Any
 
+from clipjax.data import tokenizers
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.weights import arrays, files, tokenizer_files
 from clipjax.weights.preprocessing import PREPROCESSOR
@@ -25,5 +26,4 @@ def write(
     files.write_json(folder / CONFIG, config | {"torch_dtype": dtype})
     files.write_json(folder / PREPROCESSOR, preprocessor)
     files.write_safetensors(folder / WEIGHTS, tensors)
-    for name, content in tokenizer_files.for_transformers(tokenizer).items():
-        (folder / name).write_bytes(content)
+    tokenizers.publish(tokenizer_files.for_transformers(tokenizer), folder=folder)

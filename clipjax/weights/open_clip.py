@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipjax.common.exits import DataError
+from clipjax.data import tokenizers
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.data.tokenizers.clip import ClipTokenizer, packaged_merges
 from clipjax.models import config as model_config
@@ -203,8 +204,7 @@ def write(
     files.write_json(folder / CONFIG, config_of(model, own_tokenizer=uses_own_files))
     tensors = arrays.Written(params, layout=openai.layout(model))
     files.write_safetensors(folder / WEIGHTS[0], tensors)
-    for name, content in tokenizer_files.for_transformers(tokenizer).items():
-        (folder / name).write_bytes(content)
+    tokenizers.publish(tokenizer_files.for_transformers(tokenizer), folder=folder)
 
 
 def _is_released(tokenizer: Tokenizer) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipjax.common.exits import DataError
+from clipjax.data import tokenizers
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.data.tokenizers.siglip import SiglipTokenizer
 from clipjax.models import config as model_config
@@ -115,8 +116,7 @@ def write(
     files.write_json(folder / CONFIG, config_of(model_config.uniform(model), cleaning=cleaning))
     tensors = arrays.Written(params, layout=layout(model))
     files.write_safetensors(folder / WEIGHTS[0], tensors)
-    for name, content in tokenizer_files.for_transformers(tokenizer).items():
-        (folder / name).write_bytes(content)
+    tokenizers.publish(tokenizer_files.for_transformers(tokenizer), folder=folder)
 
 
 def config_of(model: Mapping[str, Any], *, cleaning: str = CLEANING) -> dict[str, Any]:

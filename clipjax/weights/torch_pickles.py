@@ -13,6 +13,7 @@ import sys
 SECONDS = 3600
 MARK = "token_embedding.weight"  # how a name ends in every CLIP's state dict
 NOT_ALLOWED = re.compile(r"GLOBAL (\S+) was not an allowed global")
+NOT_WRITTEN = 74  # exit code
 SAVE = "where it was made, torch.save(model.state_dict(), 'weights.pt')"
 
 
@@ -37,8 +38,9 @@ def to_safetensors(source: str | os.PathLike[str], target: pathlib.Path) -> None
     Raises:
       ConfigError: PyTorch is not installed.
       DataError: it holds no state dict of a CLIP; says what went wrong.
+      WriteError: `target` cannot be written.
     """
-    from clipjax.common.exits import ConfigError, DataError
+    from clipjax.common.exits import ConfigError, DataError, WriteError
 
     kept = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ}
     try:
@@ -57,6 +59,8 @@ def to_safetensors(source: str | os.PathLike[str], target: pathlib.Path) -> None
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         reason = lines[-1].strip()[:200] if lines else f"PyTorch ended with {done.returncode}"
+        if done.returncode == NOT_WRITTEN:
+            raise WriteError(f"{target}: cannot be written: {reason}; make room (TMPDIR)")
         if "No module named 'torch'" in reason:
             raise ConfigError(f"{source}: only PyTorch reads it; pip install torch")
         if named := NOT_ALLOWED.search(done.stderr):
@@ -82,7 +86,11 @@ def _main(source: str, target: str) -> None:
                 tensors[path + name] = value.detach().clone().contiguous()
     if not tensors:
         sys.exit(f"holds no tensors by name; {SAVE}")
-    save_file(tensors, target)
+    try:
+        save_file(tensors, target)
+    except Exception as error:
+        print(error, file=sys.stderr)
+        sys.exit(NOT_WRITTEN)
 
 
 def _state_dicts(content: object, path: str = "") -> list[tuple[str, dict]]:

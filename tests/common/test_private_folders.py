@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from clipjax.common import private
+from clipjax.common import files, private
 from clipjax.common.exits import ConfigError
 from clipjax.data.sources.shard_files import ShardFiles
 
@@ -58,7 +58,7 @@ def test_folders_are_made_for_this_user_alone(tmp_path, mode):
     umask = os.umask(0)
     try:
         for _ in range(2):
-            private.make(str(tmp_path / "a" / "b"), mode=mode)
+            files.make_folder(tmp_path / "a" / "b", mode=mode)
     finally:
         os.umask(umask)
     for folder in (tmp_path / "a", tmp_path / "a" / "b"):

@@ -9,10 +9,10 @@ import pytest
 
 PROGRAM = """
 import subprocess, sys, time
-from clipjax.parallel import leaving
+from clipjax.parallel import shutdown
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
 print(child.pid, flush=True)
-leaving.{end}
+shutdown.{end}
 """
 
 

@@ -118,11 +118,8 @@ def parse(data: bytes, *, names: Sequence[str]) -> Columns:
 
 def write(columns: Columns, place: str) -> None:
     """Keep an index, whole or not at all, writable by this user alone; as `files.write`."""
-    content = io.BytesIO()
-    np.savez(content, **columns)  # pyright: ignore[reportArgumentType]
-    with files.errors(place):
-        private.make(os.path.dirname(place))
-    files.write(place, content.getvalue())
+    files.make_folder(os.path.dirname(place), mode=private.MODE)
+    files.write_arrays(place, columns)
 
 
 def unique_name(path: str) -> str:

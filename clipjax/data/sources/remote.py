@@ -18,7 +18,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 from clipjax.common import files, urls
 from clipjax.common.exits import CleanExit, ConfigError, RemoteError
@@ -59,7 +59,7 @@ def fetch(path: str, *, to: str, size: int) -> None:
 
     def once(path: str) -> None:
         source = _request(path, "GET") if is_http(path) else _file_system(path).open(path, "rb")
-        with source, _opened(to) as target:
+        with source, files.open_file(to, "wb") as target:
             while chunk := source.read(CHUNK):
                 with files.errors(to):  # a disk's no is not the network's, and final
                     target.write(chunk)
@@ -69,11 +69,6 @@ def fetch(path: str, *, to: str, size: int) -> None:
             raise OSError(f"{urls.shown(path)}: {copied:,} of {size:,} bytes came")
 
     with_retries(once, path)
-
-
-def _opened(file: str) -> BinaryIO:
-    with files.errors(file):
-        return open(file, "wb")
 
 
 def is_shard(name: str, *, ending: str) -> bool:

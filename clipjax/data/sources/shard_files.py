@@ -12,12 +12,12 @@ import functools
 import itertools
 import logging
 import os
-import pathlib
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from clipjax.common import files, private, urls
+from clipjax.common.exits import CleanExit
 from clipjax.data.sources import index_file, remote
 
 DEFAULT_BYTES = 100 << 30
@@ -167,26 +167,24 @@ class ShardFiles:
         return os.path.join(self.folder, COPIES, index_file.unique_name(path))
 
     def _fetch(self, path: str, copy: str) -> None:
-        with files.errors(self.folder, setting="config.data.cache_dir"):
-            private.make(os.path.dirname(copy))
-            lock = open(f"{copy}.lock", "w")  # noqa: SIM115 - closed below
+        files.make_folder(os.path.dirname(copy), setting="config.data.cache_dir", mode=private.MODE)
         failed = f"{copy}.failed"
-        with lock:
+        with files.open_file(f"{copy}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # workers often want the same shard at once
             if os.path.exists(copy):
                 return
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - os.stat(failed).st_mtime < FORGET_FAILURE:
                     raise OSError(f"{urls.shown(path)} was not there a moment ago")
-                os.unlink(failed)
+                files.remove(failed)
             try:
                 identity = remote_identity(path)
                 remote.fetch(path, to=f"{copy}.part", size=identity[0])
                 os.utime(f"{copy}.part", ns=(time.time_ns(), identity[1]))
-                os.replace(f"{copy}.part", copy)
+                files.move(f"{copy}.part", copy)
             except OSError:
-                with contextlib.suppress(OSError):
-                    pathlib.Path(failed).touch()
+                with contextlib.suppress(CleanExit):
+                    files.write(failed, "")
                 raise
             self._make_room(keep=copy)
 
@@ -203,9 +201,9 @@ class ShardFiles:
             if total <= self.cache_bytes:
                 break
             if place != keep:
-                with contextlib.suppress(FileNotFoundError):  # processes that have it open go on
-                    os.unlink(place)
-                total -= size
+                with contextlib.suppress(CleanExit):  # processes that have it open go on
+                    files.remove(place)
+                    total -= size
 
 
 def shared_index(path: str, *, folder: str, part: str = "") -> str:

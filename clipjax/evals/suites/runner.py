@@ -10,13 +10,11 @@ is written into its record, and the others are measured all the same.
 """
 
 import functools
-import io
 import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from etils import epath
 
 from clipjax.common import files
@@ -144,11 +142,8 @@ def _warn(measurement: Measurement, on: OnSet, *, prompted: bool) -> None:
 
 
 def _write_arrays(arrays: protocols.Arrays, file: Any) -> None:
-    if not arrays:
-        return
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)  # pyright: ignore
-    files.write(file, content.getvalue())
+    if arrays:
+        files.write_arrays(file, arrays, compressed=True)
 
 
 def _overview(suite: suites.Suite, listed: Sequence[Task], *, say: Say) -> None:

@@ -21,6 +21,7 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as managers
 
+from clipjax.common import files
 from clipjax.parallel import distributed, messages
 
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is being saved
@@ -106,7 +107,7 @@ def _forget_damaged_metrics(directory: epath.Path) -> None:
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             logging.error("%s: unreadable, removed (%s); the step can be no best one", file, reason)
-            file.parent.rmtree()
+            files.remove(file.parent)
 
 
 def _no_looks() -> dict[str, Any]:
@@ -173,15 +174,10 @@ def make_room(directory: epath.Path, step: int) -> None:
     Of a folder that cannot be made orbax tells the lead alone, in the background; its other threads
     wait for it for minutes.
     """
-    if (directory / str(step)).exists():  # what a save left that failed
-        (directory / str(step)).rmtree()
+    files.remove(directory / str(step))  # what a save left that failed
     if "://" not in str(directory):
-        probe = directory / ".probe"
-        try:
-            probe.mkdir(exist_ok=True)
-            probe.rmdir()
-        except OSError as error:
-            raise OSError(error.errno, f"no folder can be made there ({error.strerror})") from error
+        files.make_folder(directory / ".probe")
+        files.remove(directory / ".probe")
 
 
 def remove_unfinished(directory: epath.Path) -> None:
@@ -194,10 +190,10 @@ def remove_unfinished(directory: epath.Path) -> None:
     for folder in left:
         for _ in range(TRIES):
             try:
-                folder.rmtree(missing_ok=True)
+                files.remove(folder)
                 break
             except Exception as error:  # for one, a writer that has not heard of the failure yet
-                problem = error
+                problem = error.__cause__ or error
                 time.sleep(0.2)
         else:
             logging.warning("%s: left by a failed save, cannot be removed: %s", folder, problem)

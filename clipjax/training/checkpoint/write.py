@@ -226,11 +226,7 @@ class Checkpoints:
     def put_aside(self, step: int, folder: Any) -> None:
         """Move a step to `folder`, which it makes; a collective. What lies there gives way."""
         if distributed.is_lead():
-            with files.errors(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-                if (folder / str(step)).exists():
-                    (folder / str(step)).rmtree()
-                (self.directory / str(step)).rename(folder / str(step))
+            files.move(self.directory / str(step), folder / str(step))
         distributed.from_lead(b"moved")
         self.manager.reload()
 

@@ -8,7 +8,6 @@ import contextlib
 import errno
 import logging
 import os
-import tempfile
 import time
 from typing import Any
 
@@ -41,11 +40,12 @@ class AppendedFile:
         self.unwritten = b""
         with files.errors(path):
             if files.is_remote(path):
-                self.local = os.path.join(tempfile.mkdtemp(prefix="clipjax-"), self.target.name)
+                self.folder = files.temporary_folder()
+                self.local = os.path.join(self.folder.name, self.target.name)
                 if self.target.exists():
                     self.target.copy(self.local)
                 self.uploader = concurrent.futures.ThreadPoolExecutor(1, "upload")
-            self.file = open(self.local, "ab", buffering=0)  # noqa: SIM115 - open for the run
+            self.file = files.open_file(self.local, "ab", buffering=0)
 
     def append(self, piece: bytes) -> None:
         """Write a piece, after those that did not fit before."""

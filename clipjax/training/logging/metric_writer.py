@@ -104,7 +104,7 @@ def cut_torn_line(path: str) -> None:
     """Cut a local file back to its last whole line; a missing file stays missing."""
     if not os.path.exists(path):
         return
-    with open(path, "rb+") as file:
+    with files.open_file(path, "rb+") as file:
         content = file.read()
         end = content.rfind(b"\n") + 1
         if end != len(content):
