@@ -51,8 +51,8 @@ def compare(workdirs: Sequence[str], *, metric: str, output: str) -> str:
     rows = [["", metric.split("/")[-1], "images", "to the weakest's end", "times as fast"]]
     for name, (examples, values) in runs.items():
         took = until[name]
-        told = (f"{took:,.0f}", f"{slowest / took:.1f}") if took else ("–", "–")
-        rows.append([name, f"{values[-1]:.4g}", f"{examples[-1]:,}", *told])
+        times = (f"{took:,.0f}", f"{slowest / took:.1f}") if took else ("–", "–")
+        rows.append([name, f"{values[-1]:.4g}", f"{examples[-1]:,}", *times])
     if output:
         files.write(output, canvas.encoded(compared.draw(runs, metric=metric), ending=ending))
     return table.aligned(rows)
@@ -67,10 +67,10 @@ def _names(workdirs: Sequence[str]) -> list[str]:
 
 def main() -> None:
     """`compare` with the flags; prints the table."""
-    given = flags.FLAGS
-    print(compare(given.workdir, metric=given.metric, output=given.output))
-    if given.output:
-        print(f"\n{given.output}")
+    values = flags.FLAGS
+    print(compare(values.workdir, metric=values.metric, output=values.output))
+    if values.output:
+        print(f"\n{values.output}")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def convert(
     for note in run.get("notes", ()):
         print(f"note: {note}")
     if to == "clipjax":
-        write_folder(output, lambda made: pretrained.write_checkpoint(made, variables, run=run))
+        write_folder(output, lambda folder: pretrained.write_checkpoint(folder, variables, run=run))
     else:
         formats.write(
             output,

@@ -113,11 +113,11 @@ def find(
         raise ConfigError(
             f"--thresholds: {sorted(unknown)[0]} is none of the suite's measured sets"
         )
-    found = overlap_search.neighbours(
+    neighbours = overlap_search.neighbours(
         subject, sets, training=training, place=place, distance=distance, num_workers=num_workers
     )
     rows, table = [], {}
-    for one, near in zip(sets, found, strict=True):
+    for one, near in zip(sets, neighbours, strict=True):
         threshold = thresholds.get(one.name, float("inf"))
         effect = overlap.effect(one.right, near.overlapping(threshold))
         by = near.found_by(threshold)
@@ -125,9 +125,11 @@ def find(
         measured = {"n": len(one.right), "threshold": chosen, "found": by}
         table[one.name] = measured | dataclasses.asdict(effect)
         rows.append(_row(one, by, effect))
-        told = f"{by['any']:,} of {len(one.right):,} overlap"
-        told += f" ({by['file']:,} files, {by['look']:,} looks)"
-        print(f"{one.title}: {told}; all less clean {effect.change:+.2%}, p {effect.p_value:.2g}")
+        summary = f"{by['any']:,} of {len(one.right):,} overlap"
+        summary += f" ({by['file']:,} files, {by['look']:,} looks)"
+        print(
+            f"{one.title}: {summary}; all less clean {effect.change:+.2%}, p {effect.p_value:.2g}"
+        )
         if distributed.is_lead():
             sheet = _sheet(one, near, training, threshold=chosen)
             if sheet is not None:
@@ -182,14 +184,15 @@ def _sheet(one: Any, near: Any, training: Any, *, threshold: float | None) -> An
         )
         for i in chosen
     ]
-    told = f"threshold {threshold}" if threshold is not None else "no threshold chosen yet"
+    chosen_at = f"threshold {threshold}" if threshold is not None else "no threshold chosen yet"
+    rows = "above the evaluation image, below the training image, and their cosine"
     return near_pairs.draw(
         pairs,
         scores=near.cosine[chosen],
         notes=notes,
         threshold=threshold,
         title=f"{one.title}: nearest training images",
-        subtitle=f"above the evaluation image, below the training image, and their cosine; {told}",
+        subtitle=f"{rows}; {chosen_at}",
     )
 
 

@@ -273,15 +273,15 @@ def _define_flags() -> Any:
 
 def main(config_flag: Any) -> int:
     """`run` with the flags; returns the exit code."""
-    given = flags.FLAGS
+    values = flags.FLAGS
     names = ("remats", "micro_batches", "meshes")
     return run(
         cli.config(config_flag),
-        topology=given.topology,
+        topology=values.topology,
         name=cli.config_name(config_flag),
-        num_slices=given.num_slices,
-        json_path=given.json,
-        sweeping={key: getattr(given, f"sweep_{key}") for key in names} if given.sweep else None,
+        num_slices=values.num_slices,
+        json_path=values.json,
+        sweeping={key: getattr(values, f"sweep_{key}") for key in names} if values.sweep else None,
     )
 
 

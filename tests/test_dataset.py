@@ -116,7 +116,7 @@ def test_a_path_says_itself_what_it_is(shards, tmp_path):
         f"{tmp_path}/pictures": "folder",
     }
     code = (
-        "import sys; from absl import flags; from clipjax import named_data\n"
+        "import sys; from absl import flags; from clipjax.build import named_data\n"
         "for path in sys.argv[1:]:\n"
         "    flags.FLAGS(['x', f'--path={path}'])\n"
         "    print(named_data.settings(image_size=32)[0].source)"

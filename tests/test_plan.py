@@ -391,7 +391,7 @@ def test_a_sweep_of_real_steps(tmp_path):
 
 KERNEL = """
 import json, sys
-from clipjax.parallel import compiled, kernel_schedules, topologies
+from clipjax.planning import compiled, kernel_schedules, topologies
 from clipjax.parallel.accelerators import ACCELERATORS
 topologies.prepare_environment(sys.argv[1])
 import jax, jax.numpy as jnp, numpy as np

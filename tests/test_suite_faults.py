@@ -475,7 +475,7 @@ def test_a_process_that_fails_alone_in_a_measurement_ends_both(trained, tmp_path
     for name in ("first", "alone"):
         classes(tmp_path / name, (0, 1, 2) * 7)
     text = SUITE_OF_TWO_PROCESSES.replace("NAMES", "('first', 'alone')")
-    head = "from clipjax.evals import faults\n\nfaults.PATIENCE_SECONDS = 2.0\n"
+    head = "from clipjax.evals.suites import faults\n\nfaults.PATIENCE_SECONDS = 2.0\n"
     (tmp_path / "s.py").write_text(head + text)
     codes, said = two_processes(trained, tmp_path / "s.py", tmp_path / "out")
     assert codes == [exits.BAD_DATA] * 2, said

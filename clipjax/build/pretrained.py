@@ -66,14 +66,14 @@ def read(
     if foreign is None and model_config:
         raise ConfigError(f"{path}: a clipjax run says itself what its model is; drop model_config")
     if foreign is None:
-        found = checkpoint_reader.restore_variables(path, step=step, average=average)
-        kind = found[1]["config"]["model"]["text"].get("kind", "transformer")
+        restored = checkpoint_reader.restore_variables(path, step=step, average=average)
+        kind = restored[1]["config"]["model"]["text"].get("kind", "transformer")
         if kind in model_settings.PREDICTING:
             raise ConfigError(
                 f"{path}: predicts captions (model.text.kind={kind}) and embeds no text; only"
                 ' evaluators of kind "likelihood" measure it, in training'
             )
-        return found
+        return restored
     try:
         run = _run(foreign, tokenizer=foreign.tokenizer(tokenizer))
         return foreign.variables(keep_half=keep_half), run
@@ -118,10 +118,10 @@ def read_tokenizer(path: str | os.PathLike[str]) -> tokenizers.Tokenizer | None:
 
 def _foreign(place: str, **options: Any) -> Foreign | None:
     if place.startswith(hub.PREFIX):
-        found = formats.open_foreign(hub.fetch(place), **options)
-        if found is None:
+        model = formats.open_foreign(hub.fetch(place), **options)
+        if model is None:
             raise ConfigError(f"{place}: holds no model that clipjax reads")
-        return found
+        return model
     pickled = weight_files.is_pickle(place) and not os.path.isdir(place)
     if pickled and not options.get("weights"):
         raise ConfigError(f"{place}: {weight_files.TRUST.format(path=place)}")

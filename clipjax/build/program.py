@@ -77,20 +77,20 @@ class Program:
 
 def mesh(config: Config, *, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh of all devices, or of those given; ConfigError if it or the batch does not fit."""
-    made = meshes.make_mesh(config.mesh, num_slices=config.num_slices, devices=devices)
-    meshes.check_batch(config.batch_size, mesh=made, where="config.batch_size")
-    parts = meshes.batch_shards(made) * config.micro_batches
+    devices_mesh = meshes.make_mesh(config.mesh, num_slices=config.num_slices, devices=devices)
+    meshes.check_batch(config.batch_size, mesh=devices_mesh, where="config.batch_size")
+    parts = meshes.batch_shards(devices_mesh) * config.micro_batches
     if config.batch_size % parts:
         raise ConfigError(
             f"config.micro_batches={config.micro_batches}: config.batch_size={config.batch_size}"
-            f" does not divide into so many parts on {meshes.batch_shards(made)} devices"
+            f" does not divide into so many parts on {meshes.batch_shards(devices_mesh)} devices"
         )
     for name, settings in config.evals.items():
         if settings.batch_size:
             meshes.check_batch(
-                settings.batch_size, mesh=made, where=f"config.evals.{name}.batch_size"
+                settings.batch_size, mesh=devices_mesh, where=f"config.evals.{name}.batch_size"
             )
-    return made
+    return devices_mesh
 
 
 def horizon(config: Config, *, epoch_examples: int | None) -> Horizon:

@@ -195,11 +195,11 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 def _check_paths(argv: Sequence[str]) -> None:
     """A path in braces without quotes comes from the shell as several flags; the last would win."""
-    given: dict[str, list[str]] = {}
-    for name, found, value in (argument.lstrip("-").partition("=") for argument in argv[1:]):
-        if found and name.split(".")[-1] == "path":
-            given.setdefault(name, []).append(value)
-    for name, values in given.items():
+    paths: dict[str, list[str]] = {}
+    for name, has_value, value in (argument.lstrip("-").partition("=") for argument in argv[1:]):
+        if has_value and name.split(".")[-1] == "path":
+            paths.setdefault(name, []).append(value)
+    for name, values in paths.items():
         if len(set(values)) > 1:
             raise exits.ConfigError(
                 f"--{name} is given {len(values)} times, with {values[0]} and {values[1]}; give it"

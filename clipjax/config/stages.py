@@ -63,7 +63,7 @@ def plan(config: Config, *, epoch_examples: int | None) -> list[Stage]:
         for name, stage in config.stages.items()
     }
     ends = dict(sorted(ends.items(), key=lambda item: item[1]))
-    made: list[Stage] = []
+    planned: list[Stage] = []
     step = example = 0
     for name, end in [*ends.items(), ("", examples(config.total, "config.total"))]:
         own = settings(config, name)
@@ -76,9 +76,9 @@ def plan(config: Config, *, epoch_examples: int | None) -> list[Stage]:
                 " by the stages before"
             )
         count = max(int((end - example) / own.batch_size + 0.5), 1)
-        made.append(Stage(name, own, step, step + count, example, config.batch_size))
+        planned.append(Stage(name, own, step, step + count, example, config.batch_size))
         step, example = step + count, example + count * own.batch_size
-    return made
+    return planned
 
 
 def settings(config: Config, name: str) -> Config:

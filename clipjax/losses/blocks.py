@@ -46,18 +46,18 @@ def statistics(
 
     Where a row has no such pair, best is -inf and the others are 0.
     """
-    found = {}
+    figures = {}
     if "best" in measures:
         kept = jnp.where(mask, logits, -jnp.inf)
-        found["best"] = jnp.max(kept, axis=axis)
+        figures["best"] = jnp.max(kept, axis=axis)
         if "mass" in measures:
-            top = jnp.expand_dims(_finite(found["best"]), axis)
-            found["mass"] = jnp.sum(jnp.exp(kept - top), axis=axis)
+            top = jnp.expand_dims(_finite(figures["best"]), axis)
+            figures["mass"] = jnp.sum(jnp.exp(kept - top), axis=axis)
     if "sum" in measures:
-        found["sum"] = jnp.sum(jnp.where(mask, logits, 0.0), axis=axis)
+        figures["sum"] = jnp.sum(jnp.where(mask, logits, 0.0), axis=axis)
     if "count" in measures:
-        found["count"] = jnp.sum(mask, axis=axis, dtype=jnp.float32)
-    return {f"{measure}_{kind}": value for measure, value in found.items()}
+        figures["count"] = jnp.sum(mask, axis=axis, dtype=jnp.float32)
+    return {f"{measure}_{kind}": value for measure, value in figures.items()}
 
 
 def _finite(best: jax.Array) -> jax.Array:

@@ -73,11 +73,13 @@ def _statistics(logits: jax.Array, x: dict, y: dict, layout: vjp.Layout, *, axis
     positive, negative = pair_masks(x, y, mode=layout.mode)
     means = ("sum", "count") if axis == 1 else ()
     measures = ("best", "mass", *means)
-    found = blocks.statistics(logits, negative, measures=measures, kind="negative", axis=axis)
+    figures = blocks.statistics(logits, negative, measures=measures, kind="negative", axis=axis)
     if layout.mode == "positive":
         measures = ("best", "mass", "sum", *means)
-        found |= blocks.statistics(logits, positive, measures=measures, kind="positive", axis=axis)
-    return found
+        figures |= blocks.statistics(
+            logits, positive, measures=measures, kind="positive", axis=axis
+        )
+    return figures
 
 
 def _finish(
@@ -89,12 +91,12 @@ def _finish(
         rows, columns = rows | own, columns | own
     weight = 1.0 / rows["count_positive"]  # a row's target is spread evenly over its positives
     saved, cross_entropy = [], 0.0
-    for found in (rows, columns):
-        negative = found["best_negative"], found["mass_negative"]
-        positive = found["best_positive"], found["mass_positive"]
+    for figures in (rows, columns):
+        negative = figures["best_negative"], figures["mass_negative"]
+        positive = figures["best_positive"], figures["mass_positive"]
         top, mass = blocks.join(*negative, *positive)
         log_mass = jnp.log(mass)
-        cross_entropy += jnp.mean((top - weight * found["sum_positive"]) + log_mass) / 2
+        cross_entropy += jnp.mean((top - weight * figures["sum_positive"]) + log_mass) / 2
         miss = negative[1] * jnp.exp(negative[0] - top) / mass
         saved.append({"top": top, "log_mass": log_mass, "miss": miss, "weight": weight})
     metrics = blocks.metrics(rows, columns, logit_scale=scalars["scale"], axes=layout.axes)

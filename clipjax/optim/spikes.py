@@ -43,9 +43,9 @@ def skip_spikes(
         spike = (state.taken >= WARM_UP) & (norm > limit)
         weight = 1.0 / jnp.minimum(state.taken + 1, MEMORY).astype(jnp.float32)
         usual = state.usual_norm + weight * (jnp.where(spike, limit, norm) - state.usual_norm)
-        made, inner_state = inner.update(updates, state.inner, params)
-        made = jax.tree.map(lambda u: jnp.where(spike, jnp.zeros_like(u), u), made)
+        applied, inner_state = inner.update(updates, state.inner, params)
+        applied = jax.tree.map(lambda u: jnp.where(spike, jnp.zeros_like(u), u), applied)
         kept = jax.tree.map(lambda new, old: jnp.where(spike, old, new), inner_state, state.inner)
-        return made, SpikesState(kept, usual, state.taken + 1, state.spikes_skipped + spike)
+        return applied, SpikesState(kept, usual, state.taken + 1, state.spikes_skipped + spike)
 
     return optax.GradientTransformation(init, update)

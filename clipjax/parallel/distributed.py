@@ -45,15 +45,15 @@ def initialize(
     """
     if jax.distributed.is_initialized():
         return
-    found = peers.find()
-    if found is not None and found.count > 1:
-        with _waiting(found, seconds=timeout_seconds):
-            address = found.coordinator(timeout_seconds=timeout_seconds + MARGIN_SECONDS)
+    peer_group = peers.find()
+    if peer_group is not None and peer_group.count > 1:
+        with _waiting(peer_group, seconds=timeout_seconds):
+            address = peer_group.coordinator(timeout_seconds=timeout_seconds + MARGIN_SECONDS)
             _join(
-                *(address, found.count, found.index),
+                *(address, peer_group.count, peer_group.index),
                 seconds=timeout_seconds,
                 heartbeat_seconds=heartbeat_seconds,
-                devices=found.devices,
+                devices=peer_group.devices,
             )
     elif alone:
         # The coordination service has no authentication: a local run listens locally.
@@ -85,11 +85,11 @@ def _join(
 
 
 @contextlib.contextmanager
-def _waiting(found: Peers, *, seconds: int) -> Iterator[None]:
+def _waiting(peer_group: Peers, *, seconds: int) -> Iterator[None]:
     """Say that the others are waited for, and end the program with 70 after so many seconds."""
-    others = f"the other {found.count - 1}" if found.count > 2 else "the other one"
-    me = f"clipjax: process {found.index} of {found.count} ({found.where})"
-    how = f"start {found.start_others}"
+    others = f"the other {peer_group.count - 1}" if peer_group.count > 2 else "the other one"
+    me = f"clipjax: process {peer_group.index} of {peer_group.count} ({peer_group.where})"
+    how = f"start {peer_group.start_others}"
 
     def give_up() -> None:
         print(f"{me}: {others} did not come in {seconds} s; {how}", file=sys.stderr, flush=True)

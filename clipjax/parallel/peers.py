@@ -69,16 +69,16 @@ def find() -> Peers | None:
         raise ConfigError(_unreadable(kind, f"{type(error).__name__}: {error}")) from error
     wrong = [host for host in hosts if not HOST.fullmatch(host)]
     if wrong or not 0 <= index < count:
-        told = f"host {wrong[0][:60]!r}" if wrong else f"process {index} of {count}"
-        raise ConfigError(_unreadable(kind, told))
+        reason = f"host {wrong[0][:60]!r}" if wrong else f"process {index} of {count}"
+        raise ConfigError(_unreadable(kind, reason))
     return Peers(kind, count, index, start_others, cluster=cluster)
 
 
 def _of_variables() -> Peers:
-    given = [name for name in VARIABLES if os.environ.get(name)]
-    if len(given) < len(VARIABLES):
-        missing = ", ".join(sorted(set(VARIABLES) - set(given)))
-        raise ConfigError(f"{given[0]} is set, but not {missing}; set all three or none")
+    present = [name for name in VARIABLES if os.environ.get(name)]
+    if len(present) < len(VARIABLES):
+        missing = ", ".join(sorted(set(VARIABLES) - set(present)))
+        raise ConfigError(f"{present[0]} is set, but not {missing}; set all three or none")
     address, count, index = (os.environ[name] for name in VARIABLES)
     if not (count.isdigit() and index.isdigit() and int(index) < int(count)):
         raise ConfigError(
@@ -113,9 +113,9 @@ _KINDS = {  # jax's name of the cluster → what we call it, and how its other p
 }
 
 
-def _unreadable(kind: str, told: str) -> str:
+def _unreadable(kind: str, reason: str) -> str:
     return (
-        f"{kind}: its list of hosts cannot be used ({' '.join(told.split())[:200]}); name the"
+        f"{kind}: its list of hosts cannot be used ({' '.join(reason.split())[:200]}); name the"
         f" processes yourself: {', '.join(VARIABLES)}"
     )
 

@@ -154,11 +154,11 @@ def _end_as_told(text: str) -> NoReturn:
 def _children(parent: int) -> list[int]:
     """Process ids of all descendants."""
     pairs = _processes()
-    found, parents = [], {parent}
+    children, parents = [], {parent}
     while parents:
         parents = {pid for pid, above in pairs if above in parents}
-        found += parents
-    return found
+        children += parents
+    return children
 
 
 def _processes() -> list[tuple[int, int]]:

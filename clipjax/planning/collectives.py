@@ -66,10 +66,10 @@ def read(
     opcode = instruction.opcode
     inner, place = instruction, computation
     if opcode in ("fusion", "async-start"):
-        found = _inside(instruction, module)
-        if found is None:
+        match = _inside(instruction, module)
+        if match is None:
             return None
-        inner, place = found
+        inner, place = match
     elif opcode == "send":
         return _between_slices(instruction, module=module, computation=computation, where=where)
     elif opcode not in KINDS and opcode not in STARTS:
@@ -167,10 +167,10 @@ def _inside(instruction: Instruction, module: Module) -> tuple[Instruction, str]
     """
     for name in instruction.called:
         body = module.scheduled(name)
-        found = next((i for i in body if i.opcode in KINDS or i.opcode in STARTS), None)
-        if found is not None:
-            chained = _chain(found) and _target(instruction, module) != "AsyncCollectiveStart"
-            return None if chained else (found, name)
+        match = next((i for i in body if i.opcode in KINDS or i.opcode in STARTS), None)
+        if match is not None:
+            chained = _chain(match) and _target(instruction, module) != "AsyncCollectiveStart"
+            return None if chained else (match, name)
     return None
 
 
@@ -226,5 +226,5 @@ def _between_slices(
 
 
 def _rendezvous(instruction: Instruction) -> str:
-    found = re.search(r'_xla_host_transfer_rendezvous="([^"]*)"', instruction.attributes)
-    return f"between slices {found[1]}" if found else ""
+    match = re.search(r'_xla_host_transfer_rendezvous="([^"]*)"', instruction.attributes)
+    return f"between slices {match[1]}" if match else ""

@@ -32,10 +32,10 @@ def peak_bytes(analysis: Any) -> int:
 def overflow(message: str) -> tuple[int, int] | None:
     """(bytes needed, bytes there are) from the compiler's error; None if it is another error."""
     for pattern in OVERFLOWS:
-        if found := pattern.search(message):
+        if match := pattern.search(message):
             needed, there = (
                 int(float(number) * UNITS[unit])
-                for number, unit in (found.group(1, 2), found.group(3, 4))
+                for number, unit in (match.group(1, 2), match.group(3, 4))
             )
             return needed, there
     return None
@@ -51,6 +51,6 @@ def available_bytes(device: Any) -> int | None:
     try:
         jax.jit(lambda x: x * 2).lower(huge).compile()
     except jax.errors.JaxRuntimeError as error:
-        found = overflow(str(error))
-        return found[1] if found else None
+        sizes = overflow(str(error))
+        return sizes[1] if sizes else None
     return None

@@ -217,11 +217,11 @@ def _does_not_fit(needed: int, available: int) -> dict[str, Any]:
 
 def _overflow(error: Exception) -> tuple[int, int]:
     """(bytes needed, bytes available); CleanExit if the compiler failed for another reason."""
-    found = compile_memory.overflow(str(error))
-    if found is None:
+    bytes_of = compile_memory.overflow(str(error))
+    if bytes_of is None:
         reason = " ".join(str(error).split())
         raise CleanExit(f"the TPU compiler failed: {reason[:400]}") from error
-    return found
+    return bytes_of
 
 
 def _loss(
@@ -280,10 +280,10 @@ def _meshes(texts: Sequence[str], *, devices: int, config: Config) -> list[dict[
         usual = axis_sizes(config.mesh, devices=devices, num_slices=config.num_slices)
         fewer = [{"data": devices // n, "fsdp": n, "tensor": 1} for n in (16, 1) if n < devices]
         return [usual, *(sizes for sizes in fewer if sizes != usual)]
-    found = []
+    tried = []
     for text in texts:
         sides = text.split("x")
         if len(sides) != len(AXES) or not all(re.fullmatch(r"-1|[1-9]\d*", s) for s in sides):
             raise ConfigError(f"--sweep_meshes: {text} is no mesh; write DATAxFSDPxTENSOR, 1x-1x1")
-        found.append(dict(zip(AXES, map(int, sides), strict=True)))
-    return found
+        tried.append(dict(zip(AXES, map(int, sides), strict=True)))
+    return tried

@@ -83,14 +83,14 @@ class Instruction:
     @property
     def cycles(self) -> int | None:
         """The compiler's estimate for one execution; None where it makes none."""
-        found = re.search(r'"estimated_cycles":"(\d+)"', self.attributes)
-        return int(found[1]) if found else None
+        match = re.search(r'"estimated_cycles":"(\d+)"', self.attributes)
+        return int(match[1]) if match else None
 
     @property
     def op_name(self) -> str:
         """The jax operation it comes from, "" if the compiler made it."""
-        found = re.search(r'op_name="([^"]*)"', self.attributes)
-        return found[1] if found else ""
+        match = re.search(r'op_name="([^"]*)"', self.attributes)
+        return match[1] if match else ""
 
     @property
     def called(self) -> list[str]:
@@ -102,8 +102,8 @@ class Instruction:
 
     def attribute(self, name: str) -> str:
         """The word after `name=`, "" if it has none."""
-        found = re.search(rf'\b{name}=%?"?([\w.\-]+)', self.attributes)
-        return found[1] if found else ""
+        match = re.search(rf'\b{name}=%?"?([\w.\-]+)', self.attributes)
+        return match[1] if match else ""
 
 
 @dataclasses.dataclass(frozen=True)

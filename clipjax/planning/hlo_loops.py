@@ -64,21 +64,21 @@ def _outside(module: Module, fusion: Instruction, name: str) -> str | None:
 
 
 def _tuple_index(module: Module, computation: str, name: str) -> int | None:
-    found = module.find(computation, name)
-    while found is not None and found.opcode in ("copy", "bitcast"):
-        found = module.find(computation, found.operands[0])
-    if found is None or found.opcode != "get-tuple-element":
+    source = module.find(computation, name)
+    while source is not None and source.opcode in ("copy", "bitcast"):
+        source = module.find(computation, source.operands[0])
+    if source is None or source.opcode != "get-tuple-element":
         return None
-    return int(found.attribute("index"))
+    return int(source.attribute("index"))
 
 
 def _constant(module: Module, computation: str, name: str) -> int | None:
-    found = module.find(computation, name)
-    while found is not None and found.opcode in ("copy", "bitcast") and found.operands:
-        found = module.find(computation, found.operands[0])
-    if found is None or found.opcode != "constant" or not re.fullmatch(r"-?\d+", found.literal):
+    source = module.find(computation, name)
+    while source is not None and source.opcode in ("copy", "bitcast") and source.operands:
+        source = module.find(computation, source.operands[0])
+    if source is None or source.opcode != "constant" or not re.fullmatch(r"-?\d+", source.literal):
         return None
-    return int(found.literal)
+    return int(source.literal)
 
 
 def _initial(module: Module, loop: Instruction, index: int, *, computation: str) -> int | None:

@@ -93,5 +93,5 @@ def _body(instruction: Instruction) -> str:
 
 def _declared(instruction: Instruction, name: str) -> float:
     """A figure of the kernel's own `CostEstimate`, 0 if it has none."""
-    found = re.search(rf'"{name}":"?(\d+)', instruction.attributes)
-    return float(found[1]) if found else 0.0
+    match = re.search(rf'"{name}":"?(\d+)', instruction.attributes)
+    return float(match[1]) if match else 0.0

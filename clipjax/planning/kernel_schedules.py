@@ -38,15 +38,15 @@ def dump_flags(folder: str) -> str:
 
 def read_dump(folder: str, *, names: set[str]) -> dict[str, int]:
     """Cycles by instruction name for those of `names` that the dump holds and can be read."""
-    found = {}
+    schedules = {}
     for file in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         match = DUMP_NAME.fullmatch(file)
         if match and match[1] in names and "schedule-analysis" not in file:
             with open(os.path.join(folder, file), errors="replace") as stream:
                 cycles = scheduled_cycles(stream.read())
             if cycles is not None:
-                found[match[1]] = cycles
-    return found
+                schedules[match[1]] = cycles
+    return schedules
 
 
 def clear_dump(folder: str) -> None:

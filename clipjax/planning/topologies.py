@@ -132,9 +132,9 @@ def prepare_environment(dump_folder: str = "") -> None:
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # what is not compiled leaves no dump
     if dump_folder:
-        given = os.environ.get("LIBTPU_INIT_ARGS", "")
+        flags = os.environ.get("LIBTPU_INIT_ARGS", "")
         os.environ["LIBTPU_INIT_ARGS"] = (
-            f"{given} {kernel_schedules.dump_flags(dump_folder)}".strip()
+            f"{flags} {kernel_schedules.dump_flags(dump_folder)}".strip()
         )
 
 

@@ -64,9 +64,11 @@ def _open(folder: epath.Path, config: Config, *, allow_config_change: bool) -> N
     if file.exists() and _is_bound(folder):
         changed = _changed(folder, config)
         if changed and not allow_config_change:
-            told = "; ".join(f"{key}: {a!r} → {b!r}" for key, (a, b) in sorted(changed.items()))
+            difference = "; ".join(
+                f"{key}: {a!r} → {b!r}" for key, (a, b) in sorted(changed.items())
+            )
             raise ConfigError(
-                f"--workdir={folder} holds a run with other settings ({told}); choose another"
+                f"--workdir={folder} holds a run with other settings ({difference}); choose another"
                 " --workdir, or add --allow_config_change to go on with the new ones"
             )
         if changed:

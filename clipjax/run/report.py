@@ -84,9 +84,9 @@ def chance_levels(
 def show_samples(report: Report | None, examples: TrainExamples, *, start: int) -> None:
     """Draw the training examples from global position `start` on."""
     if report is not None:
-        found = report.attempt(lambda: training_samples(examples, start=start), what="samples")
-        if found is not None:
-            report.samples(**found)
+        samples = report.attempt(lambda: training_samples(examples, start=start), what="samples")
+        if samples is not None:
+            report.samples(**samples)
 
 
 class _Remembering:
@@ -109,7 +109,7 @@ def training_samples(
     remembering = _Remembering(examples.tokenizer)
     same = copy.copy(examples)
     same.tokenizer = remembering
-    found: dict[str, Any] = {
+    samples: dict[str, Any] = {
         "images": [],
         "captions": [],
         "tokens": [],
@@ -118,11 +118,11 @@ def training_samples(
     }
     for position in range(start, start + count):
         example = same[position]
-        found["images"].append(example["image"])
-        found["captions"].append(remembering.text)
-        found["tokens"].append(decoded_tokens(example["text"], tokenizer=examples.tokenizer))
-        found["truncated"].append(example["truncated"])
-    return found
+        samples["images"].append(example["image"])
+        samples["captions"].append(remembering.text)
+        samples["tokens"].append(decoded_tokens(example["text"], tokenizer=examples.tokenizer))
+        samples["truncated"].append(example["truncated"])
+    return samples
 
 
 def decoded_tokens(ids: np.ndarray, *, tokenizer: Any) -> list[str]:
@@ -144,11 +144,11 @@ def show_evaluation(report: Report | None, step: int, *, details: Mapping[str, A
         return
     report.evaluation(
         step,
-        sheets={name: found for name, found in details.items() if isinstance(found, dict)},
+        sheets={name: detail for name, detail in details.items() if isinstance(detail, dict)},
         confusions={
-            name: {"counts": found.confusion, "names": found.classes}
-            for name, found in details.items()
-            if isinstance(found, zero_shot.Result)
+            name: {"counts": detail.confusion, "names": detail.classes}
+            for name, detail in details.items()
+            if isinstance(detail, zero_shot.Result)
         },
     )
 

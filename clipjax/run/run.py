@@ -85,12 +85,12 @@ class Run:
 
         if self.checkpoints.latest() is not None:
             self.goodput.enter("restore")
-        found = restore_newest(
+        restored = restore_newest(
             self.checkpoints,
             lambda step: self.program(stages.at(self.stages, step)).abstract_state,
             check=check,
         )
-        return found or (0, self._first_state())
+        return restored or (0, self._first_state())
 
     def _first_state(self) -> Any:
         stage = self.stages[0]
@@ -110,8 +110,8 @@ class Run:
         self.close()
         ended = "complete" if exit_code == exits.DONE else f"saved, leaving with {exit_code}"
         if self.writer is not None:
-            told = self.goodput.describe()
-            print(f"{self.workdir}: step {step:,} of {self.total:,}, {ended}; {told}")
+            times = self.goodput.describe()
+            print(f"{self.workdir}: step {step:,} of {self.total:,}, {ended}; {times}")
 
 
 def open_run(config: Config, *, workdir: str) -> Run:

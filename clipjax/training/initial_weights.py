@@ -13,7 +13,7 @@ from clipjax.models import positions, transformer
 
 
 def initialise_from(
-    variables: Any, given: Any, *, towers: Sequence[str], resize_positions: bool, where: str
+    variables: Any, source: Any, *, towers: Sequence[str], resize_positions: bool, where: str
 ) -> Any:
     """`variables` with the given towers' weights in place of its own, in its own shardings.
 
@@ -23,7 +23,7 @@ def initialise_from(
 
     Args:
       variables: `params` and `batch_stats`, sharded arrays, of the new run.
-      given: the same as host arrays, of the other run.
+      source: the same as host arrays, of the other run.
       towers: "vision", "text" or both.
       resize_positions: whether to.
       where: the config key, for errors.
@@ -32,17 +32,17 @@ def initialise_from(
       ConfigError: a parameter is missing or its shape differs; names the first.
     """
     stacked = any("/blocks/" in name for name, _ in trees.named_leaves(variables))
-    given = transformer.unstack_blocks(given)
-    given = transformer.stack_blocks(given) if stacked else given
-    found = dict(trees.named_leaves(given))
+    source = transformer.unstack_blocks(source)
+    source = transformer.stack_blocks(source) if stacked else source
+    weights = dict(trees.named_leaves(source))
 
     def take(name: str, own: jax.Array) -> jax.Array:
         tower, *inside = name.split("/")[1:]
         if inside and tower not in towers:
             return own
-        if name not in found:
+        if name not in weights:
             raise ConfigError(f"{where}: has no {name}; is it the same kind of model?")
-        value = found[name]
+        value = weights[name]
         if resize_positions and inside[-1:] == ["position_embedding"]:
             value = _resize(value, own=own, tower=tower)
         if value.shape != own.shape:

@@ -25,7 +25,8 @@ MODEL = small.model(
 CONVERT = """
 import pathlib, sys
 import jax, orbax.checkpoint
-from clipjax import convert, pretrained
+from clipjax import convert
+from clipjax.build import pretrained
 from clipjax.weights import formats
 
 def resident(key):

@@ -23,13 +23,13 @@ def failed(what: str, step: int, directory: Any, error: BaseException) -> str:
 
 def _broken(folder: epath.Path) -> list[epath.Path]:
     """Files of a saved step that are seen to be damaged without a look at arrays."""
-    found = []
+    damaged = []
     with contextlib.suppress(Exception):  # every cloud's package has its own
         if (folder / "state").exists() and not (folder / MANIFEST).exists():
-            found.append(folder / MANIFEST)
+            damaged.append(folder / MANIFEST)
         for file in (file for name in JSON_FILES for file in folder.glob(name)):
             try:
                 json.loads(file.read_text())
             except ValueError:
-                found.append(file)
-    return found
+                damaged.append(file)
+    return damaged

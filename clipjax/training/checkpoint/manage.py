@@ -148,14 +148,14 @@ def read(manager: ocp.CheckpointManager, step: int, **item: Any) -> Any:
     """
     ((name, args),) = item.items()
     try:
-        found = manager.restore(step, args=ocp.args.Composite(**{name: args}))[name]
+        value = manager.restore(step, args=ocp.args.Composite(**{name: args}))[name]
     except Exception as error:
-        found = Unreadable(error)
-    if distributed.gather_sum(np.int64(isinstance(found, Unreadable))):
-        if isinstance(found, Unreadable):
-            raise found.error
+        value = Unreadable(error)
+    if distributed.gather_sum(np.int64(isinstance(value, Unreadable))):
+        if isinstance(value, Unreadable):
+            raise value.error
         raise RuntimeError("another process cannot read it")
-    return found
+    return value
 
 
 def waited(manager: ocp.CheckpointManager, *, opened: int) -> None:

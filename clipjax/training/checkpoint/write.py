@@ -195,8 +195,8 @@ class Checkpoints:
             self.manager = self._open(opened=self.opened)
         except Exception as error:  # every cloud's package has its own
             latest = self.manager.latest_step() or 0
-            told = failed("opening after", latest, self.directory, error)
-            raise CheckpointError(told) from error
+            message = failed("opening after", latest, self.directory, error)
+            raise CheckpointError(message) from error
 
     def remove_unfinished(self) -> None:
         """Clear away what failed saves left, while none is under way; a collective.

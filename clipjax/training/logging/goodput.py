@@ -38,5 +38,5 @@ class Goodput:
         self.enter(self.kind)
         total = max(sum(self.seconds.values()), 1e-9)
         parts = sorted(self.seconds.items(), key=lambda item: -item[1])
-        told = ", ".join(f"{kind} {value / total:.1%}" for kind, value in parts if value)
-        return f"time: {told} of {total:,.0f} s"
+        shares = ", ".join(f"{kind} {value / total:.1%}" for kind, value in parts if value)
+        return f"time: {shares} of {total:,.0f} s"
