@@ -27,7 +27,7 @@ from clipjax.data import tokenizers
 
 SOURCES = pathlib.Path(clipjax.__file__).parent
 PROGRAMS = sorted(path.stem for path in SOURCES.glob("*.py") if "    cli.run" in path.read_text())
-FLAGS_ELSEWHERE = {"dataset": ["named_data.py"]}
+FLAGS_ELSEWHERE = {"dataset": ["build/named_data.py"]}
 # Flags of text that name no file, and those whose path is a part of the text, or run as code.
 NO_PATHS = {
     "compare": {"metric"},
