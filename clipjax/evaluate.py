@@ -182,15 +182,21 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
     found: dict[str, Any] = {}
     failed: dict[str, str] = {}
     rows = []
-    evaluators = build_data.evaluators(config, mesh=model.mesh, tokenizer=model.tokenizer)
+    open_one = functools.partial(
+        build_data.evaluator, config, mesh=model.mesh, tokenizer=model.tokenizer
+    )
     trained_on = model.run["data_fingerprint"].partition("&")[0]  # all, of a selection
-    for name, evaluator in evaluators.items():
-        if shared_records.whole(evaluator.source).fingerprint == trained_on:
-            build_data.note_training_data(evaluator, len(evaluator.source))
-        began = time.perf_counter()
-        measure = functools.partial(evaluator, model.variables, poll=lambda: False)
-        metrics = faults.attempt(measure)
-        if fault := faults.agree(faults.only(metrics), where=f"{workdir}/{name}", alone=True):
+    for name in config.evals:
+        evaluator: Any = faults.attempt(functools.partial(open_one, name))
+        fault = faults.agree(faults.only(evaluator), where=f"{workdir}/{name}/open")
+        began, metrics = time.perf_counter(), {}
+        if fault is None:
+            if shared_records.whole(evaluator.source).fingerprint == trained_on:
+                build_data.note_training_data(evaluator, len(evaluator.source))
+            measure = functools.partial(evaluator, model.variables, poll=lambda: False)
+            metrics: Any = faults.attempt(measure)
+            fault = faults.agree(faults.only(metrics), where=f"{workdir}/{name}", alone=True)
+        if fault is not None:
             failed[name] = fault.traceback or fault.message
             if lead:
                 print(f"{name}: FAILED: {fault.message}", flush=True)
@@ -208,7 +214,7 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
         }
         rows += [
             table.Row(f"eval/{name}/{key}", value, model.step, evaluator.chance.get(key))
-            for key, value in metrics.items()  # pyright: ignore[reportAttributeAccessIssue] (no Fault)
+            for key, value in metrics.items()
             if not isinstance(value, str)
         ]
     result = {
@@ -228,7 +234,7 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
         print(f"\n{table.text(rows, notes=notes)}\n\n{file}", flush=True)
     if failed:
         raise DataError(
-            f"{len(failed)} of {len(evaluators)} evaluators failed: {', '.join(failed)}"
+            f"{len(failed)} of {len(config.evals)} evaluators failed: {', '.join(failed)}"
         )
     return result
 

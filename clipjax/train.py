@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import time
 from typing import Any
 
@@ -21,6 +22,7 @@ from clipjax.run import lease, summary
 from clipjax.run import record as run_record
 from clipjax.run import report as reports
 from clipjax.run import summary_tables as tables
+from clipjax.run.evaluation import Evaluations
 from clipjax.run.run import Run, open_run
 from clipjax.training.bad_records import BadRecords
 from clipjax.training.carry_over import carry_over
@@ -74,17 +76,30 @@ def _stage(run: Run, stage: Stage, *, start: int, state: Any) -> tuple[int, Any,
     horizon = build.horizon(config, epoch_examples=len(source))
     tokenizer = run.tokenizers[stage.name]
     examples = build_data.examples(config, source=source, tokenizer=tokenizer)
-    evaluators = build_data.evaluators(config, mesh=mesh, tokenizer=tokenizer, training=source)
+    opened = functools.partial(
+        build_data.evaluator, config, mesh=mesh, tokenizer=tokenizer, training=source
+    )
+    evaluations = Evaluations(
+        opened,
+        every=horizon.evals_every,
+        start=start,
+        total=run.total,
+        trusted=evaluated_before(writer) | run.evaluators_opened,
+        evaluated=evaluated_before(writer, step=start),
+        where=f"{run.workdir}/{stage.name}",
+    )
+
+    run.evaluators_opened |= set(evaluations.opened)
 
     # Program and state
     program = run.program(stage)
     build_model.check_kernels(config, mesh=mesh)
     state = carry_over(state, program.abstract_state)
     goodput.enter("init")
-    evaluated = evaluated_before(writer, step=start)
     done_before = last_step(writer)
     notes = summary.batch_notes(config, per_batch=examples.progress(config.batch_size))
     notes += build_model.weights_notes(config) if start == 0 else []
+    notes += evaluations.warnings
     if writer is not None:
         print(
             summary.describe(
@@ -93,7 +108,7 @@ def _stage(run: Run, stage: Stage, *, start: int, state: Any) -> tuple[int, Any,
                 state=program.abstract_state,
                 horizon=dataclasses.replace(horizon, total=run.total),
                 source=source,
-                evaluators=evaluators,
+                evaluators=evaluations.opened,
                 progress=examples.progress(stage.examples(stage.last_step)),
                 start=start,
                 workdir=run.workdir,
@@ -104,7 +119,7 @@ def _stage(run: Run, stage: Stage, *, start: int, state: Any) -> tuple[int, Any,
     report = reports.open_report(
         run.workdir,
         log=writer.local if writer is not None else None,
-        evaluators=evaluators,
+        evaluators=evaluations.opened,
         config=config,
         total_steps=run.total,
         source=source,
@@ -166,19 +181,13 @@ def _stage(run: Run, stage: Stage, *, start: int, state: Any) -> tuple[int, Any,
             goodput.enter("eval")
             try:
                 metrics = {}
-                for name, evaluator in evaluators.items():
-                    due = step and (step % horizon.evals_every[name] == 0 or step == run.total)
-                    if due and not (step == start and name in evaluated):
-                        log.pause()
-                        values = evaluator(state.to_evaluate, poll=poll)
-                        named = {f"eval/{name}/{key}": value for key, value in values.items()}
-                        log.evaluation(step, named, notes={name: evaluator.notes})
-                        log.resume()
-                        metrics |= named
-                if metrics:
+                for name in (due := evaluations.due(step)):
+                    metrics |= evaluations.measure(
+                        name, step, state.to_evaluate, poll=poll, log=log
+                    )
+                if due:
                     log.pause()
-                    details = {name: e.details for name, e in evaluators.items()}
-                    reports.show_evaluation(report, step, details=details)
+                    reports.show_evaluation(report, step, details=evaluations.details)
                     log.resume()
             except Preempted:
                 continue  # the next poll says so too

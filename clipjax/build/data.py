@@ -12,6 +12,7 @@ from clipjax.build import program as build
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.config import Config, evaluation_data, records
 from clipjax.data import (
+    eval_batches,
     mixture,
     order,
     same_image,
@@ -22,6 +23,7 @@ from clipjax.data.sources import shard_survey, shared_records
 from clipjax.data.sources.selection import Selected
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.spread import Spread
+from clipjax.evals.embed import Evaluator
 from clipjax.parallel import mesh as meshes
 
 OF_RECORDS = re.compile(rf"config\.data\.(?=({'|'.join(records())})\b)")
@@ -175,30 +177,41 @@ def _check_cache(data: Config, source: Any, *, where: str) -> None:
 
 def evaluators(
     config: Config, *, mesh: Mesh, tokenizer: Any, training: Any = None
-) -> dict[str, Any]:
-    """The config's evaluators by name, their data opened now so that a mistake shows at once.
+) -> dict[str, Evaluator]:
+    """The config's evaluators by name; arguments and errors as for `evaluator`."""
+    same = {"mesh": mesh, "tokenizer": tokenizer, "training": training}
+    return {name: evaluator(config, name, **same) for name in config.evals}
 
-    With the `training` data's source they have a note where they measure on its records.
+
+def evaluator(
+    config: Config, /, name: str, *, mesh: Mesh, tokenizer: Any, training: Any = None
+) -> Evaluator:
+    """The evaluator `name` of the config, its data opened now so that a mistake shows at once.
+
+    With the `training` data's source it has a note where it measures on its records.
+
+    Raises:
+      ConfigError: the settings do not say what to measure.
+      DataError: the data cannot be used, or the first image cannot be read.
     """
+    settings, data = config.evals[name], evaluation_source(config, name)
+    size, resize = config.model.vision.image_size, config.model.image_resize
+    eval_batches.load_eval_image(0, source=data, size=size, resize=resize)
     module = build_model.model(config, mesh=mesh)
-    size = config.model.vision.image_size
-    made = {}
-    for name, settings in config.evals.items():
-        data = evaluation_source(config, name)
-        made[name] = evals.get(settings.kind)(
-            module,
-            source=data,
-            tokenizer=tokenizer,
-            image_size=size,
-            mesh=mesh,
-            batch_size=settings.batch_size or _eval_batch(config.batch_size, mesh=mesh),
-            **_own_settings(settings, name=name),
-            **(_own_loss(config) if settings.kind == "loss" else {}),
-        )
-        made[name].source = data
-        made[name].of_data = getattr(data, "notes", ())
-        if training is not None and (shared := shared_records.count(data, training)):
-            note_training_data(made[name], shared)
+    made = evals.get(settings.kind)(
+        module,
+        source=data,
+        tokenizer=tokenizer,
+        image_size=size,
+        mesh=mesh,
+        batch_size=settings.batch_size or _eval_batch(config.batch_size, mesh=mesh),
+        **_own_settings(settings, name=name),
+        **(_own_loss(config) if settings.kind == "loss" else {}),
+    )
+    made.source = data
+    made.of_data = getattr(data, "notes", ())
+    if training is not None and (shared := shared_records.count(data, training)):
+        note_training_data(made, shared)
     return made
 
 

@@ -10,13 +10,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from clipjax.common.exits import DataError
+from clipjax.common.exits import CleanExit, DataError
 from clipjax.data import eval_batches
+from clipjax.evals import notes
 from clipjax.models.clip import CLIP
 from clipjax.parallel import distributed, sharding
 
 THREADS = 4  # that read and decode images
 AHEAD = 2  # batches on the devices besides the one that is being read back
+LINE = 500  # bytes of an error that the other processes hear
 Poll = Callable[[], bool]
 
 
@@ -46,8 +48,9 @@ class Evaluator:
     notes: Sequence[str] = ()
 
     def __call__(self, variables: Any, *, poll: Poll) -> dict[str, Any]:
+        self.details, self.notes = None, ()  # not those of the time before, should this one fail
         metrics, self.details = self.measure(variables, poll=poll)
-        self.notes = [*self.of_data, *metrics.pop("notes", ())]
+        self.notes = [*self.of_data, *metrics.pop("notes", ()), *notes.of_values(metrics)]
         return metrics
 
 
@@ -179,9 +182,21 @@ class _Held:
 
     def settled(self, embeddings: np.ndarray) -> np.ndarray:
         """The embeddings; the error of any process, on all of them."""
-        failed = np.flatnonzero(distributed.gather(np.int32(self.error is not None)))
+        if jax.process_count() == 1:
+            return embeddings
+        told = "" if self.error is None else _in_one_line(self.error)
+        line = np.zeros(LINE, np.uint8)
+        line[: len(told.encode()[:LINE])] = np.frombuffer(told.encode()[:LINE], np.uint8)
+        lines = distributed.gather(line)
         if self.error is not None:
             raise self.error
-        if len(failed):
-            raise DataError(f"process {failed[0]} cannot read an image of this set")
+        if len(failed := np.flatnonzero(lines.any(axis=1))):
+            reason = bytes(lines[failed[0]]).rstrip(b"\0").decode(errors="replace")
+            raise DataError(f"process {failed[0]}: {reason}")
         return embeddings
+
+
+def _in_one_line(error: Exception) -> str:
+    """Its message, and its type where the message does not stand alone."""
+    kind = "" if isinstance(error, CleanExit) else f"{type(error).__name__}: "
+    return f"{kind}{' '.join(str(error).split())}"

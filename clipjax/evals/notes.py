@@ -4,6 +4,7 @@ Each tells how many images or captions it touches. Evaluators of a run give them
 protocols of suites as warnings of a `Measurement`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,16 @@ def of_not_finite(images: int) -> list[str]:
     """A sentence about so many images whose scores are no numbers, or none."""
     told = f"{images:,} images have scores that are no numbers; they count as wrong"
     return [told] if images else []
+
+
+def of_values(metrics: Mapping[str, Any]) -> list[str]:
+    """A sentence about metrics whose values are no numbers, or none."""
+    named = [
+        name
+        for name, value in metrics.items()
+        if isinstance(value, float) and not math.isfinite(value)
+    ]
+    return [f"{', '.join(named)}: no number, nothing counts for it"] if named else []
 
 
 def of_captions(texts: Sequence[str], *, text_image: np.ndarray, cut: np.ndarray) -> list[str]:

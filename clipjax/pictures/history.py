@@ -50,6 +50,8 @@ def notes(path: str) -> list[str]:
             continue
         for name in {key.split("/")[1] for key in values if key.startswith("eval/")}:
             newest[name] = values.get(f"eval/{name}/notes", "")
+            if failed := values.get(f"eval/{name}/failed"):
+                newest[name] = f"FAILED at step {values.get('step', 0):,}: {failed}"
     return [f"{name}: {text}" for name, text in newest.items() if text]
 
 

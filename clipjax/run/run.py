@@ -9,6 +9,7 @@ from clipjax.build import model as build_model
 from clipjax.build import program as build
 from clipjax.build import tokenizer as build_tokenizer
 from clipjax.common import exits
+from clipjax.common.exits import DataError
 from clipjax.config import Config, stages
 from clipjax.config import check as config_check
 from clipjax.config.stages import Stage
@@ -35,6 +36,7 @@ class Run:
       stages: in order; most runs have one.
       tokenizers: by name of stage, of its context length.
       checkpoints, writer: where state and metrics go; the writer is None but on the lead process.
+      evaluators_opened: names of those whose data could be opened since the program began.
     """
 
     config: Config
@@ -48,6 +50,7 @@ class Run:
     tokenizers: dict[str, Any]
     checkpoints: Checkpoints
     writer: MetricWriter | None
+    evaluators_opened: set[str] = dataclasses.field(default_factory=set)
 
     @property
     def total(self) -> int:
@@ -57,14 +60,18 @@ class Run:
     def is_complete(self) -> bool:
         """Whether the newest checkpoint is the last and everything is evaluated; says so."""
         step = self.checkpoints.latest() or 0
-        evaluated = evaluated_before(self.writer, step=step)
-        complete = step >= self.total and set(self.config.evals) <= evaluated
+        complete = step >= self.total and not self._unmeasured(step)
         if complete and self.writer is not None:
             print(
                 f"{self.workdir}: the run is complete, step {step:,} of {self.total:,};"
                 " to go on, raise --config.total and add --allow_config_change"
             )
         return complete
+
+    def _unmeasured(self, step: int) -> list[str]:
+        """Names of the evaluators without figures of a step; a collective."""
+        measured = evaluated_before(self.writer, step=step)
+        return [name for name in self.config.evals if name not in measured]
 
     def program(self, stage: Stage) -> build.Program:
         """The training program of a stage."""
@@ -106,12 +113,24 @@ class Run:
             self.writer.close()
 
     def end(self, step: int, *, exit_code: int) -> None:
-        """Close, and say how it ended."""
+        """Close, and say how it ended.
+
+        Raises:
+          DataError: trained to the end, and evaluators have failed there.
+        """
+        failed = self._unmeasured(step) if exit_code == exits.DONE else []
         self.close()
         ended = "complete" if exit_code == exits.DONE else f"saved, leaving with {exit_code}"
         if self.writer is not None:
             times = self.goodput.describe()
             print(f"{self.workdir}: step {step:,} of {self.total:,}, {ended}; {times}")
+        if failed:
+            raise DataError(
+                f"{self.workdir}: the training is complete and saved; {len(failed)} of"
+                f" {len(self.config.evals)} evaluators failed at its end: {', '.join(failed)}"
+                " (metrics.jsonl says why); mend their data, or leave them out of config.evals,"
+                " and start again: only they are measured"
+            )
 
 
 def open_run(config: Config, *, workdir: str) -> Run:

@@ -40,14 +40,14 @@ def make_evaluator(
     def measure(variables: Any, *, poll: embed.Poll) -> tuple[dict[str, Any], dict[str, Any]]:
         image_embed = embedder.images(variables, source, image_size=image_size, poll=poll)
         text_embed = embedder.texts(variables, texts, tokenizer=tokenizer, poll=poll)
-        sheet = retrieved.sheet_arguments(
+        found = Retrieved.of(image_embed, text_embed, text_image=text_image, mesh=mesh)
+        sheet = retrieved.sheet_arguments(  # last: it may fail here alone, where none waits for it
             texts,
             text_image=text_image,
             image_embed=image_embed,
             text_embed=text_embed,
             load=lambda index: load(index)["image"],
         )
-        found = Retrieved.of(image_embed, text_embed, text_image=text_image, mesh=mesh)
         return {**shares(found.ranks), "notes": [*of_captions, *found.notes]}, sheet
 
     return embed.Evaluator(measure, n=len(source), chance=chance(text_image))

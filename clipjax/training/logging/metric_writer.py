@@ -67,12 +67,18 @@ class MetricWriter:
         """Bring what was written to a remote work directory, before the checkpoint that follows."""
         self.lines.sync()
 
-    def evaluated(self, step: int) -> set[str]:
-        """Names of the evaluators that have a line for this step."""
+    def evaluated(self, step: int | None = None) -> set[str]:
+        """Names of the evaluators that have figures of this step, by default of any."""
         with open(self.local, encoding="utf-8") as file:
             lines = [json.loads(line) for line in file if '"eval/' in line]
-        names = [name for line in lines if line["step"] == step for name in line]
-        return {name.split("/")[1] for name in names if name.startswith("eval/")}
+        lines = [line for line in lines if step in (None, line["step"])]
+        names = {
+            (number, *key.split("/")[1:])
+            for number, line in enumerate(lines)
+            for key in line
+            if key.startswith("eval/")
+        }
+        return {name for number, name, *_ in names if (number, name, "failed") not in names}
 
     def last_step(self) -> int:
         """The newest step that has a line; 0 without lines."""
@@ -88,8 +94,9 @@ class MetricWriter:
             self.wandb.close()
 
 
-def evaluated_before(writer: MetricWriter | None, *, step: int) -> set[str]:
-    """Names of the evaluators with a line for this step, on all processes; a collective."""
+def evaluated_before(writer: MetricWriter | None, *, step: int | None = None) -> set[str]:
+    """Names of the evaluators with figures of this step, by default of any, on all processes; a
+    collective."""
     names = ",".join(sorted(writer.evaluated(step))) if writer is not None else ""
     return set(distributed.from_lead(names.encode()).decode().split(","))
 

@@ -178,6 +178,18 @@ class StepLog:
                     self.say(f"note: {name}: {text}")
             self.noted |= texts
 
+    def failed_evaluation(self, step: int, name: str, message: str, *, traceback: str = "") -> None:
+        """A line where the figures of an evaluator would be, with the traceback in the file only.
+
+        It goes to the file as "eval/<name>/failed" and "eval/<name>/traceback".
+        """
+        if self.writer is not None:
+            kept = {f"eval/{name}/failed": message}
+            kept |= {f"eval/{name}/traceback": traceback} if traceback else {}
+            self.writer.write(step, {"examples_seen": self.examples(step), **kept})
+            more = "; its traceback is in metrics.jsonl" if traceback else ""
+            self.say(f"step {step:,}, {name}: FAILED, training goes on: {message}{more}")
+
     def say(self, text: str) -> None:
         """A line above the bar, from the lead process."""
         if self.writer is not None:
