@@ -21,6 +21,7 @@ from absl import flags
 
 from clipjax.build import named_data
 from clipjax.common import cli, files
+from clipjax.common.counts import counted
 from clipjax.common.exits import ConfigError, DataError
 
 OUTPUT = cli.define_path("output", None, "Folder or file to write, local or gs://.")
@@ -123,8 +124,9 @@ def index() -> None:
     source = _source()
     written = index.write(source, folder=output)
     print(
-        f"{OUTPUT.value}: {len(source):,} records in {len(source.paths):,} shards, {written:,}"
-        f" indexes; train with --config.data.index={OUTPUT.value}"
+        f"{OUTPUT.value}: {counted(len(source), 'record')} in"
+        f" {counted(len(source.paths), 'shard')}, {counted(written, 'index', 'indexes')};"
+        f" train with --config.data.index={OUTPUT.value}"
     )
 
 
@@ -143,8 +145,9 @@ def convert() -> None:
     )
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in found["left out"].items())
     print(
-        f"{OUTPUT.value}: {found['written']:,} records written, left out: {left_out or 'none'};"
-        f" train with --config.data.source=tfds --config.data.path={OUTPUT.value}"
+        f"{OUTPUT.value}: {counted(found['written'], 'record')} written, left out:"
+        f" {left_out or 'none'}; train with --config.data.source=tfds"
+        f" --config.data.path={OUTPUT.value}"
     )
 
 
@@ -178,7 +181,7 @@ def queries() -> None:
     )
     files.write(output, "".join(f"{query}\n" for query in found))
     told = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
-    print(f"{OUTPUT.value}: {len(found):,} queries: {told}")
+    print(f"{OUTPUT.value}: {counted(len(found), 'query', 'queries')}: {told}")
 
 
 def balance() -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from absl import flags
 
 from clipjax.common import cli, exits, files, lists
+from clipjax.common.counts import counted
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.config import defaults
 
@@ -203,7 +204,7 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
             continue
         seconds = round(time.perf_counter() - began, 2)
         if lead:
-            print(f"{name}: {evaluator.n:,} images, {seconds:.1f} s", flush=True)
+            print(f"{name}: {counted(evaluator.n, 'image')}, {seconds:.1f} s", flush=True)
         found[name] = {
             "kind": config.evals[name].kind,
             "n": evaluator.n,
@@ -234,7 +235,8 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
         print(f"\n{table.text(rows, notes=notes)}\n\n{file}", flush=True)
     if failed:
         raise DataError(
-            f"{len(failed)} of {len(config.evals)} evaluators failed: {', '.join(failed)}"
+            f"{len(failed)} of {counted(len(config.evals), 'evaluator')} failed:"
+            f" {', '.join(failed)}"
         )
     return result
 

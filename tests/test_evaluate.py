@@ -112,7 +112,7 @@ def test_words_that_the_vocabulary_never_saw_are_told(trained, tmp_path, capsys)
     Image.new("RGB", (30, 40), "red").save(tmp_path / "red.png")
     assert evaluate.run(str(trained), queries=["a fox", "日本"], images=str(tmp_path)) == exits.DONE
     heads = [line for line in capsys.readouterr().out.splitlines() if "among" in line]
-    assert heads[0] == '"a fox" among 1 images'
+    assert heads[0] == '"a fox" among 1 image'
     assert heads[1].endswith('; the vocabulary never saw "日本", so the order may mean little')
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.common.counts import counted
 from clipjax.curation import workers
 from clipjax.data import captions, images
 from clipjax.data.bad_record import BadRecord
@@ -166,10 +167,10 @@ def summary(found: Findings, *, source: Any) -> dict[str, Any]:
     }
 
 
-def quantiles(counted: collections.Counter[int]) -> dict[str, int]:
+def quantiles(numbers: collections.Counter[int]) -> dict[str, int]:
     """Least, 5 %, median, 95 % and most of values counted; of the values nearest to them."""
-    values = sorted(counted) or [0]
-    ends = np.cumsum([counted[value] for value in values])
+    values = sorted(numbers) or [0]
+    ends = np.cumsum([numbers[value] for value in values])
     ranks = np.round(np.multiply(QUANTILES, ends[-1] - 1))
     chosen = np.searchsorted(ends, ranks, side="right").clip(max=len(values) - 1)
     names = ("least", "5 %", "median", "95 %", "most")
@@ -216,5 +217,5 @@ def sheet(source: Any, indices: Sequence[int], *, count: int = 24) -> Any:
         pixels,
         captions=texts,
         tokens=[[] for _ in texts],
-        title=f"{source.name}: {len(pixels)} of {len(source):,} records",
+        title=f"{source.name}: {len(pixels)} of {counted(len(source), 'record')}",
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.common.counts import counted
 from clipjax.data import captions
 from clipjax.data.bad_record import BadRecord
 from clipjax.data.sources.spread import Spread
@@ -88,8 +89,8 @@ class ByImage:
     @property
     def notes(self) -> list[str]:
         """What changes how a figure of these images is read."""
-        counted = f"{len(self.source):,} records are captions of {len(self):,} images"
-        return [*getattr(self.source, "notes", []), counted]
+        told = f"{len(self.source):,} records are captions of {counted(len(self), 'image')}"
+        return [*getattr(self.source, "notes", []), told]
 
     def __len__(self) -> int:
         return len(self.records)

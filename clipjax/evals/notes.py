@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.common.counts import counted, verb
 from clipjax.evals import suspicion
 
 USUAL_CAPTIONS = 5  # of an image in published figures of COCO and Flickr30k
@@ -36,8 +37,9 @@ def of_wrong(result: Any) -> list[str]:
 
 def of_not_finite(images: int) -> list[str]:
     """A sentence about so many images whose scores are no numbers, or none."""
-    told = f"{images:,} images have scores that are no numbers; they count as wrong"
-    return [told] if images else []
+    subject, have = counted(images, "image"), verb(images, "has", "have")
+    it = verb(images, "it counts", "they count")
+    return [f"{subject} {have} scores that are no numbers; {it} as wrong"] if images else []
 
 
 def of_values(metrics: Mapping[str, Any]) -> list[str]:
@@ -80,7 +82,9 @@ def of_captions(texts: Sequence[str], *, text_image: np.ndarray, cut: np.ndarray
 def of_cut(cut: np.ndarray) -> list[str]:
     """A sentence about captions of which the model reads only a part; `cut`: bool [M]."""
     count = int(np.sum(cut))
-    return [f"{count:,} of {len(cut):,} captions are longer than the model reads"] if count else []
+    are = verb(len(cut), "is", "are")
+    of = counted(len(cut), "caption")
+    return [f"{count:,} of {of} {are} longer than the model reads"] if count else []
 
 
 def of_ranks(ties: Mapping[str, int], *, queries: Mapping[str, int], not_finite: int) -> list[str]:
@@ -99,5 +103,6 @@ def of_ranks(ties: Mapping[str, int], *, queries: Mapping[str, int], not_finite:
         if count
     ]
     if not_finite:
-        told.append(f"{not_finite:,} embeddings are no numbers; they count as wrong")
+        are, it = verb(not_finite, "is", "are"), verb(not_finite, "it counts", "they count")
+        told.append(f"{counted(not_finite, 'embedding')} {are} no numbers; {it} as wrong")
     return told

@@ -14,6 +14,7 @@ from etils import epath
 
 from clipjax.build import data as build_data
 from clipjax.common import files, lists
+from clipjax.common.counts import counted
 from clipjax.common.exits import ConfigError
 from clipjax.config import evaluation_data
 from clipjax.data.images import thumbnail
@@ -42,7 +43,7 @@ def show_best(model: Any, queries: Sequence[str], *, images: str, workdir: str) 
         [record["key"] if images else _one(record["text"]) for record in row] for row in records
     ]
     title = f"{os.path.basename(workdir.rstrip('/'))}, step {model.step:,}"
-    subtitle = f"the best of {len(source):,} images of {images or source.name}"
+    subtitle = f"the best of {counted(len(source), 'image')} of {images or source.name}"
     whole = getattr(source, "source", source)  # one cut to its first records says whose
     attribution = getattr(sys.modules[type(whole).__module__], "ATTRIBUTION", "")
     sheet = contact_sheet.draw(
@@ -59,7 +60,7 @@ def show_best(model: Any, queries: Sequence[str], *, images: str, workdir: str) 
     file = output_file(workdir, f"step_{model.step}_{words}{more}.png")
     files.write(file, canvas.png(sheet, title=title, description=subtitle, attribution=attribution))
     for q, query in enumerate(queries):
-        print(f'"{query}" among {len(source):,} images{_unseen(query, model)}')
+        print(f'"{query}" among {counted(len(source), "image")}{_unseen(query, model)}')
         for k, name in enumerate(names[q]):
             print(f"  {k + 1}  {scores[q][k]:6.3f}  {name}")
     for query in cut:

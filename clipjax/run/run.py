@@ -9,6 +9,7 @@ from clipjax.build import model as build_model
 from clipjax.build import program as build
 from clipjax.build import tokenizer as build_tokenizer
 from clipjax.common import exits
+from clipjax.common.counts import counted
 from clipjax.common.exits import DataError
 from clipjax.config import Config, stages
 from clipjax.config import check as config_check
@@ -127,9 +128,9 @@ class Run:
         if failed:
             raise DataError(
                 f"{self.workdir}: the training is complete and saved; {len(failed)} of"
-                f" {len(self.config.evals)} evaluators failed at its end: {', '.join(failed)}"
-                " (metrics.jsonl says why); mend their data, or leave them out of config.evals,"
-                " and start again: only they are measured"
+                f" {counted(len(self.config.evals), 'evaluator')} failed at its end:"
+                f" {', '.join(failed)} (metrics.jsonl says why); mend their data, or leave them"
+                " out of config.evals, and start again: only they are measured"
             )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from clipjax import api
 from clipjax.common import durations
+from clipjax.common.counts import counted
 from clipjax.common.exits import CheckpointError, ConfigError, DataError
 from clipjax.evals import suites
 from clipjax.evals.suites import evaluated_model, report, runner
@@ -186,11 +187,10 @@ def _check(records: list[Record], *, folder: str) -> list[Record]:
     failed = [record for record in records if record.status == "failed"]
     if failed:
         raise DataError(
-            f"{len(failed)} of {len(records)} sets cannot be used, first {failed[0].name}:"
-            f" {failed[0].message} (the others are in {folder})"
+            f"{len(failed)} of {counted(len(records), 'set')} cannot be used, first"
+            f" {failed[0].name}: {failed[0].message} (the others are in {folder})"
         )
     if not any(record.measurements for record in records):
-        raise DataError(
-            f"all {len(records)} sets are missing, first {records[0].name}: {records[0].message}"
-        )
+        are = "the only set is" if len(records) == 1 else f"all {len(records)} sets are"
+        raise DataError(f"{are} missing, first {records[0].name}: {records[0].message}")
     return records

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from clipjax import evals, losses
 from clipjax.build.program import Horizon
 from clipjax.common import trees, urls
+from clipjax.common.counts import counted
 from clipjax.config import Config, evaluation_data
 from clipjax.config import unused as unused_settings
 from clipjax.config.stages import Stage
@@ -72,7 +73,8 @@ def describe(
         batch_line(config.batch_size, mesh=mesh),
         f"state       {as_bytes(local_bytes(state))} on each device, {whole:.1%} of it unsharded",
         weights_line(config, state.params, start=start),
-        f"data        {source.name}: {len(source):,} records; {examples:,} examples = {epochs}",
+        f"data        {source.name}: {counted(len(source), 'record')}; {examples:,} examples ="
+        f" {epochs}",
         *([f"            {source.details}"] if hasattr(source, "details") else []),
         f"steps       {horizon.total:,} (warm-up {horizon.warmup:,}), starting at {start:,};"
         f" checkpoint every {horizon.save_every:,}, log every {horizon.log_every:,}",
@@ -192,11 +194,11 @@ def _evaluator_lines(
         if top := getattr(shared_records.whole(evaluator.source), "top", ""):  # a folder, or split
             place, part = [top], []
         labels = getattr(evaluator.source, "labels", ()) if kind in evals.SETTINGS else ()
-        counted = f"{len(evaluator.source):,} records"
-        counted += f" in {len(labels):,} classes" if labels else ""
+        size = counted(len(evaluator.source), "record")
+        size += f" in {counted(len(labels), 'class', 'classes')}" if labels else ""
         where = ", ".join([evaluator.source.name, *place, *part])
         lines.append(
-            f"evaluator   {name}: {kind} on {counted} of {where}; every {every[name]:,} steps"
+            f"evaluator   {name}: {kind} on {size} of {where}; every {every[name]:,} steps"
         )
     return lines
 

@@ -208,7 +208,7 @@ def test_numbers_that_python_refuses_are_bad_records(folder):
 
 def test_refusals(folder):
     (folder / "a.csv").write_text("where,what\nimages/0.jpg,text\n")
-    with pytest.raises(DataError, match=r"0 of the first 1 records .*keys seen: where, what"):
+    with pytest.raises(DataError, match=r"0 of the first 1 record .*keys seen: where, what"):
         open_tables(folder / "a.csv")
     source = open_tables(folder / "a.csv", image_key="where", text_key="what")
     assert source[0]["text"] == "text"

@@ -58,7 +58,7 @@ def test_features_of_other_names_and_lists(tmp_path):
     strange = fakes.write_tfrecord(tmp_path / "b.tfrecord", [fakes.example(pixels=b"i", words="w")])
     source = open_tfrecords(strange, image_key="pixels", text_key="words")
     assert (source[0]["image"], source[0]["text"]) == (b"i", "w")
-    refused("0 of the first 1 records .*keys seen: pixels, words; set config.data.image", strange)
+    refused("0 of the first 1 record .*keys seen: pixels, words; set config.data.image", strange)
     refused(r'did you mean "words"', strange, image_key="pixels", text_key="word")
 
 

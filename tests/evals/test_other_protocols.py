@@ -135,7 +135,7 @@ def test_places_are_read_by_image(tmp_path):
     file.write_text("image,latitude,longitude\na.jpg,1.5,-2\nb.jpg,-90,180\nc.jpg,91,0\n")
     read = geolocation.read_degrees(file, keys=["b.jpg", "a.jpg"])
     assert read.tolist() == [[-90, 180], [1.5, -2]]
-    with pytest.raises(DataError, match=r"no place for 1 images, such as d\.jpg"):
+    with pytest.raises(DataError, match=r"no place for 1 image, such as d\.jpg"):
         geolocation.read_degrees(file, keys=["d.jpg"])
     with pytest.raises(DataError, match=r"c\.jpg is at latitude 91"):
         geolocation.read_degrees(file, keys=["c.jpg"])

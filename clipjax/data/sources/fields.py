@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.common.counts import counted
 from clipjax.common.exits import DataError
 from clipjax.common.registry import closest
 from clipjax.data.bad_record import BadRecord
@@ -89,7 +90,7 @@ class FieldChoice:
         """The error where no record has both; `seen` are the names there are."""
         hints = [] if not self.given else [closest(name, seen) for name in self.texts]
         return DataError(
-            f"data set {what}: 0 of the first {samples:,} records have both an image"
+            f"data set {what}: 0 of the first {counted(samples, 'record')} have both an image"
             f" ({', '.join(self.images)}) and text ({', '.join(self.texts)}){''.join(hints)}; keys"
             f" seen: {', '.join(seen[:MOST_SEEN]) or 'none'}; set config.data.image_key and"
             " config.data.text_key"

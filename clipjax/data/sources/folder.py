@@ -16,6 +16,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from clipjax.common.counts import counted
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import images
 from clipjax.data.sources import folder_files
@@ -209,8 +210,8 @@ class Folder:
         classes = len(self._found.classes)
         names = "folders' names" if classes else "files' names"
         texts = ", ".join(f"{end} {field}".strip() for end, field in self._texts.values())
-        counted = f", {classes:,} classes" if classes else ""
-        return f"{self.top}{counted}, captions from the {texts or names}"
+        size = f", {counted(classes, 'class', 'classes')}" if classes else ""
+        return f"{self.top}{size}, captions from the {texts or names}"
 
     @property
     def fingerprint(self) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
+from clipjax.common.counts import counted
 from clipjax.common.exits import DataError
 from clipjax.evals import metrics, nearest
 from clipjax.evals.metrics import Estimate
@@ -89,7 +90,9 @@ def read_degrees(file: Any, *, keys: Sequence[str]) -> np.ndarray:
         ) from None
     missing = [key for key in keys if key not in known]
     if missing:
-        raise DataError(f"{file}: has no place for {len(missing)} images, such as {missing[0]}")
+        raise DataError(
+            f"{file}: has no place for {counted(len(missing), 'image')}, such as {missing[0]}"
+        )
     for key in keys:
         latitude, longitude = known[key]
         if not (math.fabs(latitude) <= 90 and math.fabs(longitude) <= 180):

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from clipjax import losses
+from clipjax.common.counts import counted
 from clipjax.data import eval_batches
 from clipjax.data.examples import read
 from clipjax.data.same_image import content_id
@@ -67,7 +68,7 @@ def make_evaluator(
         return {"loss": value, "notes": [what_it_is, *cut]}, None
 
     cut = notes.of_cut(tokenizer.encode(firsts)[1])
-    what_it_is = f"{name} among {competing:,} pairs"
+    what_it_is = f"{name} among {counted(competing, 'pair')}"
     if pairs_in_training not in (0, competing):
         what_it_is += f", and {pairs_in_training:,} in training: train/loss is another number"
     guessing = losses.LOSSES[name].guessing

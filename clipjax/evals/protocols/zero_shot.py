@@ -168,8 +168,9 @@ def check_fit(texts: Sequence[str], *, tokenizer: Any, where: str) -> None:
     if truncated.any():
         first = texts[int(np.flatnonzero(truncated)[0])]
         raise ConfigError(
-            f'{where}: "{first}" does not fit in the model\'s {tokenizer.context_length} tokens;'
-            " choose shorter names or templates"
+            f'{where}: "{first}" does not fit in the model\'s {tokenizer.context_length} tokens'
+            f" (config.model.text.context_length={tokenizer.context_length}); choose"
+            " shorter names or templates"
         )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from etils import epath
 
 from clipjax.common import files
+from clipjax.common.counts import counted
 from clipjax.evals import suites
 from clipjax.evals.protocols import registry as protocols
 from clipjax.evals.suites import checks as suite_checks
@@ -153,12 +154,14 @@ def _overview(suite: suites.Suite, listed: Sequence[Task], *, say: Say) -> None:
     due = sum(bool(task.todo) for task in listed)
     done = sum(not task.todo and bool(task.record.measurements) for task in listed)
     say(
-        f"{suite.name}: {len(records)} set{'s' * (len(records) != 1)}: {due} to measure,"
+        f"{suite.name}: {counted(len(records), 'set')}: {due} to measure,"
         f" {done} measured before, {len(missing)} missing, {len(failed)} that cannot be used"
     )
     for record in (task.record for task in listed if task.on):
-        classes = f" of {count:,} classes" if (count := record.data["classes"]) else ""
-        say(f"  {record.name}: {record.data['n']:,} images{classes}, {record.data['where']}")
+        number = record.data["classes"]
+        classes = f" of {counted(number, 'class', 'classes')}" if number else ""
+        images, where = counted(record.data["n"], "image"), record.data["where"]
+        say(f"  {record.name}: {images}{classes}, {where}")
     for record in failed:
         say(f"  {record.name}: {record.message}")
     for record in missing:
