@@ -16,7 +16,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
         cwd=processes.ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=processes.TIMEOUT,
         check=False,
     )
 

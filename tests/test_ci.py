@@ -34,7 +34,7 @@ def limited(seconds, *command, folder):
         env={**os.environ, "PYTEST_ADDOPTS": "", "PYTEST_XDIST_WORKER": ""},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=processes.TIMEOUT,
     )
 
 
@@ -86,7 +86,7 @@ def run_stages(stages: str, *, folder, end: int = 1000):
         env={**os.environ, "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=processes.TIMEOUT,
     )
 
 

@@ -22,7 +22,7 @@ def command(*arguments):
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=processes.TIMEOUT,
         check=False,
     )
 

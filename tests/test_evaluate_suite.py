@@ -415,7 +415,7 @@ def test_two_processes_measure_what_one_does(trained, sets, tmp_path):
         )
         for index in range(2)
     ]
-    assert [process.wait(timeout=300) for process in pair] == [0, 0]
+    assert [process.wait(timeout=processes.TIMEOUT) for process in pair] == [0, 0]
     one, two = (
         json.loads((tmp_path / name / "mine" / "summary.json").read_text())["rows"]
         for name in ("one", "two")

@@ -41,7 +41,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=processes.TIMEOUT,
         check=False,
     )
 
@@ -426,7 +426,7 @@ def test_a_custom_kernel_is_charged_its_schedule(tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=processes.TIMEOUT,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr

@@ -442,7 +442,7 @@ def two_processes(trained, suite, out):
         )
         for index in range(2)
     ]
-    said = [process.communicate(timeout=300)[0] for process in group]
+    said = [process.communicate(timeout=processes.TIMEOUT)[0] for process in group]
     return [process.returncode for process in group], said
 
 

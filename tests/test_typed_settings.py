@@ -24,7 +24,7 @@ def refused(*arguments: str) -> str:
         cwd=processes.ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=processes.TIMEOUT,
         check=False,
     )
     assert ended.returncode == exits.BAD_CONFIG, ended.stderr

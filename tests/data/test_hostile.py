@@ -9,6 +9,7 @@ import time
 import fakes
 import hostile
 import numpy as np
+import processes
 import pytest
 import test_clip_tokenizer
 import vocabulary
@@ -20,14 +21,14 @@ pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), rea
 FINE = ("webp of 1,000 frames",)  # its first frame is decoded, the others are not
 
 
-def run(*arguments, timeout):
+def run(*arguments):
     paths = os.pathsep.join(path for path in sys.path if path)
     ended = subprocess.run(
         [sys.executable, hostile.__file__, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=processes.TIMEOUT,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     return json.loads(ended.stdout.splitlines()[-1])
@@ -37,7 +38,7 @@ def run(*arguments, timeout):
     "count", [600, pytest.param(20_000, marks=pytest.mark.slow)], ids=["few", "many"]
 )
 def test_mutated_files(tmp_path, count, record_property):
-    found = run("fuzz", count, 1, tmp_path, timeout=600)
+    found = run("fuzz", count, 1, tmp_path)
     record_property("found", found)
     print(found)
     assert sum(found["outcomes"].values()) == count + 1
@@ -46,7 +47,7 @@ def test_mutated_files(tmp_path, count, record_property):
 
 
 def test_bombs(tmp_path):
-    found = run("bombs", tmp_path, timeout=120)
+    found = run("bombs", tmp_path)
     assert len(found) == 13
     for name, (outcome, seconds, growth) in found.items():
         assert (outcome == "fine") == (name in FINE), name
@@ -56,7 +57,7 @@ def test_bombs(tmp_path):
 @pytest.mark.slow
 def test_a_tar_of_a_million_members(tmp_path, record_property):
     """It may be meant; the rule is that of `tar_index`."""
-    samples, seconds, growth = run("members", 10**6, tmp_path, timeout=300)
+    samples, seconds, growth = run("members", 10**6, tmp_path)
     record_property("found", (seconds, growth))
     print(f"{seconds:.1f} s, {growth:.0f} MB")
     assert samples == 10**6 and seconds < 60 and growth < 250 * 1.2

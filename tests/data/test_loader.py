@@ -11,6 +11,7 @@ import time
 
 import fakes
 import numpy as np
+import processes
 import pytest
 
 from clipjax.common.exits import DataError
@@ -246,7 +247,10 @@ def test_workers_outlive_signals_but_not_their_parent(tmp_path):
     script.write_text(ORPHANS)
     paths = [path for path in sys.path if path]
     run = subprocess.run(
-        [sys.executable, str(script), *paths], capture_output=True, text=True, timeout=120
+        [sys.executable, str(script), *paths],
+        capture_output=True,
+        text=True,
+        timeout=processes.TIMEOUT,
     )
     assert run.returncode == 75, run.stderr
     worker = int(run.stdout.split()[-1])

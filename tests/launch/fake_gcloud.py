@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 
+import processes
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -129,7 +130,7 @@ class FakeCloud:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=processes.TIMEOUT,
             **options,
         )
 

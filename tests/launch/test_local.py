@@ -9,6 +9,7 @@ import sys
 import time
 
 import fake_gcloud
+import processes
 import pytest
 
 from clipjax.common import exits
@@ -40,7 +41,9 @@ def command(program, *flags):
 
 
 def run(program, *flags):
-    return subprocess.run(command(program, *flags), capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        command(program, *flags), capture_output=True, text=True, timeout=processes.TIMEOUT
+    )
 
 
 def test_processes_are_told_how_to_join():
@@ -86,7 +89,7 @@ def test_strength(codes, strongest):
 
 
 def test_strongest_code_wins_and_the_stuck_are_ended():
-    program = INDEX + "time.sleep(60 if index == 1 else 0); sys.exit([65, 0, 70][index])"
+    program = INDEX + "time.sleep(600 if index == 1 else 0); sys.exit([65, 0, 70][index])"
     done = run(program, "--processes=3", "--grace_seconds=0.3")
     assert done.returncode == 65 and "[0] 65, [1] 137, [2] 70" in done.stderr
 
@@ -123,7 +126,7 @@ def test_signals_reach_every_process_and_leave_no_orphan(number, code):
     try:
         process.send_signal(number)
         assert process.wait(100) == code
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + processes.TIMEOUT
         while not gone(expected):
             assert time.monotonic() < deadline, "an orphan is left"
             time.sleep(0.02)

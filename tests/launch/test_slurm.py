@@ -5,6 +5,7 @@ import subprocess
 import time
 
 import fake_gcloud
+import processes
 import pytest
 
 SCRIPT = str(fake_gcloud.LAUNCH / "slurm.sbatch")
@@ -37,7 +38,7 @@ def submit(cloud, code, *arguments, **more):
         env=environment(cloud, code, **more),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=processes.TIMEOUT,
     )
 
 
@@ -76,7 +77,7 @@ def test_sigterm_is_passed_on_and_the_job_requeued(cloud):
     process = subprocess.Popen(
         ["bash", SCRIPT, "--workdir=/shared/x"], env=environment(cloud, "wait")
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + processes.TIMEOUT
     while not (cloud.folder / "running").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -13,6 +13,7 @@ import sys
 import time
 
 import fake_gcloud
+import processes
 import pytest
 
 SCRIPT = str(fake_gcloud.LAUNCH / "tpu_vm.sh")
@@ -37,7 +38,7 @@ signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
 sys.stderr.write("  1%|#         | 12/1000 [00:01<00:10,  1.0step/s]\\r")
 if os.fork() == 0:  # a loader process that would outlive an abrupt end
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -169,7 +170,7 @@ def test_without_a_commit_to_send_a_repository_is_asked_for(cloud, tmp_path, pro
 
 
 def wait(condition, what):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + processes.TIMEOUT
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)

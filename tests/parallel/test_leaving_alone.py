@@ -5,12 +5,13 @@ import subprocess
 import sys
 import time
 
+import processes
 import pytest
 
 PROGRAM = """
 import subprocess, sys, time
 from clipjax.parallel import shutdown
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 print(child.pid, flush=True)
 shutdown.{end}
 """
@@ -22,7 +23,9 @@ shutdown.{end}
 def test_the_exit_code_survives_a_machine_without_ps(end, code):
     env = {**os.environ, "PATH": "/nowhere"}
     command = [sys.executable, "-c", PROGRAM.format(end=end)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=processes.TIMEOUT
+    )
     assert done.returncode == code, done.stderr
     child = int(done.stdout)
     for _ in range(50):  # whoever inherits it takes a moment to bury it

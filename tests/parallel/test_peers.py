@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 
+import processes
 import pytest
 from jax._src.clusters import cloud_tpu_cluster
 
@@ -176,7 +177,9 @@ def test_a_host_alone_says_so_and_ends(index, monkeypatch):
     address = f"127.0.0.1:{8471 + int(index)}"
     for name, value in zip(peers.VARIABLES, (address, "3", index), strict=True):
         monkeypatch.setenv(name, value)
-    done = subprocess.run([sys.executable, "-c", JOIN], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", JOIN], capture_output=True, text=True, timeout=processes.TIMEOUT
+    )
     assert done.returncode == exits.PEER_FAILURE, done.stderr
     first, last = [line for line in done.stderr.splitlines() if line.startswith("clipjax: ")]
     assert f"process {index} of 3" in first and "waiting for the other 2, 2 s at most" in first
