@@ -7,7 +7,7 @@
     tokenizer  train a SentencePiece vocabulary on the captions
     queries    a list of queries from texts, titles and synsets, as the paper's
     balance    choose pairs so that no query takes more than its share
-    dedup      leave out copies, and what is in evaluation sets
+    dedup      leave out copies, whatever their captions, and what is in evaluation sets
 
 Data are named by `--config` (its `data`), or by `--path`, `--source` and so on. Exit codes:
 `clipjax/common/exits.py`.
@@ -158,9 +158,10 @@ def tokenizer() -> None:
 
     output = _output(sentencepiece_tokenizer.MODEL_FILE)
     sample = captions.sample(_source(), limit=MAX_CAPTIONS.value)
-    model = sentencepiece_tokenizer.train_sentencepiece(
-        sample, vocab_size=VOCAB_SIZE.value, setting="--vocab_size"
-    )
+    with sample.blamed():
+        model = sentencepiece_tokenizer.train_sentencepiece(
+            sample, vocab_size=VOCAB_SIZE.value, setting="--vocab_size"
+        )
     tokenizers.publish({sentencepiece_tokenizer.MODEL_FILE: model}, folder=output)
     print(f"{OUTPUT.value}: train with --config.tokenizer.path={OUTPUT.value}")
 

@@ -85,5 +85,6 @@ def _unnamed(config: Config, *, source: Any, trained: Tokenizer | None) -> Token
         model = clip_tokenizer.packaged_merges()
     else:
         sample = captions.sample(source, limit=config.tokenizer.max_captions)
-        model = sentencepiece_tokenizer.train_sentencepiece(sample, vocab_size=text.vocab_size)
+        with sample.blamed():
+            model = sentencepiece_tokenizer.train_sentencepiece(sample, vocab_size=text.vocab_size)
     return tokenizers.KINDS[kind](model, context_length=text.context_length)

@@ -1,7 +1,7 @@
 """Looking through a data set before training on it: `python -m clipjax.dataset check`.
 
 `inspect` looks at some records and gives counts; counts add up, whoever made them. A set takes
-8 bytes of memory for each image and each caption, to find repeats, and about 2 for each record.
+8 bytes of memory for each image, pair and caption, to find repeats, and about 2 for each record.
 """
 
 import array
@@ -58,6 +58,7 @@ class Findings:
     captions_each: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
     characters: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
     images: "array.array[int]" = dataclasses.field(default_factory=digests)
+    pairs: "array.array[int]" = dataclasses.field(default_factory=digests)  # image, all captions
     texts: "array.array[int]" = dataclasses.field(default_factory=digests)
 
     def add(self, other: "Findings") -> None:
@@ -70,6 +71,7 @@ class Findings:
         for name in COUNTED:
             getattr(self, name).update(getattr(other, name))
         self.images.extend(other.images)
+        self.pairs.extend(other.pairs)
         self.texts.extend(other.texts)
 
 
@@ -124,7 +126,8 @@ def inspect(indices: Sequence[int], *, source: Source) -> Findings:
         found.characters.update(map(len, texts))
         found.cleaned += sum(map(captions.is_cut_or_altered, captions.candidates(record["text"])))
         found.quoted += sum(QUOTED.fullmatch(text) is not None for text in texts)
-        found.images.append(digest(record["image"]))
+        found.images.append(image := digest(record["image"]))
+        found.pairs.append(digest("\n".join([str(image), *texts]).encode()))
         found.texts.extend({digest(text.encode()) for text in texts})
     return found
 
@@ -163,6 +166,7 @@ def summary(found: Findings, *, source: Any) -> dict[str, Any]:
         "captions that lose characters": found.cleaned,
         "captions quoted as in a CSV": found.quoted,
         "images seen before": repeats(found.images),
+        "of these with other captions": repeats(found.images) - repeats(found.pairs),
         "captions seen before": repeats(found.texts),
     }
 

@@ -2,7 +2,8 @@
 
 Two records are duplicates if their files are equal or if perceptual hashes of 64 bits differ in at
 most a few: re-encoded, resized and slightly edited copies do. Of several duplicates the first
-stays; what is in an evaluation set goes altogether. 17 bytes of memory a record.
+stays, with its own captions alone; what is in an evaluation set goes altogether. 25 bytes of memory
+a record.
 """
 
 import functools
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.curation import workers
-from clipjax.data import images
+from clipjax.data import captions, images
 from clipjax.data.bad_record import BadRecord
 from clipjax.data.examples import place, read
 from clipjax.data.same_image import digest
@@ -48,7 +49,8 @@ def dedup(
       show: whether there are progress bars.
 
     Returns:
-      {"records", "unusable", "duplicates", "in": {name: records}, "kept", "examples": [(key, why)]}
+      {"records", "unusable", "duplicates", "other captions": duplicates whose captions are not
+      those of the record that stays, "in": {name: records}, "kept", "examples": [(key, why)]}
     """
     writer = SelectionWriter(path, length=len(source), fingerprint=source.fingerprint)
     own = hashes(source, num_workers=num_workers, show=show)
@@ -60,6 +62,7 @@ def dedup(
         for index in np.flatnonzero(repeated)[:TOLD]
     ]
     keep = usable & ~repeated
+    other_captions = usable & repeated & (own["captions"] != own["captions"][first])
     inside = {}
     for name, other in against.items():
         theirs = hashes(other, num_workers=num_workers, show=show)
@@ -78,6 +81,7 @@ def dedup(
         "records": len(source),
         "unusable": int((~usable).sum()),
         "duplicates": int((usable & repeated).sum()),
+        "other captions": int(other_captions.sum()),
         "in": inside,
         "kept": int(keep.sum()),
         "examples": examples,
@@ -85,7 +89,7 @@ def dedup(
 
 
 def hashes(source: Any, *, num_workers: int, show: bool = True) -> dict[str, np.ndarray]:
-    """{"exact": uint64 [N], "perceptual": uint64 [N], "usable": bool [N]}; of flat pictures and
+    """{"exact", "perceptual", "captions": uint64 [N], "usable": bool [N]}; of flat pictures and
     unusable ones the perceptual hash is the exact one."""
     chunks = workers.spans(len(source), size=CHUNK)
     parts = list(
@@ -98,25 +102,27 @@ def hashes(source: Any, *, num_workers: int, show: bool = True) -> dict[str, np.
             show=show,
         )
     )
-    exact, perceptual, usable = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return {"exact": exact, "perceptual": perceptual, "usable": usable}
+    names = ("exact", "perceptual", "captions", "usable")
+    columns = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return dict(zip(names, columns, strict=True))
 
 
-def hash_some(indices: Sequence[int], *, source: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(exact, perceptual, usable) of some records; a pure function of them."""
-    exact = np.zeros(len(indices), np.uint64)
-    perceptual = np.zeros(len(indices), np.uint64)
+def hash_some(indices: Sequence[int], *, source: Any) -> tuple[np.ndarray, ...]:
+    """(exact, perceptual, captions, usable) of some records; a pure function of them."""
+    exact, perceptual, texts = (np.zeros(len(indices), np.uint64) for _ in range(3))
     usable = np.zeros(len(indices), bool)
     for row, index in enumerate(indices):
         try:
-            data = read(source, index)["image"]
+            record = read(source, index)
+            data = record["image"]
+            texts[row] = digest("\n".join(captions.usable(record.get("text") or "")).encode())
             exact[row] = digest(data)
             perceptual[row] = perceptual_hash(data) or exact[row]
             usable[row] = True
         except BadRecord:
             # Unlike any other, so that damaged records are no copies of one another.
             exact[row] = perceptual[row] = digest(f"unusable {index}".encode())
-    return exact, perceptual, usable
+    return exact, perceptual, texts, usable
 
 
 def perceptual_hash(data: bytes) -> int:
@@ -202,10 +208,13 @@ def near_pairs(
 
 def describe(found: dict[str, Any]) -> str:
     """The result as lines."""
+    others = found["other captions"]
+    more = f", {others:,} of them with captions that the first copy has not: these go too"
+    more = more if others else ""
     lines = [
         f"records       {found['records']:,}",
         f"unusable      {found['unusable']:,}",
-        f"duplicates    {found['duplicates']:,}",
+        f"duplicates    {found['duplicates']:,}{more}",
         *(f"in {name}: {count:,}" for name, count in found["in"].items()),
         f"kept          {found['kept']:,}",
     ]

@@ -4,6 +4,7 @@
 them all, and the vocabulary trainer samples them.
 """
 
+import contextlib
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from clipjax.common.exits import DataError
+from clipjax.common.counts import counted
+from clipjax.common.exits import ConfigError, DataError
 from clipjax.data.bad_record import BadRecord
 
 MAX_CHARACTERS = 4096  # no context length in use reads this far; bounds the tokenizer's work
@@ -106,24 +108,60 @@ def candidates(text: Texts) -> list[str | bytes]:
     return [one for one in listed if clean(one)]
 
 
-def sample(source: HasCaptions, *, limit: int) -> Iterator[str]:
-    """All usable captions of at most `limit` records, see `spread`.
+def sample(source: HasCaptions, *, limit: int) -> "Sample":
+    """All usable captions of at most `limit` records, see `spread`, to be gone through once.
 
-    Records that cannot be read are left out: the training stream counts them, not this. Raises
-    DataError, with the first one's reason, where there is nothing else.
+    Records that cannot be read are left out: the training stream counts them, not this. Going
+    through it raises DataError, with the first one's reason, where there is nothing else.
     """
-    first: Exception | None = None
-    has_captions = False
-    for index in spread(source, limit=limit):
+    return Sample(source, limit=limit)
+
+
+class Sample:
+    """What `sample` gives.
+
+    Attributes:
+      records: gone through so far.
+      unusable: of these, those without a caption that can be read.
+      first: why the first of them has none.
+    """
+
+    def __init__(self, source: HasCaptions, *, limit: int) -> None:
+        self.source, self.limit = source, limit
+        self.records = self.unusable = 0
+        self.first = ""
+
+    def __iter__(self) -> Iterator[str]:
+        for index in spread(self.source, limit=self.limit):
+            self.records += 1
+            try:
+                texts, problem = usable(self.source.caption(index)), "empty caption"
+            except (ValueError, OSError) as error:
+                texts, problem = [], str(error)
+            if not texts:
+                self.unusable += 1
+                self.first = self.first or problem
+            yield from texts
+        if self.unusable == self.records and self.first not in ("", "empty caption"):
+            raise DataError(f"data: no caption can be read; the first: {self.first}")
+
+    @contextlib.contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Within it, a ConfigError of what is made of too few captions says why they are few.
+
+        Raises:
+          DataError: in its place, where most records have no caption that can be read.
+        """
         try:
-            texts = usable(source.caption(index))
-        except (ValueError, OSError) as error:
-            first = first or error
-            continue
-        has_captions = has_captions or bool(texts)
-        yield from texts
-    if first and not has_captions:
-        raise DataError(f"data: no caption can be read; the first: {first}")
+            yield
+        except ConfigError as error:
+            if not self.unusable:
+                raise
+            share = f"{self.unusable:,} of {counted(self.records, 'record')}"
+            told = f"{share} have no caption that can be read; the first: {self.first}"
+            if 2 * self.unusable > self.records:
+                raise DataError(f"data: {told}") from error
+            raise ConfigError(f"{error} ({told})") from None
 
 
 def spread(source: Any, *, limit: int, drawn: bool = False) -> list[int]:

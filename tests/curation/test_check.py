@@ -44,6 +44,22 @@ def test_findings(tmp_path):
     assert check.sheet(source, indices, count=6).size[0] > 300
 
 
+def test_images_that_come_again_with_other_captions_are_counted(tmp_path):
+    texts = ["a dog", "a dog", " a dog ", "a hound", "one dog", "a cat"]
+    entries = []
+    for index, text in enumerate(texts):
+        entries += [
+            (f"{index}.jpg", tars.picture(text == "a cat")),
+            (f"{index}.txt", text.encode()),
+        ]
+    found, _ = check.check(
+        open_tars(tars.write(tmp_path / "a.tar", entries)), limit=0, num_workers=0, show=False
+    )
+    summed = check.summary(found, source=open_tars(tmp_path))
+    assert (summed["images seen before"], summed["of these with other captions"]) == (4, 2)
+    assert "of these with other captions   2" in check.describe(summed)
+
+
 def test_processes_find_the_same(tmp_path):
     source = make(tmp_path)
     alone, _ = check.check(source, limit=50, num_workers=0, show=False)
@@ -61,12 +77,12 @@ class Growing(fakes.FakeSource):
         return {"image": image, "text": [f"fox {index}", f"fox {index}"], "key": f"a.tar/{index}"}
 
 
-def test_findings_on_a_large_set_are_eight_bytes_an_image_and_caption():
+def test_findings_on_a_large_set_are_eight_bytes_an_image_pair_and_caption():
     sizes = [
         len(pickle.dumps(check.inspect(range(count), source=Growing(length=count))))
         for count in (2000, 5000)
     ]
-    assert sizes[1] - sizes[0] < 3000 * (8 + 8 + 1), sizes
+    assert sizes[1] - sizes[0] < 3000 * (8 + 8 + 8 + 1), sizes
 
 
 def test_quantiles_are_of_values_that_there_are():

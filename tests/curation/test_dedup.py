@@ -75,6 +75,23 @@ def test_evaluation_sets(tmp_path):
     assert "in mine: 2" in dedup.describe(found)
 
 
+def test_captions_that_go_with_a_copy_are_counted(tmp_path):
+    image, other = (fakes.encode(picture(i), quality=90) for i in (1, 2))
+    texts = ["a dog", "a dog", "one dog ", "a hound", "a cat"]
+    entries = []
+    for index, text in enumerate(texts):
+        data = other if text == "a cat" else image
+        entries += [(f"{index}.jpg", data), (f"{index}.txt", text.encode())]
+    source = open_tars(tars.write(tmp_path / "a.tar", entries))
+    found, kept = run(source, tmp_path)
+    assert kept == [0, 4]
+    assert (found["duplicates"], found["other captions"]) == (3, 2)
+    assert "3, 2 of them with captions that the first copy has not" in dedup.describe(found)
+    found, _ = run(pool(tmp_path, [image, image]), tmp_path, name="same")
+    assert (found["duplicates"], found["other captions"]) == (1, 0)
+    assert "captions" not in dedup.describe(found)
+
+
 def test_flat_pictures_are_compared_by_their_bytes(tmp_path):
     white = [fakes.encode(Image.new("RGB", (60 + i, 50), (250, 250, 250))) for i in range(3)]
     found, kept = run(pool(tmp_path, [*white, white[0]]), tmp_path, distance=7)

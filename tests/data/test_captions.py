@@ -4,9 +4,10 @@ import fakes
 import numpy as np
 import pytest
 
-from clipjax.common.exits import DataError
+from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import captions, mixture
 from clipjax.data.sources.table import open_tables
+from clipjax.data.tokenizers.sentencepiece import train_sentencepiece
 
 
 @pytest.mark.parametrize(
@@ -141,3 +142,24 @@ def test_a_sample_of_nothing_that_can_be_read_says_why(tmp_path):
         list(captions.sample(open_tables(tmp_path / "a.jsonl"), limit=100))
     (tmp_path / "b.csv").write_text("filepath,title\n0.jpg,a\n1.jpg\n2.jpg,\n")
     assert list(captions.sample(open_tables(tmp_path / "b.csv"), limit=100)) == ["a"]
+
+
+def test_too_few_captions_are_laid_to_the_rows_where_most_of_them_are_bad(tmp_path):
+    """Not to the size of the vocabulary; of few bad rows both are told."""
+    for name, bad in (("most", 9), ("few", 2), ("none", 0)):
+        rows = [f"{i}.jpg,a fox,one field too many" for i in range(bad)]
+        rows += [f"{i}.jpg,a fox" for i in range(bad, 12)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["filepath,title", *rows]) + "\n")
+
+    def made(name):
+        sample = captions.sample(open_tables(tmp_path / f"{name}.csv"), limit=100)
+        with sample.blamed():
+            train_sentencepiece(sample, vocab_size=9999)
+
+    reason = "of 12 records have no caption that can be read; the first: "
+    with pytest.raises(DataError, match=f"^data: 9 {reason}.*line 2"):
+        made("most")
+    with pytest.raises(ConfigError, match=f"vocab_size=9999: more than .*2 {reason}.*line 2"):
+        made("few")
+    with pytest.raises(ConfigError, match=r"in config\.tokenizer\.path$"):
+        made("none")
