@@ -24,8 +24,7 @@ from clipjax.config import Config
 from clipjax.data import captions, tokenizers
 from clipjax.data import images as image_files
 from clipjax.data.sources import remote
-from clipjax.evals import embed, prompts
-from clipjax.evals.protocols import zero_shot
+from clipjax.evals import classification, embed, prompts
 from clipjax.parallel import mesh as meshes
 from clipjax.parallel import sharding
 
@@ -169,8 +168,8 @@ class Model:
         checked = prompts.check_templates(templates, where="templates")
         asked = prompts.Prompts(tuple(names), tuple((name,) for name in names), checked)
         texts, owners, _ = asked.texts()
-        zero_shot.check_fit(texts, tokenizer=self.tokenizer, where="labels")
-        weights = zero_shot.class_weights(self.encode_text(texts), owners=owners)
+        prompts.check_fit(texts, tokenizer=self.tokenizer, where="labels")
+        weights = classification.class_weights(self.encode_text(texts), owners=owners)
         logits = self.logit_scale * (self.encode_image(images) @ weights.T).astype(np.float64)
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         return (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -59,9 +59,8 @@ def run(
         if weights
         else run_suites.results_folder(workdir, chosen, model.step)
     )
-    subject = run_suites.make_subject(model, path=weights or workdir)
     find(
-        subject,
+        run_suites.evaluated_model(model, path=weights or workdir),
         chosen,
         training=_training(model, training),
         data=data,
@@ -76,7 +75,7 @@ def run(
 
 
 def find(
-    subject: Any,
+    model: Any,
     suite: Any,
     *,
     training: Any,
@@ -89,7 +88,7 @@ def find(
     """Search, write, and return what overlap.json holds.
 
     Args:
-      subject: the model, see `evals.suites.evaluated_model`; its image tower embeds.
+      model: an `EvaluatedModel`, whose image tower embeds.
       suite: whose sets have zero-shot results in `folder`.
       training: source of the training images.
       data: folder of the sets.
@@ -107,14 +106,14 @@ def find(
     from clipjax.pictures.charts import overlap as overlap_chart
 
     place = epath.Path(folder) / "overlap"
-    sets = overlap_search.measured(suite, data=data, folder=folder, image_size=subject.image_size)
+    sets = overlap_search.measured(suite, data=data, folder=folder, image_size=model.image_size)
     unknown = set(thresholds) - {one.name for one in sets}
     if unknown:
         raise ConfigError(
             f"--thresholds: {sorted(unknown)[0]} is none of the suite's measured sets"
         )
     neighbours = overlap_search.neighbours(
-        subject, sets, training=training, place=place, distance=distance, num_workers=num_workers
+        model, sets, training=training, place=place, distance=distance, num_workers=num_workers
     )
     rows, table = [], {}
     for one, near in zip(sets, neighbours, strict=True):

@@ -11,7 +11,8 @@ from clipjax import config, evals
 from clipjax.common.exits import ConfigError
 from clipjax.config import check as config_check
 from clipjax.config.ranges import SETTINGS, evaluator
-from clipjax.evals.protocols import retrieval, zero_shot
+from clipjax.evals import classification
+from clipjax.evals.protocols import retrieval
 from clipjax.models import config as model_config
 
 
@@ -291,9 +292,8 @@ def test_the_best_is_by_a_metric_that_there_is(metric, problem):
 
 def test_metrics_are_known_without_jax():
     images, classes = np.arange(3), 7
-    assert set(retrieval.chance(images)) == set(evals.METRICS["retrieval"])
-    assert set(zero_shot.chance_of(classes)) == set(evals.METRICS["likelihood"])
-    assert set(evals.METRICS) == set(evals.KINDS)
+    assert set(retrieval.chance(images)) == set(evals.KINDS["retrieval"].metrics)
+    assert set(classification.chance(classes)) == set(evals.KINDS["likelihood"].metrics)
 
 
 def test_durations_in_epochs_wait_for_the_data():

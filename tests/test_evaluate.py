@@ -56,7 +56,7 @@ def test_evaluators_give_what_the_run_logged(trained, capsys):
             expected = logged[f"eval/{name}/{key}"]
             assert value == (expected if isinstance(value, str) else pytest.approx(expected))
         assert set(found["chance"]) == set(found["metrics"]) - {"prompts_hash"}
-        assert set(found["chance"]) == set(evals.METRICS[found["kind"]])
+        assert set(found["chance"]) == set(evals.KINDS[found["kind"]].metrics)
     assert result["evaluations"]["objects"]["chance"]["top5_accuracy"] == 5 / 40
     assert result["evaluations"]["held_out_loss"]["chance"]["loss"] == pytest.approx(np.log(16))
     assert "objects: top-1 accuracy" in told and "2.50%" in told and "step_4.json" in told

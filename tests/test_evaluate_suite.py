@@ -1,6 +1,7 @@
 """Suites through the program: results, resuming, what cannot be measured, following a run."""
 
 import csv
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -21,7 +22,8 @@ from clipjax import config, evaluate
 from clipjax.common import exits
 from clipjax.common.exits import CleanExit, ConfigError, DataError
 from clipjax.evals import suites
-from clipjax.evals.protocols import registry as protocols
+from clipjax.evals.evaluated import EvaluatedSet
+from clipjax.evals.protocols import retrieval, zero_shot
 from clipjax.evals.suites import report
 from clipjax.run import suites as run_suites
 
@@ -203,19 +205,17 @@ def test_what_is_measured_is_not_measured_again(trained, sets, tmp_path, monkeyp
     file, out = suite_file(tmp_path / "s.py", sets), tmp_path / "out"
     calls = []
 
-    def counted(name):
-        measure = protocols.PROTOCOLS[name].measure
+    def counted(measure):
+        def call(evaluated):
+            calls.append(evaluated.data.entry.id)
+            return measure(evaluated)
 
-        def call(on):
-            calls.append(on.data.entry.id)
-            return measure(on)
+        return call
 
-        return protocols.Protocol(
-            protocols.PROTOCOLS[name].kinds, protocols.PROTOCOLS[name].settings, call
-        )
-
-    made = {name: counted(name) for name in protocols.PROTOCOLS}
-    monkeypatch.setattr(protocols, "PROTOCOLS", made)
+    for module in (zero_shot, retrieval):
+        known = module.PROTOCOL
+        made = dataclasses.replace(known, measure=counted(known.measure))
+        monkeypatch.setattr(module, "PROTOCOL", made)
 
     def run(**options):
         calls.clear()
@@ -283,13 +283,13 @@ def test_nothing_at_all_is_an_error(trained, tmp_path, capsys):
 def test_permuted_classes_are_suspected(trained, sets, tmp_path, monkeypatch, capsys):
     """A model that reads labels, and names in another order."""
     monkeypatch.setattr(
-        protocols.OnSet,
+        EvaluatedSet,
         "image_embed",
         property(lambda on: np.eye(16, dtype=np.float32)[on.data.labels]),
     )
     vectors = np.eye(16, dtype=np.float32)[[1, 0, 2]]
     made = type("Made", (), {"ensemble": vectors, "single": vectors})
-    monkeypatch.setattr(protocols.OnSet, "classifier", property(lambda on: made))
+    monkeypatch.setattr(EvaluatedSet, "classifier", property(lambda on: made))
     file, out = suite_file(tmp_path / "s.py", sets), tmp_path / "out"
     suite = suites.find(file)
     suite = suites.Suite("mine", suite.entries[:1])

@@ -1,5 +1,6 @@
 """A set's fault is told and written down, and never ends the other sets or the report."""
 
+import dataclasses
 import html
 import json
 import os
@@ -23,7 +24,7 @@ from clipjax.common import exits
 from clipjax.common.exits import ConfigError, DataError, RemoteError
 from clipjax.evals import embed, suites
 from clipjax.evals.embed import Preempted
-from clipjax.evals.protocols import registry as protocols
+from clipjax.evals.protocols import zero_shot
 from clipjax.evals.suites import faults
 from clipjax.run import suites as run_suites
 
@@ -184,15 +185,15 @@ def test_an_error_that_nobody_expects_is_kept_with_its_traceback(
 ):
     for name in ("one", "two"):
         with_train(tmp_path / name, (0, 1, 2) * 3)
-    known = protocols.PROTOCOLS["zero_shot"]
+    known = zero_shot.PROTOCOL
 
-    def measure(on):
-        if on.data.entry.id == "one":
+    def measure(evaluated):
+        if evaluated.data.entry.id == "one":
             raise IndexError("index 7 is\nout of bounds")
-        return known.measure(on)
+        return known.measure(evaluated)
 
-    broken = protocols.Protocol(known.kinds, known.settings, measure)
-    monkeypatch.setitem(protocols.PROTOCOLS, "zero_shot", broken)
+    broken = dataclasses.replace(known, measure=measure)
+    monkeypatch.setattr(zero_shot, "PROTOCOL", broken)
     entries = [
         suites.own(name, path=tmp_path / name, train_path=tmp_path / name)
         for name in ("one", "two")
@@ -210,7 +211,7 @@ def test_an_error_that_nobody_expects_is_kept_with_its_traceback(
     assert list(record["measurements"]) == ["linear_probe"]  # its other protocol
     assert set(record_of(tmp_path / "out" / "mine", "two")["measurements"]) == set(suite.run)
     # Mended, the set is measured at the next start, and what was measured is kept.
-    monkeypatch.setitem(protocols.PROTOCOLS, "zero_shot", known)
+    monkeypatch.setattr(zero_shot, "PROTOCOL", known)
     run_suites.on_weights(str(trained), suite, output=str(tmp_path / "out"))
     assert "1 to measure, 1 measured before" in capsys.readouterr().out
     record = record_of(tmp_path / "out" / "mine", "one")
@@ -388,23 +389,24 @@ def test_a_suite_file_that_is_wrong_is_one_line(tmp_path, content, told):
 
 
 SUITE_OF_TWO_PROCESSES = """
+import dataclasses
 import os
 
-from clipjax.evals import protocols, suites
+from clipjax.evals import suites
+from clipjax.evals.protocols import zero_shot
 
 FIRST = os.environ["CLIPJAX_PROCESS_ID"] == "0"
-known = protocols.PROTOCOLS["zero_shot"]
+known = zero_shot.PROTOCOL
 
 
-def measure(on):
-    if on.data.entry.id == "broken" or (on.data.entry.id == "alone" and not FIRST):
+def measure(evaluated):
+    name = evaluated.data.entry.id
+    if name == "broken" or (name == "alone" and not FIRST):
         raise IndexError("nobody expects it")
-    return known.measure(on)
+    return known.measure(evaluated)
 
 
-protocols.PROTOCOLS["zero_shot"] = protocols.Protocol(
-    known.kinds, known.settings, measure, known.check, known.prompted
-)
+zero_shot.PROTOCOL = dataclasses.replace(known, measure=measure)
 
 
 def get_suite():

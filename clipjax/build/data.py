@@ -220,7 +220,7 @@ def evaluation_source(config: Config, name: str) -> Any:
     data = _with_cache(evaluation_data.settings(config, name), config.data)
     size = config.model.vision.image_size
     whole = source(data, image_size=size, seed=config.seed, where=f"evals.{name}")
-    if config.evals[name].kind in evals.CAPTIONED and data.source not in sources.OWN:
+    if evals.KINDS[config.evals[name].kind].captions and data.source not in sources.OWN:
         return same_image.some_images(whole, limit=data.max_examples)
     return Spread(whole, data.max_examples) if data.max_examples else whole
 
@@ -236,7 +236,7 @@ def note_training_data(evaluator: Any, shared: int) -> None:
 
 def _own_settings(settings: Config, *, name: str) -> dict[str, Any]:
     """The settings that only evaluators of this kind have, and where they stand, for errors."""
-    keys = evals.SETTINGS.get(settings.kind, ())
+    keys = evals.KINDS[settings.kind].settings
     return {key: settings[key] for key in keys} | (
         {"where": f"config.evals.{name}"} if keys else {}
     )

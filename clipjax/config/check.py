@@ -115,8 +115,8 @@ def _check_text_kind(config: Config) -> None:
             f"model.text.kind={kind} needs the end as largest id",
         )
     for name, settings in config.evals.items():
-        if predicts != (settings.kind in evals.PREDICTING):
-            fit = [each for each in evals.KINDS if predicts == (each in evals.PREDICTING)]
+        if predicts != evals.KINDS[settings.kind].predicts:
+            fit = [name for name, known in evals.KINDS.items() if predicts == known.predicts]
             _fail(
                 f"evals.{name}.kind",
                 settings.kind,
@@ -141,7 +141,7 @@ def _check_best(metric: str, *, evaluators: Config) -> None:
             'is no metric of an evaluator; write "eval/<name>/<metric>", <name> of config.evals:'
             f" {', '.join(evaluators) or 'there are none'}",
         )
-    names = evals.METRICS[evaluators[name].kind]
+    names = evals.KINDS[evaluators[name].kind].metrics
     check_name(own, names=names, kind=f"config.checkpoint.keep_best.metric={metric}")
 
 

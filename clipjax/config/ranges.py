@@ -93,7 +93,7 @@ def evaluator(settings: Any) -> dict[str, Range]:
     """The ranges of one evaluator, by its kind; one whose kind was changed may keep what the other
     kind has, as long as it is empty."""
     kind = settings.get("kind")
-    own = evals.SETTINGS.get(kind, ()) if isinstance(kind, str) else ()
+    own = evals.KINDS[kind].settings if isinstance(kind, str) and kind in evals.KINDS else ()
     kept = [key for key in NAMES if key in settings and not settings[key]]
     return EVALUATOR | {key: NAMES[key] for key in NAMES if key in own or key in kept}
 

@@ -22,6 +22,11 @@ LINE = 500  # bytes of an error that the other processes hear
 Poll = Callable[[], bool]
 
 
+def go_on() -> bool:
+    """The poll of an evaluation that nothing interrupts."""
+    return False
+
+
 @dataclasses.dataclass
 class Evaluator:
     """evaluator(variables, poll=...) → {metric: value}, a measurement on one set.

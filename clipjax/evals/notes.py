@@ -17,7 +17,7 @@ USUAL_CAPTIONS = 5  # of an image in published figures of COCO and Flickr30k
 
 
 def of_result(result: Any, *, alike: Sequence[Sequence[int]] = ()) -> list[str]:
-    """Sentences about a `zero_shot.Result`; `alike` is what `prompts.read_alike` gave."""
+    """Sentences about a `classification.Result`; `alike` is what `prompts.read_alike` gave."""
     number = np.bincount(result.labels, minlength=len(result.classes))
     absent = suspicion.of_absent(number, names=result.classes, averaged=False)
     same = suspicion.of_alike(alike, names=result.classes, number=number)
@@ -25,7 +25,7 @@ def of_result(result: Any, *, alike: Sequence[Sequence[int]] = ()) -> list[str]:
 
 
 def of_wrong(result: Any) -> list[str]:
-    """Sentences about images of a `zero_shot.Result` that count as wrong by a rule of ours."""
+    """Sentences about images of a `classification.Result` that count as wrong by a rule of ours."""
     told = []
     if result.tied:
         told.append(

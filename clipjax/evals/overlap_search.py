@@ -16,8 +16,8 @@ from clipjax.common import files
 from clipjax.common.exits import ConfigError
 from clipjax.curation import dedup
 from clipjax.evals import overlap, suites
+from clipjax.evals.evaluated import EvaluatedModel
 from clipjax.evals.suites import results, set_data
-from clipjax.evals.suites.evaluated_model import Subject
 from clipjax.parallel import distributed
 
 BLOCK = 4096  # training images embedded between looks for what is near
@@ -54,7 +54,7 @@ def measured(suite: suites.Suite, *, data: str, folder: str, image_size: int) ->
 
 
 def neighbours(
-    subject: Subject,
+    model: EvaluatedModel,
     sets: Sequence[Measured],
     *,
     training: Any,
@@ -66,7 +66,7 @@ def neighbours(
 
     key = results.key_of(
         {
-            "weights": subject.weights["id"],
+            "weights": model.weights["id"],
             "training": training.fingerprint,
             "sets": {one.name: one.source.fingerprint for one in sets},
             "distance": distance,
@@ -74,15 +74,10 @@ def neighbours(
     )
     file, names = place / f"neighbours_{key}.npz", ("file", "look", "embedding", "cosine")
     if not file.exists():
-        embeds = [
-            subject.embedder.images(
-                subject.variables, one.source, image_size=subject.image_size, poll=lambda: False
-            )
-            for one in sets
-        ]
+        embeds = [model.images(one.source) for one in sets]
         theirs = dedup.hashes(training, num_workers=num_workers)
-        blocks = _embedded(subject, training, usable=theirs["usable"])
-        index, cosine = overlap.by_embedding(np.concatenate(embeds), blocks, mesh=subject.mesh)
+        blocks = _embedded(model, training, usable=theirs["usable"])
+        index, cosine = overlap.by_embedding(np.concatenate(embeds), blocks, mesh=model.mesh)
         index = np.where(index >= 0, np.flatnonzero(theirs["usable"])[np.maximum(index, 0)], -1)
         arrays, start = {}, 0
         for one in sets:
@@ -99,13 +94,10 @@ def neighbours(
     return [overlap.Neighbours(*(arrays[f"{one.name}.{k}"] for k in names)) for one in sets]
 
 
-def _embedded(subject: Subject, training: Any, *, usable: np.ndarray) -> Iterator[np.ndarray]:
+def _embedded(model: EvaluatedModel, training: Any, *, usable: np.ndarray) -> Iterator[np.ndarray]:
     rows = np.flatnonzero(usable)
     for start in tqdm(range(0, len(rows), BLOCK), unit="block"):
-        part = Part(training, rows[start : start + BLOCK])
-        yield subject.embedder.images(
-            subject.variables, part, image_size=subject.image_size, poll=lambda: False
-        )
+        yield model.images(Part(training, rows[start : start + BLOCK]))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,7 @@ WHEEL_FILES = {
 
 
 def of_set(
-    entry: Entry, *, source: Any, keys: Sequence[str], given: str = ""
+    entry: Entry, *, source: Any, keys: Sequence[str], own: str = ""
 ) -> tuple[prompts.Prompts, str]:
     """The prompts for the classes `keys` of a set, and where they come from.
 
@@ -39,14 +39,13 @@ def of_set(
       entry: the set.
       source: its data; one in the WebDataset layout may have names and templates.
       keys: label keys, in the order that results will have.
-      given: the user's file or folder for this set, see `read`; "" is none.
+      own: the user's file or folder for this set, see `read`; "" is none.
 
     Raises:
       ConfigError: names and keys do not match; or there are no names, and keys are no words.
     """
     where = f"prompts of {entry.id}"
-    if given or entry.prompts_file:
-        place = given or entry.prompts_file
+    if place := own or entry.prompts_file:
         table, origin = read(place, keys=keys, where=where), place
     else:
         table, origin = _of_data(entry, source=source, keys=keys, where=where)

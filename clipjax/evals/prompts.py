@@ -116,6 +116,18 @@ def check_templates(templates: str | Iterable[str], *, where: str) -> tuple[str,
     return tuple(templates)
 
 
+def check_fit(texts: Sequence[str], *, tokenizer: Any, where: str) -> None:
+    """Raise ConfigError if a prompt is longer than the context: its end would go unread."""
+    _, truncated = tokenizer.encode(texts)
+    if truncated.any():
+        first = texts[int(np.flatnonzero(truncated)[0])]
+        raise ConfigError(
+            f'{where}: "{first}" does not fit in the model\'s {tokenizer.context_length} tokens'
+            f" (config.model.text.context_length={tokenizer.context_length}); choose"
+            " shorter names or templates"
+        )
+
+
 def table(name: str, *, source: Any, keys: Sequence[str], where: str) -> Table:
     """A built-in table by name, one from a JSON file, or by default the source's own.
 

@@ -15,8 +15,8 @@ import numpy as np
 from clipjax import losses
 from clipjax.config import Config
 from clipjax.data.examples import TrainExamples
+from clipjax.evals import classification
 from clipjax.evals.embed import Evaluator
-from clipjax.evals.protocols import zero_shot
 from clipjax.pictures.report import Report
 
 SAMPLES = 12
@@ -148,7 +148,7 @@ def show_evaluation(report: Report | None, step: int, *, details: Mapping[str, A
         confusions={
             name: {"counts": detail.confusion, "names": detail.classes}
             for name, detail in details.items()
-            if isinstance(detail, zero_shot.Result)
+            if isinstance(detail, classification.Result)
         },
     )
 

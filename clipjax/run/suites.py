@@ -14,7 +14,8 @@ from clipjax.common import durations
 from clipjax.common.counts import counted
 from clipjax.common.exits import CheckpointError, ConfigError, DataError
 from clipjax.evals import suites
-from clipjax.evals.suites import evaluated_model, report, runner
+from clipjax.evals.evaluated import EvaluatedModel, weights_id
+from clipjax.evals.suites import report, runner
 from clipjax.evals.suites.results import Record, step_name
 from clipjax.models import zoo
 from clipjax.parallel import distributed
@@ -151,14 +152,14 @@ def _run(
     say: Callable[[str], None] = print,
     **options: Any,
 ) -> list[Record]:
-    measured = make_subject(model, path=path)
-    compare = compare or (measured.model if measured.model in zoo.MODELS else "")
+    measured = evaluated_model(model, path=path)
+    compare = compare or (measured.name if measured.name in zoo.MODELS else "")
     records = runner.run_suite(measured, suite, folder=folder, compare=compare, say=say, **options)
     distributed.on_lead(lambda: say(report.write(folder)))  # before another process may end
     return records
 
 
-def make_subject(model: api.Model, *, path: str) -> evaluated_model.Subject:
+def evaluated_model(model: api.Model, *, path: str) -> EvaluatedModel:
     """A loaded model as protocols see it."""
     name = str(model.config.model.get("name", "custom"))
     known: dict[str, Any] = {"step": model.step} if model.step else {}
@@ -166,14 +167,14 @@ def make_subject(model: api.Model, *, path: str) -> evaluated_model.Subject:
         known["notes"] = list(notes)
     if seen := model.run.get("examples_seen"):
         known["examples_seen"] = int(seen)
-    return evaluated_model.Subject(
+    return EvaluatedModel(
         embedder=model.embedder(api.LARGEST_BATCH * batch_shards(model.mesh)),
         variables=model.variables,
         tokenizer=model.tokenizer,
         image_size=model.image_size,
         mesh=model.mesh,
-        model=name if name in zoo.MODELS else os.path.basename(path.rstrip("/")),
-        weights={"id": evaluated_model.weights_id(model.variables), "path": path, **known},
+        name=name if name in zoo.MODELS else os.path.basename(path.rstrip("/")),
+        weights={"id": weights_id(model.variables), "path": path, **known},
         dtype=str(model.config.model.dtype),
         image_resize=model.module.config.image_resize,
         pixel_mean=tuple(model.module.config.image_mean),

@@ -193,7 +193,7 @@ def _evaluator_lines(
         part = [f"split {data.split}"] if "split" in sources.READS[data.source] else []
         if top := getattr(shared_records.whole(evaluator.source), "top", ""):  # a folder, or split
             place, part = [top], []
-        labels = getattr(evaluator.source, "labels", ()) if kind in evals.SETTINGS else ()
+        labels = getattr(evaluator.source, "labels", ()) if evals.KINDS[kind].settings else ()
         size = counted(len(evaluator.source), "record")
         size += f" in {counted(len(labels), 'class', 'classes')}" if labels else ""
         where = ", ".join([evaluator.source.name, *place, *part])

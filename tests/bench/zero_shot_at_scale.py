@@ -21,8 +21,7 @@ from clipjax import config
 from clipjax.build import model as build_model
 from clipjax.data import images as image_files
 from clipjax.data.tokenizers import sentencepiece as sentencepiece_tokenizer
-from clipjax.evals import embed, prompts
-from clipjax.evals.protocols import zero_shot
+from clipjax.evals import classification, embed, prompts
 from clipjax.models import clip
 from clipjax.parallel import mesh as meshes
 
@@ -71,7 +70,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     unit = rng.normal(size=(len(texts), 512)).astype(np.float32)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    weights, mean = clock(lambda: zero_shot.class_weights(unit, owners=owners))
+    weights, mean = clock(lambda: classification.class_weights(unit, owners=owners))
 
     photo = Image.fromarray(rng.integers(0, 256, (400, 500, 3), dtype=np.uint8)).resize((500, 400))
     file = io.BytesIO()
@@ -97,7 +96,7 @@ def main() -> None:
     image_embed = np.resize(found, (VALIDATION, 512))
     labels = rng.integers(0, CLASSES, VALIDATION).astype(np.int32)
     classes = tuple(names[0] for names in asked.names)
-    judge = lambda: zero_shot.judge(  # noqa: E731
+    judge = lambda: classification.judge(  # noqa: E731
         image_embed, weights, labels=labels, classes=classes, mesh=mesh
     )
     judge()

@@ -2,8 +2,8 @@
 
 import dataclasses
 import json
-import types
 
+import known_model
 import numpy as np
 import pytest
 import tars
@@ -12,7 +12,7 @@ from sklearn.metrics import jaccard_score
 from clipjax.common.exits import DataError
 from clipjax.data.sources.associations import Cue
 from clipjax.evals import suites
-from clipjax.evals.protocols import associations, other_protocols
+from clipjax.evals.protocols import associations
 from clipjax.evals.suites import set_data
 
 CUES = [
@@ -137,16 +137,13 @@ def test_the_owners_files_are_read_and_scored(tmp_path):
         asked.extend(given)
         return np.eye(4, dtype=np.float32)[[3, 2]]
 
-    on = types.SimpleNamespace(
-        data=dataclasses.replace(data, entry=dataclasses.replace(data.entry, protocols={})),
+    free = dataclasses.replace(data.entry, protocols={})
+    on = known_model.on_set(
+        dataclasses.replace(data, entry=free, agrees=()),
         image_embed=np.eye(4, dtype=np.float32),
-        poll=lambda: False,
-        subject=types.SimpleNamespace(
-            embedder=types.SimpleNamespace(texts=texts), tokenizer=None, variables=None
-        ),
+        embedder={"texts": texts},
     )
-    on.data = dataclasses.replace(on.data, agrees=())
-    made, _ = other_protocols.measure_associations(on)
+    made = associations.measure(on)
     assert asked == ["A west", "An owl"] and made.metric == "jaccard"
     assert made.main.value == pytest.approx((1 + 1 / 3) / 2) and made.main.n == 2
     assert made.details["cues"] == 2

@@ -6,8 +6,8 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from clipjax.evals import class_scores, embed, metrics
-from clipjax.evals.probe import logistic, solver
+from clipjax.evals import classification, embed, metrics
+from clipjax.evals.probe import logistic, penalty, solver
 from clipjax.evals.protocols import linear_probe
 from clipjax.parallel import mesh as meshes
 
@@ -53,7 +53,7 @@ def test_equals_scikit_learn_on_real_digits(rows, digits, penalty):
     loss = objective(fit.weights, fit.bias, penalty, x, y)
     best = objective(theirs.coef_.T, theirs.intercept_, penalty, x, y)
     assert loss == pytest.approx(best, abs=1e-5) and loss == pytest.approx(fit.loss, abs=1e-6)
-    right = int(np.sum(class_scores.rank(fit.scores(test_x), test_y) == 0))
+    right = int(np.sum(classification.rank(fit.scores(test_x), test_y) == 0))
     assert abs(right - int(np.sum(theirs.predict(test_x) == test_y))) <= 1
     assert fit.converged and fit.iterations < theirs.n_iter_[0] and fit.rows == 1437
 
@@ -104,7 +104,7 @@ def test_rows_that_are_no_numbers_are_left_out_of_fits_and_wrong_in_tests(digits
     np.testing.assert_allclose(fit.weights, rest.weights, atol=1e-5)
     scores = fit.scores(test_x)
     assert np.isnan(scores[0]).all() and np.isfinite(scores[1:]).all()
-    assert class_scores.rank(scores, test_y)[0] == 9
+    assert classification.rank(scores, test_y)[0] == 9
 
 
 def test_the_mesh_does_not_matter(digits, mesh, one):
@@ -141,17 +141,15 @@ def test_the_search_finds_a_peak_in_fifteen_fits(peak):
         asked.append(step)
         return metrics.Estimate(1 - abs(step - peak) / 200, 0, 1, 9)
 
-    best, found = linear_probe.search(value)
+    best, found = penalty.search(value)
     assert best == peak and len(asked) == len(set(asked)) == len(found) <= 15
     assert sorted(asked[:7]) == [0, 16, 32, 48, 64, 80, 96] and asked[0] == 96
 
 
 def test_of_equal_values_the_larger_penalty_wins_and_nan_never():
-    best, _ = linear_probe.search(
-        lambda step: metrics.Estimate(np.nan if step > 60 else 0.5, 0, 1, 9)
-    )
+    best, _ = penalty.search(lambda step: metrics.Estimate(np.nan if step > 60 else 0.5, 0, 1, 9))
     assert best == 60
-    grid = [linear_probe.penalty_at(step) for step in (0, 44, 48, 96)]
+    grid = [penalty.penalty_at(step) for step in (0, 44, 48, 96)]
     assert grid == pytest.approx([1e-6, 10**-0.5, 1, 1e6])
 
 
@@ -160,7 +158,7 @@ def test_a_probe_of_real_digits(digits, one):
     made = linear_probe.probe(
         x, y, classes=10, test_features=test_x, metric="top1_accuracy", mesh=one
     )
-    found = class_scores.measure("top1_accuracy", made.scores, test_y)
+    found = classification.measure("top1_accuracy", made.scores, test_y)
     assert found.value > 0.95 and found.n == 360
     assert made.trained + made.validated == 1437 == made.fit.rows and made.validated == 288
     assert made.fit.penalty in made.searched and made.fits == len(made.searched) + 1
@@ -179,9 +177,9 @@ def test_validation_is_drawn_from_every_class():
 def test_metrics_of_scores():
     scores = np.array([[0.9, 0.1], [0.2, 0.2], [np.nan, 0.5], [0.1, 0.4]])
     labels = np.array([0, 1, 1, 1])
-    assert class_scores.rank(scores, labels).tolist() == [0, 1, 1, 0]
+    assert classification.rank(scores, labels).tolist() == [0, 1, 1, 0]
     measured = {
-        name: class_scores.measure(name, scores, labels).value
+        name: classification.measure(name, scores, labels).value
         for name in ("top1_accuracy", "mean_per_class_accuracy", "mean_top1_top5")
     }
     assert measured == {
@@ -190,4 +188,4 @@ def test_metrics_of_scores():
         "mean_top1_top5": 0.75,
     }
     with pytest.raises(ValueError, match="no metric"):
-        class_scores.measure("f1", scores, labels)
+        classification.measure("f1", scores, labels)

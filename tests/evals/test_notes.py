@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from clipjax.evals import notes
-from clipjax.evals.protocols import likelihood, retrieval, zero_shot
+from clipjax.evals import classification, notes
+from clipjax.evals.protocols import retrieval
 from clipjax.parallel import mesh as meshes
 
 
@@ -22,33 +22,35 @@ def test_images_that_tie_are_counted_and_others_are_not(mesh):
     weights[1] = weights[0]  # two classes that the model reads as one
     image = np.eye(6, dtype=np.float32)[[0, 0, 2, 3, 5, 5]]
     labels = np.array([0, 1, 2, 3, 4, 5], np.int32)  # the fifth is plainly wrong, without a tie
-    result = zero_shot.judge(image, weights, labels=labels, classes=classes_of(6), mesh=mesh)
+    result = classification.judge(image, weights, labels=labels, classes=classes_of(6), mesh=mesh)
     assert result.tied == 2 and (result.rank == 0).sum() == 3
     assert notes.of_result(result) == [
         "2 of 6 images score the same for their class and another, which counts as wrong"
     ]
     plain = image @ weights.T
-    assert likelihood.judge(plain, labels=labels, classes=classes_of(6)).tied == 2
+    assert classification.judge_scores(plain, labels=labels, classes=classes_of(6)).tied == 2
 
 
 def test_a_tie_of_wrong_classes_below_a_better_one_is_no_matter(mesh):
     weights = np.array([[1, 0, 0], [0.5, 0, 0], [0.5, 0, 0]], np.float32)
     image = np.array([[1, 0, 0]], np.float32)
-    wrong = zero_shot.judge(image, weights, labels=np.array([1]), classes=classes_of(3), mesh=mesh)
+    wrong = classification.judge(
+        image, weights, labels=np.array([1]), classes=classes_of(3), mesh=mesh
+    )
     assert wrong.tied == 0 and wrong.rank.tolist() == [2]
 
 
 def test_scores_that_are_no_numbers_are_no_ties(mesh):
     image = np.full((4, 3), np.nan, np.float32)
     labels = np.zeros(4, np.int32)
-    result = zero_shot.judge(
+    result = classification.judge(
         image, np.eye(3, dtype=np.float32), labels=labels, classes=classes_of(3), mesh=mesh
     )
     assert result.tied == 0 and result.not_finite == 4
     said = notes.of_result(result)
     assert said[0].startswith("2 of 3 classes have no images here: 'class 1', 'class 2'; ")
     assert said[1:] == ["4 images have scores that are no numbers; they count as wrong"]
-    assert likelihood.judge(image, labels=labels, classes=classes_of(3)).tied == 0
+    assert classification.judge_scores(image, labels=labels, classes=classes_of(3)).tied == 0
 
 
 def test_retrievals_say_what_ties_and_what_is_no_number(mesh):

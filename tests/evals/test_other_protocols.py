@@ -10,9 +10,9 @@ from scipy import stats
 
 from clipjax.common.exits import DataError
 from clipjax.curation import dedup
-from clipjax.evals import metrics, nearest, overlap
+from clipjax.evals import metrics, nearest, overlap, video_frames
 from clipjax.evals.probe import folds
-from clipjax.evals.protocols import frames, geolocation, lexicon
+from clipjax.evals.protocols import geolocation, lexicon
 from clipjax.parallel import mesh as meshes
 
 
@@ -146,7 +146,7 @@ def test_places_are_read_by_image(tmp_path):
 
 def test_frames_of_a_video_belong_together_and_are_counted_not_spelled():
     keys = [f"run/v1/frame{k}.jpg" for k in (10, 9, 1, 2, 11)] + ["run/v2.jpg", "hop/v1/a.jpg"]
-    found = frames.videos(keys)
+    found = video_frames.videos(keys)
     assert found.names == ("run/v1", "run/v2", "hop/v1")
     assert found.owner.tolist() == [0, 0, 0, 0, 0, 1, 2]
     assert [keys[i] for i in found.middle] == ["run/v1/frame9.jpg", "run/v2.jpg", "hop/v1/a.jpg"]
@@ -154,7 +154,7 @@ def test_frames_of_a_video_belong_together_and_are_counted_not_spelled():
 
 def test_predictions_are_averaged_as_probabilities():
     cosines = np.array([[0.9, 0.1], [0.2, 0.3], [0.2, 0.3], [np.nan, 0.0]])
-    found = frames.mean_predictions(cosines, owner=[0, 0, 0, 1], count=2, logit_scale=10.0)
+    found = video_frames.mean_predictions(cosines, owner=[0, 0, 0, 1], count=2, logit_scale=10.0)
     odds = np.exp(10 * cosines[:3])
     np.testing.assert_allclose(found[0], (odds / odds.sum(axis=1, keepdims=True)).mean(axis=0))
     # two of three frames prefer the second class, but the first frame is surer

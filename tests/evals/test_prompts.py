@@ -10,7 +10,6 @@ from clipjax.common.exits import ConfigError
 from clipjax.data.sources.digits import Digits
 from clipjax.data.sources.scenes import Objects
 from clipjax.evals import prompt_files, prompts, suites
-from clipjax.evals.protocols import zero_shot
 
 WHERE = "config.evals.pets"
 PETS = prompts.Table({"n1": ("dog", "hound"), "n2": ("cat",), "n3": ("dog",)}, ("a {}", "the {}."))
@@ -150,4 +149,4 @@ def test_a_prompt_that_does_not_fit_is_named():
         context_length=9, encode=lambda texts: (None, np.array([len(text) > 9 for text in texts]))
     )
     with pytest.raises(ConfigError, match='"a hippopotamus" does not fit in the model\'s 9 tokens'):
-        zero_shot.check_fit(["a cat", "a hippopotamus"], tokenizer=tokenizer, where=WHERE)
+        prompts.check_fit(["a cat", "a hippopotamus"], tokenizer=tokenizer, where=WHERE)

@@ -5,7 +5,7 @@ import pytest
 
 from clipjax.common.exits import DataError
 from clipjax.evals import metrics
-from clipjax.evals.protocols import robustness
+from clipjax.evals.protocols import pm_k, robustness
 
 
 def test_classes_are_joined_by_wnid_and_the_best_of_several_stands_for_a_coarser_one():
@@ -37,8 +37,7 @@ def test_pm_k_asks_for_all_frames_around_the_anchor():
     right[[4, 7]] = False  # video 0 two frames after its anchor; video 1 its anchor
     anchor = frame == 2
     share = [
-        robustness.pm_k(right, video=video, frame=frame, anchor=anchor, k=k).value
-        for k in (0, 1, 2)
+        pm_k.pm_k(right, video=video, frame=frame, anchor=anchor, k=k).value for k in (0, 1, 2)
     ]
     assert share == [2 / 3, 2 / 3, 1 / 3]
 

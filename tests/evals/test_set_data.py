@@ -258,14 +258,14 @@ def test_prompts_of_the_users_files(tmp_path):
     given.mkdir()
     (given / "classnames.txt").write_text("bee\tbee\tbumblebee\nant\tant\ncat\tcat\n")
     (given / "templates.txt").write_text("the {c}\n")
-    names, templates, origin = prompts_of(PETS, found.source, found.keys, given=str(given))
+    names, templates, origin = prompts_of(PETS, found.source, found.keys, own=str(given))
     assert names["bee"] == ("bee", "bumblebee") and templates == ("the {}",)
     assert origin == str(given)
     (given / "classnames.txt").write_text("Cat\nANT\nbee\n")  # joined by name, in any order
-    assert prompts_of(PETS, found.source, found.keys, given=str(given))[0]["ant"] == ("ANT",)
+    assert prompts_of(PETS, found.source, found.keys, own=str(given))[0]["ant"] == ("ANT",)
     (given / "classnames.txt").write_text("cat\nant\nbe\n")
     with pytest.raises(ConfigError, match=r"without names: 1 \('bee'\), not in the data: 1 \('be'"):
-        prompts_of(PETS, found.source, found.keys, given=str(given))
+        prompts_of(PETS, found.source, found.keys, own=str(given))
 
 
 WHEEL = {

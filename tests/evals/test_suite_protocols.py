@@ -3,7 +3,7 @@
 import json
 import types
 
-import jax
+import known_model
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -11,10 +11,17 @@ from sklearn.linear_model import LogisticRegression
 
 from clipjax.common.exits import DataError
 from clipjax.evals import suites
-from clipjax.evals.protocols import few_shot, other_protocols, probe_protocols, video_protocols
-from clipjax.evals.protocols import registry as protocols
+from clipjax.evals.protocols import (
+    action,
+    few_shot,
+    geolocation,
+    lexicon,
+    linear_probe,
+    pm_k,
+    registry,
+    robustness,
+)
 from clipjax.evals.suites import set_data
-from clipjax.parallel import mesh as meshes
 
 
 class Source:
@@ -49,29 +56,19 @@ def split(keys, *, classes, fingerprint="f", metric="top1_accuracy", path=""):
     )
 
 
-def subject_on(
-    data, *, embed, weights=None, train=None, features=None, validation=None, folds_file=""
-):
-    mesh = meshes.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, devices=jax.devices()[:1])
-    missing = set_data.Missing("no training split")
-
+def on_set(data, *, embed, train=None, features=None, validation=None, **fields):
     def open_train():
         if train is None:
-            raise missing
+            raise set_data.Missing("no training split")
         return train
 
-    return types.SimpleNamespace(
-        data=data,
+    return known_model.on_set(
+        data,
         open_train=open_train,
         open_validation=lambda: validation,
         image_embed=embed,
-        classifier=types.SimpleNamespace(ensemble=weights),
-        prompts=types.SimpleNamespace(hash="h"),
         features=lambda part: features[part.split],
-        folds_file=folds_file,
-        folder="",
-        poll=lambda: False,
-        subject=types.SimpleNamespace(mesh=mesh, image_size=8, logit_scale=10.0, variables=None),
+        **fields,
     )
 
 
@@ -90,15 +87,15 @@ def digits():
     embed = x[test].astype(np.float32)
     means = np.stack([x[train][y[train] == k].mean(axis=0) for k in range(10)]).astype(np.float32)
     features = {"test": x[test], "train": x[train]}
-    return subject_on(data, embed=embed, weights=means, train=given, features=features)
+    return on_set(data, embed=embed, weights=means, train=given, features=features)
 
 
 def test_a_linear_probe_joins_its_splits_by_label(digits):
-    made, arrays = probe_protocols.measure_linear_probe(digits)
+    made = linear_probe.measure(digits)
     assert made.metric == "top1_accuracy" and made.main.value > 0.93 and made.main.n == 300
     assert set(made.figures) == {"top1_accuracy", "mean_per_class_accuracy", "top5_accuracy"}
     assert made.details["trained"] + made.details["validated"] == 600 and made.details["folds"] == 1
-    assert np.mean(arrays["rank"] == 0) == made.main.value and not made.warnings
+    assert np.mean(made.arrays["rank"] == 0) == made.main.value and not made.warnings
     searched = made.details["searched"]
     assert 10 <= len(searched) <= 15 and json.dumps(made.details)
     assert any(float(p) == pytest.approx(made.details["penalty"][0], rel=1e-5) for p in searched)
@@ -116,12 +113,12 @@ def test_the_penalty_is_searched_on_the_official_validation_split(digits):
         for k, r in rows.items()
     }
     given = {"embed": None, "train": parts["train"], "features": features}
-    on = subject_on(parts["test"], validation=parts["val"], **given)
-    made, _ = probe_protocols.measure_linear_probe(on)
+    on = on_set(parts["test"], validation=parts["val"], **given)
+    made = linear_probe.measure(on)
     assert (made.details["trained"], made.details["validated"]) == (200, 400)
     assert made.details["validation"] == "official split" and not made.warnings
     assert made.details["train"] == "there, train; there, val"
-    settings = probe_protocols.linear_probe_settings(on)
+    settings = linear_probe.settings(on)
     assert (settings["train"], settings["validation"]) == ("train", "val")
 
     def reference(penalty, parts, tested):
@@ -140,7 +137,7 @@ def test_the_penalty_is_searched_on_the_official_validation_split(digits):
     final = reference(penalty, ["train", "val"], "test")
     assert made.main.value == pytest.approx(final, abs=2 / 397)
     parts["test"].entry = suites.get("dtd")
-    drawn, _ = probe_protocols.measure_linear_probe(subject_on(parts["test"], **given))
+    drawn = linear_probe.measure(on_set(parts["test"], **given))
     assert (drawn.details["trained"], drawn.details["validated"]) == (160, 40)
     assert drawn.details["validation"] == "part of the training split"
     assert drawn.details["penalty"][0] < penalty  # noise asks for a larger one
@@ -162,14 +159,14 @@ def test_few_shots_draw_from_training_and_validation_images(digits, monkeypatch)
         "test": digits.features(digits.data),
         "val": np.ones((40, 64)),
     }
-    on = subject_on(digits.data, embed=None, train=train, validation=more, features=features)
+    on = on_set(digits.data, embed=None, train=train, validation=more, features=features)
     with pytest.raises(set_data.Missing, match="there, train: seen"):
-        probe_protocols.measure_few_shot(on)
+        few_shot.measure(on)
     assert seen == [(640, 64), y[:40].tolist()]
 
 
 def test_few_shots_stand_beside_zero_shot(digits):
-    made, _ = probe_protocols.measure_few_shot(digits)
+    made = few_shot.measure(digits)
     assert made.metric == "16_shot_top1_accuracy" and made.details["classes"] == 10
     assert made.figures["1_shot_top1_accuracy"].value < made.main.value
     assert made.figures["zero_shot_top1_accuracy"].n == 300
@@ -177,27 +174,27 @@ def test_few_shots_stand_beside_zero_shot(digits):
 
 
 def test_probes_need_a_training_split_of_their_own(digits):
-    alone = subject_on(digits.data, embed=digits.image_embed)
+    alone = on_set(digits.data, embed=digits.image_embed)
     with pytest.raises(set_data.Missing):
-        probe_protocols.measure_linear_probe(alone)
-    same = subject_on(digits.data, embed=digits.image_embed, train=digits.data)
+        linear_probe.measure(alone)
+    same = on_set(digits.data, embed=digits.image_embed, train=digits.data)
     with pytest.raises(set_data.Missing, match="no training split of its own"):
-        probe_protocols.measure_few_shot(same)
-    assert probe_protocols.linear_probe_settings(alone)["train"] == ""
+        few_shot.measure(same)
+    assert linear_probe.settings(alone)["train"] == ""
     other = split(["cat/1.png"], classes=["cat"], fingerprint="train")
     with pytest.raises(DataError, match="class 'cat', which is none of the evaluation split's 10"):
-        probe_protocols.measure_linear_probe(
-            subject_on(digits.data, embed=digits.image_embed, train=other, features={})
+        linear_probe.measure(
+            on_set(digits.data, embed=digits.image_embed, train=other, features={})
         )
 
 
 def test_videos_by_their_middle_frame_and_by_all():
     keys = [f"run/v/{k}.jpg" for k in range(3)] + ["hop/w.jpg"]
     embed = np.array([[1, 0], [0.2, 0.3], [1, 0], [0, 1]], np.float32)
-    on = subject_on(
+    on = on_set(
         split(keys, classes=["run", "hop"]), embed=embed, weights=np.eye(2, dtype=np.float32)
     )
-    made, _ = video_protocols.measure_action(on)
+    made = action.measure(on)
     assert made.figures["top1_accuracy"].value == 0.5 and made.main.n == 2
     assert made.figures["frame_averaged_top1_accuracy"].value == 1.0
     assert made.details == {"videos": 2, "frames": 4}
@@ -208,51 +205,50 @@ def test_anchor_frames_with_their_neighbours(tmp_path):
     embed = np.tile(np.array([[1, 0]], np.float32), (30, 1))
     embed[15] = [0, 1]
     weights = np.eye(2, dtype=np.float32)
-    on = subject_on(
-        split(keys, classes=["run", "hop"], path=tmp_path), embed=embed, weights=weights
-    )
+    on = on_set(split(keys, classes=["run", "hop"], path=tmp_path), embed=embed, weights=weights)
     with pytest.raises(set_data.Missing, match=r"anchors\.txt is not there"):
-        video_protocols.measure_pm_k(on)
+        pm_k.measure(on)
     (tmp_path / "anchors.txt").write_text("run/v/002.jpg\nrun/v/010.jpg\n")
-    made, _ = video_protocols.measure_pm_k(on)
+    made = pm_k.measure(on)
     assert {k: e.value for k, e in made.figures.items()} == {"pm0": 1, "pm10": 0.5, "mean_pm": 0.75}
     (tmp_path / "anchors.txt").write_text("run/v/999.jpg\n")
     with pytest.raises(DataError, match="1 of 1 frames are not there"):
-        video_protocols.measure_pm_k(on)
+        pm_k.measure(on)
 
 
 def test_places_come_from_the_nearest_reference(tmp_path):
     embed = np.eye(3, dtype=np.float32)
     test = split(["a.jpg", "b.jpg"], classes=["a.jpg", "b.jpg"], path=tmp_path / "test")
     train = split(["p.jpg", "q.jpg", "r.jpg"], classes=["p.jpg", "q.jpg", "r.jpg"])
-    on = subject_on(test, embed=embed[[2, 0]], train=train)
-    on.subject.embedder = types.SimpleNamespace(images=lambda *_, **__: embed)
+    embedder = {"images": lambda *_, **__: embed}
+    on = on_set(test, embed=embed[[2, 0]], train=train, embedder=embedder)
     lines = ["image,latitude,longitude", "a.jpg,48.86,2.35", "b.jpg,0,0"]
     lines += ["p.jpg,0,0", "q.jpg,60,60", "r.jpg,51.51,-0.13"]
     (tmp_path / "places.csv").write_text("\n".join(lines))
-    made, arrays = other_protocols.measure_geolocation(on)
-    assert arrays["distance_km"] == pytest.approx([344, 0], abs=3)
+    made = geolocation.measure(on)
+    assert made.arrays["distance_km"] == pytest.approx([344, 0], abs=3)
     assert [made.figures[f"within_{km}_km"].value for km in (1, 200, 750)] == [0.5, 0.5, 1.0]
     assert made.details["references"] == 3
 
 
 def test_words_out_of_each_images_own_list(tmp_path):
-    on = subject_on(
-        split(["x.png"], classes=["x.png"], path=tmp_path), embed=np.array([[1, 0.5]], np.float32)
-    )
     asked = []
 
     def texts(_, given, **__):
         asked.extend(given)
         return np.eye(2, dtype=np.float32)
 
-    on.subject.embedder, on.subject.tokenizer = types.SimpleNamespace(texts=texts), None
+    on = on_set(
+        split(["x.png"], classes=["x.png"], path=tmp_path),
+        embed=np.array([[1, 0.5]], np.float32),
+        embedder={"texts": texts},
+    )
     (tmp_path / "words.csv").write_text("image,word,lexicon\nx.png,Cat,cat dog\n")
-    assert other_protocols.measure_lexicon(on)[0].main.value == 1.0
+    assert lexicon.measure(on).main.value == 1.0
     assert asked == ['a photo of the word "cat".', 'a photo of the word "dog".']
     (tmp_path / "words.csv").write_text("image,word\nx.png,Cat\n")
     with pytest.raises(DataError, match="header image,word,lexicon"):
-        other_protocols.measure_lexicon(on)
+        lexicon.measure(on)
 
 
 def test_imagenet_on_the_classes_of_its_shifts(monkeypatch, tmp_path):
@@ -260,7 +256,7 @@ def test_imagenet_on_the_classes_of_its_shifts(monkeypatch, tmp_path):
     data = split(["n1/a", "n2/b", "n3/c"], classes=wnids)
     data.entry = suites.entries()["imagenet"]
     embed = np.array([[0.5, 0, 0.9], [0, 1, 0], [0, 0, 1]], np.float32)
-    on = subject_on(data, embed=embed, weights=np.eye(3, dtype=np.float32))
+    on = on_set(data, embed=embed, weights=np.eye(3, dtype=np.float32))
     on.folder = str(tmp_path)
 
     def open_set(entry, **_):
@@ -269,13 +265,14 @@ def test_imagenet_on_the_classes_of_its_shifts(monkeypatch, tmp_path):
         return types.SimpleNamespace(keys=("n1", "n2"))
 
     monkeypatch.setattr(set_data, "open_set", open_set)
-    made, _ = other_protocols.measure_robustness(on)
+    made = robustness.measure(on)
     assert made.figures["top1_accuracy"].value == 2 / 3
     assert made.figures["on_imagenet_a"].value == 1.0 and made.figures["on_imagenet_a"].n == 2
     data.entry = suites.entries()["pets"]
     with pytest.raises(set_data.Missing, match="no data of a shift"):
-        other_protocols.measure_robustness(on)
+        robustness.measure(on)
 
 
 def test_every_protocol_has_a_name_that_suites_know():
-    assert set(protocols.PROTOCOLS) == set(suites.PROTOCOLS)
+    for name in suites.PROTOCOLS:
+        assert registry.get(name).measure and registry.FACTS[name].sets

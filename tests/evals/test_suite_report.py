@@ -9,9 +9,9 @@ import types
 import numpy as np
 import pytest
 
-from clipjax.evals import metric_names, suites
+from clipjax.evals import suites
 from clipjax.evals.metrics import Estimate
-from clipjax.evals.protocols import registry as protocols
+from clipjax.evals.protocols import registry
 from clipjax.evals.suites import report, results, summary
 from clipjax.evals.suites.results import Measurement, Record
 from clipjax.pictures.charts import sets as set_charts
@@ -74,7 +74,7 @@ VALUES = {"one": 1.0, "nought": 0.0, "some": 0.4, "no number": NAN, "of nothing"
 
 
 MODEL = types.SimpleNamespace(
-    model="ViT-B/32", weights={"id": "w", "path": "p", "step": 4, "examples_seen": 64}
+    name="ViT-B/32", weights={"id": "w", "path": "p", "step": 4, "examples_seen": 64}
 )
 
 
@@ -101,7 +101,7 @@ def write(folder, sets, *, compare="ViT-B/32"):
             label=np.array([0, 1]), chosen=np.array([0, 0]), names=np.array(["猫", "b"]),
         )  # fmt: skip
     suite = suites.Suite("s", entries)
-    summary.write(records, folder=folder, suite=suite, subject=MODEL, compare=compare)
+    summary.write(records, folder=folder, suite=suite, model=MODEL, compare=compare)
     return pathlib.Path(report.write(str(folder))).read_text()
 
 
@@ -171,12 +171,9 @@ def test_what_is_no_number_is_said_so():
 
 
 def test_every_protocol_with_a_metric_lists_its_names():
-    """Names are those that the protocols measure, on the kinds of sets that they fit."""
-    for name, kinds in metric_names.METRICS.items():
-        assert set(kinds) <= set(protocols.PROTOCOLS[name].kinds)
-    known = {
-        m for kinds in metric_names.METRICS.values() for names in kinds.values() for m in names
-    }
+    """Names are those that the protocols measure."""
+    by_kind = [names for facts in registry.FACTS.values() for names in facts.sets.values()]
+    known = {metric for names in by_kind for metric in names}
     of_sets = {e.metric for entry in suites.entries().values() for e in entry.protocols.values()}
     assert of_sets <= known
 
@@ -208,16 +205,16 @@ def test_every_protocol_with_a_metric_lists_its_names():
 def test_a_metric_fits_protocol_kind_and_classes(metric, protocol, kind, classes, told):
     settings = {"protocol": protocol, "kind": kind, "classes": classes, "where": "x"}
     if not told:
-        metric_names.check_fits(metric, **settings)
+        registry.check_fits(metric, **settings)
         return
     with pytest.raises(Exception, match=told) as caught:
-        metric_names.check_fits(metric, **settings)
+        registry.check_fits(metric, **settings)
     assert caught.value.code == 64
 
 
 def test_probes_take_their_own_metric_where_the_sets_is_of_zero_shot_only():
     def of(metric, protocol, kind="classification"):
-        return metric_names.of_protocol(metric, protocol=protocol, kind=kind)
+        return registry.metric_of(metric, protocol=protocol, kind=kind)
 
     assert of("macro_f1", "linear_probe") == of("macro_f1", "few_shot") == "top1_accuracy"
     assert of("macro_f1", "zero_shot") == "macro_f1"

@@ -1,9 +1,8 @@
 """Sets of videos: UCF101's three splits, RareAct's average precision, against scikit-learn."""
 
 import dataclasses
-import types
 
-import jax
+import known_model
 import numpy as np
 import pytest
 import tars
@@ -11,18 +10,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
 from clipjax.common.exits import ConfigError, DataError
-from clipjax.evals import classifier, suites
-from clipjax.evals.protocols import linear_probe, probe_protocols, rare_actions, video_protocols
+from clipjax.evals import suites
+from clipjax.evals.classification import Classifier
+from clipjax.evals.probe import penalty
+from clipjax.evals.protocols import action, linear_probe, rare_actions
 from clipjax.evals.suites import set_data
-from clipjax.parallel import mesh as meshes
 
 CLASSES = ("Archery", "Biking", "Diving")
 GROUPS, CLIPS, FRAMES = 6, 3, 3
 WIDTH = 8
-
-
-def mesh():
-    return meshes.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, devices=jax.devices()[:1])
 
 
 def unit(x):
@@ -97,23 +93,13 @@ def on_ucf101(data, *, folds="ucf101/ucfTrainTestlist", weights=None):
         frames = [source.every.key(int(i)) for i in source.videos.middle]
         return features_of(frames)
 
-    return types.SimpleNamespace(
-        data=opened,
+    return known_model.on_set(
+        opened,
         open_train=lambda: set_data.open_train(entry(), **place),
-        open_validation=lambda: None,
-        image_embed=None,
-        classifier=types.SimpleNamespace(ensemble=weights),
-        prompts=types.SimpleNamespace(hash="h"),
         features=features,
+        weights=weights,
         folds_file=f"{data}/{folds}" if folds else "",
-        poll=lambda: False,
-        subject=types.SimpleNamespace(
-            mesh=mesh(),
-            image_size=8,
-            logit_scale=10.0,
-            variables=None,
-            embedder=types.SimpleNamespace(images=images),
-        ),
+        embedder={"images": images},
     )
 
 
@@ -143,9 +129,9 @@ def test_videos_are_counted_by_their_middle_frames(ucf101):
 
 def test_a_probe_of_ucf101_is_the_mean_over_three_splits(ucf101, monkeypatch):
     one = 48  # the step of the grid at a penalty of 1: six validation videos choose any
-    monkeypatch.setattr(linear_probe, "search", lambda value: (one, {one: value(one)}))
+    monkeypatch.setattr(penalty, "search", lambda value: (one, {one: value(one)}))
     on = on_ucf101(ucf101)
-    made, arrays = probe_protocols.measure_linear_probe(on)
+    made = linear_probe.measure(on)
     x, y, group = middle_frames()
     found = []
     for number in (1, 2, 3):
@@ -154,15 +140,17 @@ def test_a_probe_of_ucf101_is_the_mean_over_three_splits(ucf101, monkeypatch):
         found.append(fitted.score(x[tested], y[tested]))
     assert made.main.value == pytest.approx(np.mean(found)) and 0.4 < made.main.value < 1
     assert len(set(found)) > 1 and made.details["folds"] == 3 and made.main.n == 18
-    assert np.mean(arrays["rank"] == 0) == pytest.approx(found[0])  # split 1 is what test holds
-    alone, _ = probe_protocols.measure_linear_probe(on_ucf101(ucf101, folds=""))
+    assert np.mean(made.arrays["rank"] == 0) == pytest.approx(
+        found[0]
+    )  # split 1 is what test holds
+    alone = linear_probe.measure(on_ucf101(ucf101, folds=""))
     assert alone.main.value == pytest.approx(found[0]) and alone.details["folds"] == 1
 
 
 def test_zero_shot_of_ucf101_is_the_mean_over_three_splits(ucf101):
     weights = unit(np.eye(3, WIDTH) + 0.4 * np.eye(WIDTH)[3])
     on = on_ucf101(ucf101, weights=weights)
-    made, _ = video_protocols.measure_action(on)
+    made = action.measure(on)
     x, y, group = middle_frames()
     right = np.argmax(unit(x) @ weights.T, axis=1) == y
     by_split = [np.mean(right[np.isin(group, groups_tested(k))]) for k in (1, 2, 3)]
@@ -180,8 +168,8 @@ def test_zero_shot_of_ucf101_is_the_mean_over_three_splits(ucf101):
     right = np.argmax(averaged, axis=1) == y
     by_split = [np.mean(right[np.isin(group, groups_tested(k))]) for k in (1, 2, 3)]
     assert made.figures["frame_averaged_top1_accuracy"].value == pytest.approx(np.mean(by_split))
-    assert video_protocols.frames_settings(on)["train"].endswith("[middle]")
-    alone, _ = video_protocols.measure_action(on_ucf101(ucf101, folds="", weights=weights))
+    assert action.settings(on)["train"].endswith("[middle]")
+    alone = action.measure(on_ucf101(ucf101, folds="", weights=weights))
     assert alone.details == {"videos": 18, "frames": 54} and alone.main.n == 18
 
 
@@ -191,10 +179,10 @@ def test_lists_that_do_not_fit_the_videos_are_told(ucf101, tmp_path):
     on = on_ucf101(ucf101, folds="")
     on.folds_file = str(tmp_path)
     with pytest.raises(DataError, match="1 of its 1 videos are not in the data, such as"):
-        probe_protocols.measure_linear_probe(on)
+        linear_probe.measure(on)
     (tmp_path / "trainlist01.txt").unlink()
     with pytest.raises(DataError, match=r"trainlist01\.txt: cannot be read"):
-        probe_protocols.measure_linear_probe(on)
+        linear_probe.measure(on)
 
 
 ACTIONS = [
@@ -243,7 +231,7 @@ def test_weighted_average_precision_is_that_of_scikit_learn(tmp_path):
     scores[:, 0] += 0.8 * np.isin(np.arange(160), groups_by_hand(rows, "cut", "phone")[0])
     found = rare_actions.mean_average_precisions(scores, known)
     expected, sampled = [], []
-    for action, (verb, noun) in enumerate(ACTIONS[:4]):
+    for number, (verb, noun) in enumerate(ACTIONS[:4]):
         groups = groups_by_hand(rows, verb, noun)
         assert all(groups)
         chosen, weights, labels = [], [], []
@@ -252,7 +240,7 @@ def test_weighted_average_precision_is_that_of_scikit_learn(tmp_path):
             chosen += group
             weights += [1 / videos.count(v) for v in videos]
             labels += [kind == 0] * len(group)
-        values = scores[chosen, action]
+        values = scores[chosen, number]
         expected.append(average_precision_score(labels, values, sample_weight=weights))
         rng, drawn = np.random.default_rng(2), []
         for _ in range(400):
@@ -260,7 +248,7 @@ def test_weighted_average_precision_is_that_of_scikit_learn(tmp_path):
             for kind, group in enumerate(groups):
                 for i in rng.permutation(group):
                     one[kind, rows[i][1]] = i
-            draw = [scores[i, action] for i in one.values()]
+            draw = [scores[i, number] for i in one.values()]
             drawn.append(average_precision_score([kind == 0 for kind, _ in one], draw))
         sampled.append(np.mean(drawn))
     weighted = found["mwap"]
@@ -319,43 +307,27 @@ def test_rare_actions_by_middle_and_by_all_frames(tmp_path, monkeypatch):
 
     asked = []
 
-    def of_prompts(given, **_):
+    def classifier_of(given):
         asked.append(given)
-        return classifier.Classifier(np.eye(5, 6, dtype=np.float32), np.eye(5, 6))
+        return Classifier(np.eye(5, 6, dtype=np.float32), np.eye(5, 6))
 
-    monkeypatch.setattr(classifier, "of_prompts", of_prompts)
-    on = types.SimpleNamespace(
-        data=data,
-        folder=str(tmp_path),
-        prompts_given="",
-        classifiers="",
-        image_embed=None,
-        poll=lambda: False,
-        subject=types.SimpleNamespace(
-            mesh=mesh(),
-            image_size=8,
-            logit_scale=10.0,
-            variables=None,
-            tokenizer=None,
-            weights={"id": "w"},
-            embedder=types.SimpleNamespace(images=images),
-        ),
-    )
+    on = known_model.on_set(data, folder=str(tmp_path), embedder={"images": images})
+    monkeypatch.setattr(on, "classifier_of", classifier_of)
     with pytest.raises(set_data.Missing, match=r"rareact\.csv is not there"):
-        video_protocols.rare_actions_settings(on)
+        rare_actions.settings(on)
     write(tmp_path / "rareact" / "rareact.csv", rows)
-    made, _ = video_protocols.measure_rare_actions(on)
+    made = rare_actions.measure(on)
     assert made.main.value == made.figures["frame_averaged_mwsap"].value == 1
     assert made.figures["mwap"].value < 0.5  # the middle one of two frames is the second
     assert made.details == {"segments": 40, "frames": 80, "actions": 5}
     texts = asked[0].texts()[0]
     assert texts[0] == "a photo of a person trying to cut a phone." and len(texts) == 15
     assert "how to drink an egg." in texts and "how to peel keys." in texts
-    before = video_protocols.rare_actions_settings(on)
+    before = rare_actions.settings(on)
     (tmp_path / "p.json").write_text('{"templates": ["{}!"], "names": {"cut phone": "cut"}}')
-    on.prompts_given = str(tmp_path / "p.json")
+    on.prompts_file = str(tmp_path / "p.json")
     with pytest.raises(ConfigError, match=r"without names: 4 \('cut egg'"):
-        video_protocols.rare_actions_settings(on)
-    on.prompts_given = ""
+        rare_actions.settings(on)
+    on.prompts_file = ""
     write(tmp_path / "rareact" / "rareact.csv", [(*r[:5], 1 - min(r[5], 1)) for r in rows])
-    assert video_protocols.rare_actions_settings(on)["annotations"] != before["annotations"]
+    assert rare_actions.settings(on)["annotations"] != before["annotations"]

@@ -9,7 +9,7 @@ import pytest
 from clipjax.common.exits import DataError
 from clipjax.data.sources.scenes import Objects
 from clipjax.data.sources.spread import Spread
-from clipjax.evals import prompts, suspicion
+from clipjax.evals import classification, prompts, suspicion
 from clipjax.evals.protocols import zero_shot
 from clipjax.parallel import mesh as meshes
 
@@ -26,16 +26,16 @@ def unit(x):
 def judge(image, weights, labels, mesh):
     classes = tuple(map(str, range(len(weights))))
     labels = np.asarray(labels, np.int32)
-    return zero_shot.judge(image, weights, labels=labels, classes=classes, mesh=mesh)
+    return classification.judge(image, weights, labels=labels, classes=classes, mesh=mesh)
 
 
 def values(result):
-    return {name: found.value for name, found in zero_shot.accuracies(result).items()}
+    return {name: found.value for name, found in classification.accuracies(result).items()}
 
 
 @pytest.mark.parametrize(("images", "rows"), [(37, 8192), (37, 16), (5, 8192), (64, 32)])
 def test_counts_equal_a_plain_loop_whatever_the_padding(mesh, images, rows, monkeypatch):
-    monkeypatch.setattr(zero_shot, "ROWS", rows)
+    monkeypatch.setattr(classification, "ROWS", rows)
     rng = np.random.default_rng(images)
     image, weights = unit(rng.normal(size=(images, 8))), unit(rng.normal(size=(11, 8)))
     labels = rng.integers(0, 10, images)  # class 10 has no images
@@ -58,7 +58,7 @@ def test_counts_equal_a_plain_loop_whatever_the_padding(mesh, images, rows, monk
 def test_no_top5_for_few_classes(mesh):
     rng = np.random.default_rng(0)
     result = judge(unit(rng.normal(size=(9, 4))), unit(rng.normal(size=(5, 4))), [0] * 9, mesh)
-    assert "top5_accuracy" not in zero_shot.accuracies(result)
+    assert "top5_accuracy" not in classification.accuracies(result)
 
 
 def test_aliases_and_templates_are_averaged_in_embedding_space():
@@ -66,14 +66,14 @@ def test_aliases_and_templates_are_averaged_in_embedding_space():
     table = prompts.Table({"a": ("x", "y", "z"), "b": ("w",)}, ("one {}", "two {}"))
     texts, owners, _ = prompts.make(("a", "b"), table=table, where="w").texts()
     embeds = {text: unit(rng.normal(size=6)) for text in texts}
-    weights = zero_shot.class_weights(np.stack([embeds[t] for t in texts]), owners=owners)
+    weights = classification.class_weights(np.stack([embeds[t] for t in texts]), owners=owners)
     for row, names in zip(weights, (("x", "y", "z"), ("w",)), strict=True):
         mean = np.mean([embeds[f"{n} {name}"] for n in ("one", "two") for name in names], axis=0)
         np.testing.assert_allclose(row, mean / np.linalg.norm(mean), rtol=1e-6)
 
 
 def test_opposite_prompts_give_zero_and_not_nan():
-    weights = zero_shot.class_weights(
+    weights = classification.class_weights(
         np.array([[1, 0], [-1, 0]], np.float32), owners=np.array([0, 0])
     )
     assert weights.tolist() == [[0, 0]]
@@ -226,8 +226,8 @@ def test_counts_equal_numpy_for_any_number_of_images(n, devices):
     rank = np.sum(wrong & (scores >= scores[np.arange(n), labels][:, None]), axis=1)
     np.testing.assert_array_equal(result.rank, rank)
     np.testing.assert_array_equal(result.chosen == labels, rank == 0)
-    assert result.confusion.sum() == n and result.in_top5.sum() == np.sum(rank < 5)
-    assert zero_shot.accuracies(result)["top1_accuracy"].n == n
+    assert result.confusion.sum() == n and np.sum(result.rank < 5) == np.sum(rank < 5)
+    assert classification.accuracies(result)["top1_accuracy"].n == n
 
 
 def test_images_without_numbers_are_reported(mesh):

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from clipjax.build import model as build_model
 from clipjax.common import exits
+from clipjax.evals import classification
 from clipjax.evals.protocols import likelihood
 from clipjax.models import clip, flops, towers
 from clipjax.training import objectives
@@ -114,7 +115,7 @@ def test_classes_are_judged_by_the_mean_of_their_prompts():
     scores = np.array([[-1.0, -3.0, -2.5], [-4.0, -1.0, -1.5], [np.nan, -1.0, -2.0]])
     classes = likelihood.of_classes(scores, owners=np.array([0, 0, 1]))
     np.testing.assert_allclose(classes[:2], [[-2.0, -2.5], [-2.5, -1.5]])
-    result = likelihood.judge(classes, labels=np.array([0, 0, 1]), classes=("a", "b"))
+    result = classification.judge_scores(classes, labels=np.array([0, 0, 1]), classes=("a", "b"))
     np.testing.assert_array_equal(result.rank, [0, 1, 1])
     assert result.chosen[0] == 0 and result.chosen[1] == 1
     assert result.not_finite == 1

@@ -16,8 +16,8 @@ from clipjax.data.examples import TrainExamples
 from clipjax.data.sources.scenes import Scenes
 from clipjax.data.tokenizers.clip import ClipTokenizer
 from clipjax.data.tokenizers.sentencepiece import SentencePieceTokenizer, train_sentencepiece
+from clipjax.evals import classification
 from clipjax.evals.embed import Evaluator
-from clipjax.evals.protocols import zero_shot
 from clipjax.pictures import canvas, table
 from clipjax.pictures.report import Report
 from clipjax.pictures.sheets import retrieved
@@ -294,7 +294,7 @@ def test_sheet_of_a_retrieval_in_the_run(examples, tmp_path, capsys):
     assert run_report.open_report("x", log=None, **arguments) is None
     assert report.chance == chance
     assert (report.title, "OpenMoji" in report.attribution) == ("run", True)
-    result = zero_shot.Result(("fox", "pig"), np.arange(2), np.arange(2), np.zeros(2, int))
+    result = classification.Result(("fox", "pig"), np.arange(2), np.arange(2), np.zeros(2, int))
     run_report.show_samples(report, examples, start=0)
     run_report.show_evaluation(report, 100, details={"a": sheet, "b": result, "c": None})
     run_report.show_progress(report, 110)

@@ -7,12 +7,16 @@ sets. The main figure is the mean over the cues with ten or twelve candidates, t
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from clipjax.data.sources.associations import Cue
 from clipjax.evals import metrics
+from clipjax.evals.evaluated import EvaluatedSet
 from clipjax.evals.metrics import Estimate
+from clipjax.evals.protocols.registry import Protocol
+from clipjax.evals.suites.results import Measurement
 
 VOWELS = "aeiou"
 DIGITS = 6  # of cosines; those that agree in them are equal: float32 sums depend on their order
@@ -43,27 +47,28 @@ def jaccards(image_embed: np.ndarray, cue_embed: np.ndarray, *, cues: Sequence[C
       cue_embed: float32 [Q, E], of the cues' prompts, L2-normalised.
       cues: Q cues.
     """
-    found = np.zeros(len(cues))
+    indices = np.zeros(len(cues))
     for number, cue in enumerate(cues):
         right = np.array(cue.associated)
         cosines = image_embed[list(cue.candidates)].astype(np.float64) @ cue_embed[number]
         scores = np.round(metrics.worst_case(cosines, right), DIGITS)
         chosen = np.lexsort((right, -scores))[: right.sum()]  # of equal ones the wrong come first
         both = right[chosen].sum()
-        found[number] = both / (2 * right.sum() - both)
-    return found
+        indices[number] = both / (2 * right.sum() - both)
+    return indices
 
 
 def chances(cues: Sequence[Cue]) -> np.ndarray:
     """float64 [Q]: what choosing at random gives on average."""
     from scipy.stats import hypergeom
 
-    found = []
+    levels = []
     for cue in cues:
         number, right = len(cue.candidates), sum(cue.associated)
         both = np.arange(right + 1)
-        found.append(np.sum(hypergeom.pmf(both, number, right, right) * both / (2 * right - both)))
-    return np.array(found)
+        jaccard = both / (2 * right - both)
+        levels.append(np.sum(hypergeom.pmf(both, number, right, right) * jaccard))
+    return np.array(levels)
 
 
 def means(values: np.ndarray, *, cues: Sequence[Cue]) -> dict[str, Estimate]:
@@ -73,3 +78,20 @@ def means(values: np.ndarray, *, cues: Sequence[Cue]) -> dict[str, Estimate]:
         name: metrics.mean(values[(number >= low) & (number <= high)])
         for name, (low, high) in GROUPS.items()
     }
+
+
+def settings(evaluated: EvaluatedSet) -> dict[str, Any]:
+    """The prompt, and the metric."""
+    return {"prompt": prompt("cue"), "metric": evaluated.data.metric}
+
+
+def measure(evaluated: EvaluatedSet) -> Measurement:
+    """The candidates that each cue calls to mind (WinoGAViL)."""
+    metric, cues = evaluated.data.metric, evaluated.data.source.cues
+    cue_embed = evaluated.model.texts([prompt(cue.text) for cue in cues])
+    scores = jaccards(evaluated.image_embed, cue_embed, cues=cues)
+    chance = means(chances(cues), cues=cues)[metric].value
+    return Measurement(metric, means(scores, cues=cues), {"cues": len(cues), "chance": chance})
+
+
+PROTOCOL = Protocol(settings, measure)

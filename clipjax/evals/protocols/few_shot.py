@@ -1,21 +1,26 @@
 """Few-shot probes: how many labelled images a class are worth as much as its name (section 3.1.5).
 
 Logistic regression on the features of 1, 2, 4, 8 and 16 images of each class, several times with
-other images. The paper does not say how it chose the penalty: here `linear_probe`'s search, on up
-to four further images of each class, which are then left out.
+other images. The paper does not say how it chose the penalty: here the search of `probe.penalty`,
+on up to four further images of each class, which are then left out.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
+from scipy.special import erfinv
 
-from clipjax.evals import class_scores, embed
+from clipjax.evals import classification, embed
+from clipjax.evals.evaluated import EvaluatedSet
 from clipjax.evals.metrics import LEVEL, Estimate
-from clipjax.evals.probe import folds, logistic
-from clipjax.evals.protocols import linear_probe
+from clipjax.evals.probe import folds, logistic, penalty, splits
+from clipjax.evals.protocols.registry import Protocol, metric_of
+from clipjax.evals.suites import set_data
+from clipjax.evals.suites.results import Measurement
 
 SHOTS = (1, 2, 4, 8, 16)
 DRAWS = 3
@@ -52,7 +57,7 @@ def curve(
     shots: Sequence[int] = SHOTS,
     draws: int = DRAWS,
     seed: int = 0,
-    poll: embed.Poll = lambda: False,
+    poll: embed.Poll = embed.go_on,
 ) -> Curve:
     """Fit and measure the probes.
 
@@ -61,7 +66,7 @@ def curve(
       labels: int [N], their classes; every class needs images for a number of shots to count.
       classes: C.
       test_features, test_labels: float [M, D] and int [M].
-      metric: see `class_scores.measure`.
+      metric: see `classification.measure`.
       mesh: rows are split over its batch axes.
       shots: images of each class.
       draws: how often, with other images each time; the images of fewer shots are among those of
@@ -77,40 +82,28 @@ def curve(
         for count in shots
         if fewest < count + min(count, FURTHER)
     }
-    made = Curve({}, {}, {}, left_out)
+    result = Curve({}, {}, {}, left_out)
     kept = [count for count in shots if count not in left_out]
     longest = classes * max([count + min(count, FURTHER) for count in kept], default=0)
-
-    def fitted(rows: np.ndarray, apart: np.ndarray) -> logistic.Fit:
-        """To those rows that are not `apart`; these choose the penalty."""
-        own, known = features[rows], labels[rows]
-        placed = logistic.Rows(own, known, classes=classes, mesh=mesh, length=longest)
-        fits: dict[int, logistic.Fit] = {}
-
-        def value(step: int) -> Estimate:
-            penalty = linear_probe.penalty_at(step)
-            start = fits[linear_probe.nearest(step, fits)] if fits else None
-            fits[step] = placed.fit(penalty, used=~apart, start=start, poll=poll)
-            return class_scores.measure(metric, fits[step].scores(own[apart]), known[apart])
-
-        best, _ = linear_probe.search(value)
-        return fits[best]
-
     for count in kept:
-        found, further = [], min(count, FURTHER)
+        reached, further = [], min(count, FURTHER)
         apart = np.tile(np.arange(count + further) >= count, classes)
         for draw in range(draws):
             rng = np.random.default_rng((seed, draw))
             orders = [rng.permutation(group) for group in groups]
-            rows = [
-                np.concatenate([order[:count], order[len(order) - further :]]) for order in orders
-            ]
-            fit = fitted(np.concatenate(rows), apart)
-            found.append(class_scores.measure(metric, fit.scores(test_features), test_labels))
-            made.penalties.setdefault(count, []).append(fit.penalty)
-        made.draws[count] = [estimate.value for estimate in found]
-        made.points[count] = folds.mean_over(found)
-    return made
+            drawn = np.concatenate(
+                [np.r_[order[:count], order[len(order) - further :]] for order in orders]
+            )
+            own, known = features[drawn], labels[drawn]
+            rows = logistic.Rows(own, known, classes=classes, mesh=mesh, length=longest)
+            found = penalty.fit_and_search(rows, own, known, apart=apart, metric=metric, poll=poll)
+            fit = found.fits[found.best]
+            scores = fit.scores(test_features)
+            reached.append(classification.measure(metric, scores, test_labels))
+            result.penalties.setdefault(count, []).append(fit.penalty)
+        result.draws[count] = [estimate.value for estimate in reached]
+        result.points[count] = folds.mean_over(reached)
+    return result
 
 
 def crossover(
@@ -133,14 +126,14 @@ def crossover(
     shots = np.log([float(count) for count in sorted(points)])
     if len(shots) < 2:
         return None
-    found = [points[count] for count in sorted(points)]
-    value = _crossing(shots, np.array([point.value for point in found]), zero_shot.value)
+    ordered = [points[count] for count in sorted(points)]
+    value = _crossing(shots, np.array([point.value for point in ordered]), zero_shot.value)
     if value is None:
         return None
     rng = np.random.default_rng(seed)
-    spread = 2 * math.sqrt(2) * _erfinv(LEVEL)
+    spread = 2 * math.sqrt(2) * float(erfinv(LEVEL))
     curves = np.stack(
-        [rng.normal(p.value, (p.high - p.low) / spread, SIMULATED) for p in found], axis=1
+        [rng.normal(p.value, (p.high - p.low) / spread, SIMULATED) for p in ordered], axis=1
     )
     level = rng.normal(zero_shot.value, (zero_shot.high - zero_shot.low) / spread, SIMULATED)
     crossings = [_crossing(shots, row, goal) for row, goal in zip(curves, level, strict=True)]
@@ -163,7 +156,63 @@ def _crossing(shots: np.ndarray, values: np.ndarray, goal: float) -> float | Non
     return None
 
 
-def _erfinv(x: float) -> float:
-    from scipy.special import erfinv
+def settings(evaluated: EvaluatedSet) -> dict[str, Any]:
+    """The training data, the metric, shots and draws."""
+    return {
+        "metric": evaluated.data.metric,
+        "classes": len(evaluated.data.keys),
+        "features": splits.FEATURES,
+        **splits.fingerprints(evaluated),
+        "shots": [SHOTS, DRAWS, FURTHER],
+        "prompts": evaluated.prompts.hash,
+    }
 
-    return float(erfinv(x))
+
+def check(evaluated: EvaluatedSet) -> None:
+    """Raise DataError for labels that give the set's metric no figure."""
+    set_data.check_classes(evaluated.data)
+
+
+def measure(evaluated: EvaluatedSet) -> Measurement:
+    """Probes of 1 to 16 images of each class, against the classes' names."""
+    data, training = evaluated.data, splits.training(evaluated)
+    features, labels = splits.labelled_features(evaluated, training)
+    metric = metric_of(data.metric, protocol="few_shot", kind=data.kind)
+    fitted = curve(
+        features,
+        labels,
+        classes=len(data.keys),
+        test_features=evaluated.features(data),
+        test_labels=data.labels,
+        metric=metric,
+        mesh=evaluated.model.mesh,
+    )
+    if not fitted.points:
+        raise set_data.Missing(f"{training[0].where}: {next(iter(fitted.left_out.values()))}")
+    scores = evaluated.image_embed @ evaluated.classifier.ensemble.T
+    zero_shot = classification.measure(metric, scores, data.labels)
+    crossing = crossover(fitted.points, zero_shot=zero_shot)
+    figures = {f"{n}_shot_{metric}": point for n, point in fitted.points.items()}
+    details = {
+        "features": splits.FEATURES,
+        "classes": len(data.keys),
+        "draws": {str(n): values for n, values in fitted.draws.items()},
+        "penalties": {str(n): values for n, values in fitted.penalties.items()},
+        "penalty_chosen_on": f"up to {FURTHER} further images of each class",
+        "crossover": crossing
+        and {
+            "value": crossing.value,
+            "low": crossing.low,
+            "high": None if np.isinf(crossing.high) else crossing.high,
+        },
+    }
+    warnings = [f"no {n}-shot probe: {why}" for n, why in fitted.left_out.items()]
+    return Measurement(
+        f"{max(fitted.points)}_shot_{metric}",
+        figures | {f"zero_shot_{metric}": zero_shot},
+        details,
+        warnings + splits.metric_warnings(data, metric=metric),
+    )
+
+
+PROTOCOL = Protocol(settings, measure, check, prompted=True)

@@ -12,12 +12,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 
 from clipjax.common.counts import counted
 from clipjax.common.exits import DataError
 from clipjax.evals import metrics, nearest
+from clipjax.evals.evaluated import EvaluatedSet
 from clipjax.evals.metrics import Estimate
+from clipjax.evals.protocols.registry import Protocol
+from clipjax.evals.suites.results import Measurement
+from clipjax.evals.suites.set_data import Missing
 
 WITHIN_KM = (1, 25, 200, 750, 2500)  # street, city, region, country, continent
 EARTH_KM = 6371.0088  # mean radius
@@ -40,9 +45,9 @@ def places(
     """
     search = nearest.Nearest(query_embed, count=1, mesh=mesh)
     search.add(reference_embed)
-    found = search.index[:, 0]
-    degrees = np.asarray(reference_degrees, np.float64)[np.maximum(found, 0)]
-    return np.where(found[:, None] >= 0, degrees, np.nan)
+    index = search.index[:, 0]
+    degrees = np.asarray(reference_degrees, np.float64)[np.maximum(index, 0)]
+    return np.where(index[:, None] >= 0, degrees, np.nan)
 
 
 def distances_km(here: np.ndarray, there: np.ndarray) -> np.ndarray:
@@ -75,8 +80,6 @@ def read_degrees(file: Any, *, keys: Sequence[str]) -> np.ndarray:
     Raises:
       DataError: it cannot be read, an image has no line, or a place is not on earth.
     """
-    from etils import epath
-
     try:
         lines = list(csv.DictReader(io.StringIO(epath.Path(file).read_text())))
         known = {
@@ -98,3 +101,33 @@ def read_degrees(file: Any, *, keys: Sequence[str]) -> np.ndarray:
         if not (math.fabs(latitude) <= 90 and math.fabs(longitude) <= 180):
             raise DataError(f"{file}: {key} is at latitude {latitude}, longitude {longitude}")
     return np.array([known[key] for key in keys], np.float64).reshape(-1, 2)
+
+
+def settings(evaluated: EvaluatedSet) -> dict[str, Any]:
+    """The references."""
+    try:
+        return {"references": evaluated.open_train().source.fingerprint}
+    except Missing:
+        return {"references": ""}
+
+
+def measure(evaluated: EvaluatedSet) -> Measurement:
+    """The place of the nearest reference, the training split; places of both in `places.csv`."""
+    file, train = evaluated.file("places.csv"), evaluated.open_train()
+    truth = read_degrees(file, keys=evaluated.keys)
+    references = read_degrees(file, keys=[train.source.key(index) for index in range(train.n)])
+    nearest_places = places(
+        evaluated.image_embed,
+        reference_embed=evaluated.images(train.source),
+        reference_degrees=references,
+        mesh=evaluated.model.mesh,
+    )
+    distances = distances_km(nearest_places, truth)
+    known = distances[np.isfinite(distances)]
+    details = {"references": train.n, "median_km": float(np.median(known)) if len(known) else None}
+    return Measurement(
+        "within_25_km", shares_within(distances), details, arrays={"distance_km": distances}
+    )
+
+
+PROTOCOL = Protocol(settings, measure)

@@ -2,16 +2,25 @@
 
 Of table 14's sets, MNIST, SVHN's whole numbers, Rendered SST2 and Hateful Memes are zero-shot sets
 and linear probes like any other (the memes by `metrics.roc_auc` of one class's cosine less the
-other's, which ranks as the probability does). IIIT5K has for each image a list of its own.
+other's, which ranks as the probability does). IIIT5K has for each image a list of its own, in
+`words.csv` in the set's folder.
 """
 
+import csv
+import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from clipjax.common.exits import DataError
 from clipjax.evals import metrics
+from clipjax.evals.evaluated import EvaluatedSet
 from clipjax.evals.metrics import Estimate
+from clipjax.evals.protocols.registry import Protocol
+from clipjax.evals.suites.results import Measurement
+
+TEMPLATE = 'a photo of the word "{}".'  # text to be read stands in quotes (paper, section 3.1.4)
 
 
 def lexicon_accuracy(
@@ -47,3 +56,35 @@ def lexicon_accuracy(
         scores = word_embed[[place[own], *others]].astype(np.float64) @ image_embed[image]
         right += bool(np.all(scores[1:] < scores[0]) and np.isfinite(scores).all())
     return metrics.share(right, len(truths))
+
+
+def settings(evaluated: EvaluatedSet) -> dict[str, Any]:
+    """The prompt."""
+    return {"template": TEMPLATE}
+
+
+def measure(evaluated: EvaluatedSet) -> Measurement:
+    """Words out of each image's own list (IIIT5K): `words.csv` with image, word, lexicon."""
+    file = evaluated.file("words.csv")
+    lines = {line.get("image"): line for line in csv.DictReader(io.StringIO(file.read_text()))}
+    try:
+        own = [lines[key] for key in evaluated.keys]
+        truths = [line["word"] for line in own]
+        lexicons = [line["lexicon"].split() for line in own]
+    except (KeyError, AttributeError) as error:
+        raise DataError(
+            f"{file}: write a CSV with a header image,word,lexicon, the words of the list between"
+            f" spaces, and a line for each image ({error})"
+        ) from None
+    words = sorted({word.casefold() for lexicon in lexicons for word in lexicon})
+    accuracy = lexicon_accuracy(
+        evaluated.image_embed,
+        evaluated.model.texts([TEMPLATE.replace("{}", word) for word in words]),
+        words=words,
+        truths=truths,
+        lexicons=lexicons,
+    )
+    return Measurement("lexicon_accuracy", {"lexicon_accuracy": accuracy}, {"words": len(words)})
+
+
+PROTOCOL = Protocol(settings, measure)

@@ -3,7 +3,7 @@ makes most likely (paper, Figure 2).
 
 A class scores the mean over its prompts of the mean log-likelihood of their predicted tokens, so
 that long names are not the less likely for their length. Ties and values that are no number count
-against the model, as in `zero_shot.py`.
+against the model, as in `classification`.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from clipjax.data import eval_batches
-from clipjax.evals import class_scores, embed, notes, prompts
+from clipjax.evals import classification, embed, notes, prompts
 from clipjax.evals.protocols import zero_shot
 from clipjax.models.baselines.prediction import CaptionPredictor
 from clipjax.parallel import sharding
@@ -45,15 +45,16 @@ def make_evaluator(
     shown = tuple(names[0] for names in chosen.names)
     alike = prompts.read_alike(chosen, tokenizer=tokenizer)
 
-    def measure(variables: Any, *, poll: embed.Poll) -> tuple[dict[str, Any], zero_shot.Result]:
+    def measure(variables: Any, *, poll: embed.Poll) -> tuple[dict[str, Any], Any]:
         ids, _ = tokenizer.encode(texts)
         each = score(variables, source, ids, image_size=image_size, poll=poll)
-        found = judge(of_classes(each, owners=owners), labels=labels, classes=shown)
-        values = {name: x.value for name, x in zero_shot.accuracies(found).items()}
-        told = notes.of_result(found, alike=alike)
-        return {**values, "prompts_hash": chosen.hash, "notes": told}, found
+        scores = of_classes(each, owners=owners)
+        result = classification.judge_scores(scores, labels=labels, classes=shown)
+        values = {name: x.value for name, x in classification.accuracies(result).items()}
+        told = notes.of_result(result, alike=alike)
+        return {**values, "prompts_hash": chosen.hash, "notes": told}, result
 
-    return embed.Evaluator(measure, n=len(labels), chance=zero_shot.chance_of(len(shown)))
+    return embed.Evaluator(measure, n=len(labels), chance=classification.chance(len(shown)))
 
 
 class Scorer:
@@ -100,21 +101,3 @@ def of_classes(scores: np.ndarray, *, owners: np.ndarray) -> np.ndarray:
     """float64 [N, C], the mean score of each class's prompts: of float32 [N, P], int32 [P]."""
     member = (owners[:, None] == np.arange(owners.max() + 1)).astype(np.float64)  # [P, C]
     return scores.astype(np.float64) @ member / member.sum(axis=0)
-
-
-def judge(scores: np.ndarray, *, labels: np.ndarray, classes: tuple[str, ...]) -> zero_shot.Result:
-    """Classify images by float [N, C] and count; int32 [N] the true classes, C names."""
-    rank = class_scores.rank(scores, labels)
-    own = np.arange(len(labels)), labels
-    wrong, right = scores.copy(), scores[own]
-    wrong[own] = -np.inf
-    chosen = np.where(rank == 0, labels, np.nanargmax(wrong, axis=1))
-    finite = np.isfinite(scores).all(axis=1)
-    return zero_shot.Result(
-        classes,
-        np.asarray(labels, np.int32),
-        chosen.astype(np.int32),
-        rank.astype(np.int32),
-        int(np.sum(~finite)),
-        int(np.sum(finite & (right == wrong.max(axis=1)))),
-    )

@@ -17,10 +17,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from clipjax.common.exits import DataError
-from clipjax.evals import metrics
+from clipjax.evals import metrics, prompt_files, prompts, video_frames
+from clipjax.evals.evaluated import EvaluatedSet
 from clipjax.evals.metrics import Estimate
+from clipjax.evals.protocols import action
+from clipjax.evals.protocols.registry import Protocol
+from clipjax.evals.suites.results import Measurement
 
 DRAWS = 100  # of a segment from each video; the data set's n
 POSITIVE, NEGATIVE = 1, 0  # annotations; 2, 3 and 4 are hard negatives
@@ -40,14 +45,14 @@ class Annotations:
       segment: int [N], which of the data's segments.
       video: int [N], the video it is of, 0 … V - 1.
       action: int [N], the action it was annotated for.
-      given: int [N], 1 it is shown, 0 it is not, 2 … 4 part of it is.
+      shown: int [N], 1 it is shown, 0 it is not, 2 … 4 part of it is.
       actions: A pairs of verb and noun.
     """
 
     segment: np.ndarray
     video: np.ndarray
     action: np.ndarray
-    given: np.ndarray
+    shown: np.ndarray
     actions: tuple[tuple[str, str], ...]
 
     @property
@@ -58,7 +63,7 @@ class Annotations:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Of all of it."""
-        content = [self.actions, *(x.tolist() for x in (self.video, self.action, self.given))]
+        content = [self.actions, *(x.tolist() for x in (self.video, self.action, self.shown))]
         return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 
@@ -79,23 +84,21 @@ def read(file: Any, *, keys: Sequence[str]) -> Annotations:
     Raises:
       DataError: it cannot be read, or a segment is not in the data.
     """
-    from etils import epath
-
     try:
         lines = list(csv.DictReader(io.StringIO(epath.Path(file).read_text())))
-        given = np.array([int(line["annotation"]) for line in lines])
+        shown = np.array([int(line["annotation"]) for line in lines])
         classes = {
             int(line["class_id"]): (line["verb"].strip(), line["noun"].strip()) for line in lines
         }
         ids = [line["id"].strip() for line in lines]
         videos = [line["video_id"] for line in lines]
-        action = np.searchsorted(sorted(classes), [int(line["class_id"]) for line in lines])
+        numbers = np.searchsorted(sorted(classes), [int(line["class_id"]) for line in lines])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{file}: needs the columns {', '.join(COLUMNS)}, with whole numbers ({error})"
         ) from None
-    if not lines or not set(given) <= set(range(5)):
-        raise DataError(f"{file}: {len(lines)} rows, annotations {sorted(set(given))}, not 0 … 4")
+    if not lines or not set(shown) <= set(range(5)):
+        raise DataError(f"{file}: {len(lines)} rows, annotations {sorted(set(shown))}, not 0 … 4")
     if len(set(classes.values())) < len(classes):
         raise DataError(f"{file}: one verb and noun have several class_ids; copy it again")
     place = {key: index for index, key in enumerate(keys)}
@@ -108,20 +111,20 @@ def read(file: Any, *, keys: Sequence[str]) -> Annotations:
     return Annotations(
         segment=np.array([place[key] for key in ids]),
         video=np.unique(videos, return_inverse=True)[1],
-        action=action,
-        given=given,
+        action=numbers,
+        shown=shown,
         actions=tuple(classes[number] for number in sorted(classes)),
     )
 
 
-def roles(known: Annotations, action: int) -> np.ndarray:
+def roles(known: Annotations, number: int) -> np.ndarray:
     """int8 [N], each segment's part in an action: 1 right, 2 hard and 3 other negatives, 0 none."""
-    verb, noun = known.actions[action]
+    verb, noun = known.actions[number]
     same_verb = np.array([v == verb for v, _ in known.actions])[known.action]
     same_noun = np.array([n == noun for _, n in known.actions])[known.action]
-    of_others = np.where(known.given == POSITIVE, np.where(same_verb | same_noun, 2, 3), 0)
-    of_own = np.where(known.given == POSITIVE, 1, np.where(known.given == NEGATIVE, 3, 2))
-    return np.where(known.action == action, of_own, of_others).astype(np.int8)
+    of_others = np.where(known.shown == POSITIVE, np.where(same_verb | same_noun, 2, 3), 0)
+    of_own = np.where(known.shown == POSITIVE, 1, np.where(known.shown == NEGATIVE, 3, 2))
+    return np.where(known.action == number, of_own, of_others).astype(np.int8)
 
 
 def mean_average_precisions(scores: np.ndarray, known: Annotations) -> dict[str, Estimate]:
@@ -137,24 +140,24 @@ def mean_average_precisions(scores: np.ndarray, known: Annotations) -> dict[str,
     rng, videos = metrics.generator(), int(known.video.max()) + 1
     once = np.ones((1, videos))
     drawn = rng.multinomial(videos, np.full(videos, 1 / videos), metrics.RESAMPLES)
-    found: dict[str, list[np.ndarray]] = {"mwap": [], "mwsap": []}
-    for action in range(len(known.actions)):
-        role = roles(known, action)
+    precisions: dict[str, list[np.ndarray]] = {"mwap": [], "mwsap": []}
+    for number in range(len(known.actions)):
+        role = roles(known, number)
         if not np.any(role == 1):
             continue
-        ranked = _Ranked(scores[:, action], role=role, video=known.video)
-        found["mwap"].append(ranked.weighted(np.concatenate([once, drawn])))
+        ranked = _Ranked(scores[:, number], role=role, video=known.video)
+        precisions["mwap"].append(ranked.weighted(np.concatenate([once, drawn])))
         sampled = np.mean(ranked.sampled(np.repeat(once, DRAWS, axis=0), rng=rng))
-        found["mwsap"].append(np.append(sampled, ranked.sampled(drawn, rng=rng)))
-    if not found["mwap"]:
+        precisions["mwsap"].append(np.append(sampled, ranked.sampled(drawn, rng=rng)))
+    if not precisions["mwap"]:
         raise DataError("rareact.csv: no segment shows its action (none has annotation 1)")
-    made = {}
-    for name, values in found.items():
+    estimates = {}
+    for name, values in precisions.items():
         shown = np.isfinite(values)  # a draw may hold no segment that shows an action
         with np.errstate(invalid="ignore"):
             means = np.where(shown, values, 0).sum(axis=0) / shown.sum(axis=0)
-        made[name] = metrics.estimate(float(means[0]), means[1:], n=len(scores))
-    return made
+        estimates[name] = metrics.estimate(float(means[0]), means[1:], n=len(scores))
+    return estimates
 
 
 class _Ranked:
@@ -204,8 +207,57 @@ class _Ranked:
 def _precision(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     """float64 [R]: average precision (scikit-learn's) from the weights at each place, [R, S], the
     best first; NaN where nothing is right."""
-    found = np.cumsum(right, axis=1)
-    every = found + np.cumsum(wrong, axis=1)
-    precision = found / np.maximum(every, np.finfo(float).tiny)
+    right_so_far = np.cumsum(right, axis=1)
+    every = right_so_far + np.cumsum(wrong, axis=1)
+    precision = right_so_far / np.maximum(every, np.finfo(float).tiny)
     with np.errstate(invalid="ignore"):
-        return np.sum(right * precision, axis=1) / found[:, -1]
+        return np.sum(right * precision, axis=1) / right_so_far[:, -1]
+
+
+def settings(evaluated: EvaluatedSet) -> dict[str, Any]:
+    """Prompts, annotations, and the metric."""
+    known, asked = _annotations_and_prompts(evaluated)
+    metric = evaluated.data.metric
+    return {"prompts": asked.hash, "annotations": known.fingerprint, "metric": metric}
+
+
+def measure(evaluated: EvaluatedSet) -> Measurement:
+    """Precision of the segments that rank highest for each action, by the prediction of their
+    middle frames and the mean prediction over all frames."""
+    known, asked = _annotations_and_prompts(evaluated)
+    weights = evaluated.classifier_of(asked).ensemble
+    predicted = action.predict(evaluated, evaluated.data, weights=weights)
+    segments = len(predicted.middle)
+    middle = video_frames.mean_predictions(
+        predicted.middle,
+        owner=np.arange(segments),
+        count=segments,
+        logit_scale=evaluated.model.logit_scale,
+    )
+    figures = {
+        f"{prefix}{name}": estimate
+        for prefix, scores in (("", middle), ("frame_averaged_", predicted.averaged))
+        for name, estimate in mean_average_precisions(scores[known.segment], known).items()
+    }
+    details = {
+        "segments": len(known.segment),
+        "frames": predicted.frames,
+        "actions": len(known.actions),
+    }
+    return Measurement(evaluated.data.metric, figures, details)
+
+
+def _annotations_and_prompts(evaluated: EvaluatedSet) -> tuple[Annotations, prompts.Prompts]:
+    """The annotations in the set's `rareact.csv`, and the user's prompts or ours."""
+    known = read(evaluated.file("rareact.csv"), keys=evaluated.keys)
+    entry = evaluated.data.entry
+    where = f"prompts of {entry.id}"
+    if file := evaluated.prompts_file or entry.prompts_file:
+        table = prompt_files.read(file, keys=known.keys, where=where)
+    else:
+        phrases = [(phrase(verb, noun),) for verb, noun in known.actions]
+        table = prompts.Table(dict(zip(known.keys, phrases, strict=True)), TEMPLATES)
+    return known, prompts.make(known.keys, table=table, where=where)
+
+
+PROTOCOL = Protocol(settings, measure)

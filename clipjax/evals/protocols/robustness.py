@@ -13,12 +13,18 @@ import functools
 import importlib.resources
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from etils import epath
 
-from clipjax.common.exits import DataError
-from clipjax.evals import metrics
+from clipjax.common.exits import ConfigError, DataError
+from clipjax.evals import classification, suites
+from clipjax.evals.evaluated import EvaluatedSet
 from clipjax.evals.metrics import LEVEL, Estimate
+from clipjax.evals.protocols.registry import Protocol
+from clipjax.evals.suites import set_data
+from clipjax.evals.suites.results import Measurement
 
 # Of a shift: where its accuracy stands among the published points, and ImageNet's on its classes.
 # ImageNet-Vid and YouTube-BB enter as the mean of their two (paper, appendix E.5).
@@ -31,7 +37,6 @@ SHIFTS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "imagenet_vid": (("imagenet_vid_pm0", "imagenet_vid_pm10"), "on_imagenet_vid"),
     "youtube_bb": (("youtube_bb_pm0", "youtube_bb_pm10"), "on_youtube_bb"),
 }
-NEIGHBOURS = 10  # frames before and after that pm-10 asks for
 RESAMPLES = 1000
 EDGE = 1e-4  # shares nearer to 0 or 1 than this are moved there: a logit is then finite
 
@@ -55,8 +60,8 @@ def groups_of(
         wnids = (wnids,) if isinstance(wnids, str) else tuple(wnids)
         unknown = [wnid for wnid in wnids if wnid not in place]
         if unknown or not wnids:
-            told = f"{unknown[0]}, which the classifier does not have" if unknown else "no wnid"
-            raise DataError(f'{where}: class "{name}" is {told}')
+            wrong = f"{unknown[0]}, which the classifier does not have" if unknown else "no wnid"
+            raise DataError(f'{where}: class "{name}" is {wrong}')
         for wnid in wnids:
             if owner.setdefault(wnid, name) != name:
                 raise DataError(f'{where}: {wnid} belongs to "{owner[wnid]}" and "{name}"')
@@ -80,25 +85,6 @@ def on_classes(
     return pooled(scores[kept], groups), group_of[labels][kept]
 
 
-def pm_k(
-    right: np.ndarray, *, video: np.ndarray, frame: np.ndarray, anchor: np.ndarray, k: int
-) -> Estimate:
-    """Share of anchor frames that are right together with all frames within k of them.
-
-    Args:
-      right: bool [F], whether a frame was classified rightly.
-      video: int [F], which video a frame belongs to.
-      frame: int [F], its number there.
-      anchor: bool [F]; pm-0 is the accuracy on these alone (Shankar et al. 2019).
-    """
-    hits = 0
-    anchors = np.flatnonzero(anchor)
-    for at in anchors:
-        near = (video == video[at]) & (np.abs(frame - frame[at]) <= k)
-        hits += bool(right[near].all())
-    return metrics.share(hits, len(anchors))
-
-
 @dataclasses.dataclass(frozen=True)
 class Line:
     """logit(accuracy under shift) = slope · logit(accuracy before it) + intercept.
@@ -116,8 +102,8 @@ class Line:
 
     def band(self, accuracy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(low, high) of the line, 95 %."""
-        found = share_of(self.draws[:, :1] * logit(accuracy) + self.draws[:, 1:])
-        low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+        lines = share_of(self.draws[:, :1] * logit(accuracy) + self.draws[:, 1:])
+        low, high = np.quantile(lines, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
         return low, high
 
 
@@ -198,3 +184,45 @@ def standard_mean_points() -> dict[str, tuple[float, float]]:
         model: tuple(float(np.mean([points[model][i] for points in each])) for i in (0, 1))
         for model in shared
     }  # pyright: ignore
+
+
+def settings(evaluated: EvaluatedSet) -> dict[str, Any]:
+    """Prompts, and the classes of each shift whose data are there."""
+    shifts = {shift: sorted(classes) for shift, classes in _shift_classes(evaluated).items()}
+    return {"prompts": evaluated.prompts.hash, "shifts": shifts}
+
+
+def measure(evaluated: EvaluatedSet) -> Measurement:
+    """Accuracy on ImageNet restricted to the classes of each shift: what effective robustness
+    compares with. The shifts' own accuracies are their sets' zero-shot figures."""
+    data, shifts = evaluated.data, _shift_classes(evaluated)
+    if not shifts:
+        raise set_data.Missing(f"{data.where}: no data of a shift of it are there")
+    scores = evaluated.cosines()
+    figures = {"top1_accuracy": classification.measure("top1_accuracy", scores, data.labels)}
+    for shift, classes in shifts.items():
+        groups = groups_of(classes, keys=data.keys, where=shift)
+        restricted, labels = on_classes(scores, data.labels, groups)
+        figures[f"on_{shift}"] = classification.measure("top1_accuracy", restricted, labels)
+    counts = {shift: len(classes) for shift, classes in shifts.items()}
+    return Measurement("top1_accuracy", figures, {"classes": counts})
+
+
+def _shift_classes(evaluated: EvaluatedSet) -> dict[str, dict[str, Any]]:
+    """Shift → its label keys → wnids; of a shift that names classes itself, out of its file."""
+    data, shifts = evaluated.data, {}
+    for shift in SHIFTS if data.entry.id == "imagenet" else ():
+        entry, image_size = suites.entries()[shift], evaluated.model.image_size
+        try:
+            opened = set_data.open_set(entry, data=evaluated.folder, image_size=image_size)
+        except (ConfigError, DataError):
+            continue
+        file = epath.Path(evaluated.folder) / shift / "imagenet_classes.json"
+        if file.exists():
+            shifts[shift] = json.loads(file.read_text())
+        elif set(opened.keys) <= set(data.keys):
+            shifts[shift] = {key: key for key in opened.keys}
+    return shifts
+
+
+PROTOCOL = Protocol(settings, measure, prompted=True)

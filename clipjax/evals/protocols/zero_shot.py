@@ -1,62 +1,26 @@
 """Zero-shot classification: the class whose prompts lie nearest to the image (paper section 3.1).
 
-All prompts of a class are averaged in embedding space. A tie counts against the model, and so does
-a value that is no number: a collapsed model scores 0. Classes with the same names tie, and are
-both wrong; `prompts.read_alike` finds them.
+All prompts of a class are averaged in embedding space; one prompt of each stands beside them. How
+ties and values that are no number count is told in `classification`.
 """
 
-import dataclasses
-import functools
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from clipjax.common.exits import ConfigError, DataError
-from clipjax.evals import embed, metrics, notes, prompts
+from clipjax.common.exits import DataError
+from clipjax.evals import classification, embed, metrics, notes, prompts, suspicion
+from clipjax.evals.classification import Classifier, Result
+from clipjax.evals.evaluated import EvaluatedSet
+from clipjax.evals.metrics import Estimate
+from clipjax.evals.protocols.registry import Protocol
+from clipjax.evals.suites import set_data
+from clipjax.evals.suites.results import Measurement
 from clipjax.models.clip import CLIP
-from clipjax.parallel import sharding
-from clipjax.parallel.mesh import batch_shards
 
-TIE = 1e-6  # cosines closer than this are equal: float32 sums depend on their order
-ROWS = 8192  # images judged at once
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What a classifier did with N images.
-
-    Attributes:
-      classes: C names for people, the first of each class.
-      labels: int32 [N], the true classes.
-      chosen: int32 [N], the best class, or one that is as good and wrong.
-      rank: int32 [N], how many wrong classes score no lower than the true one.
-      not_finite: images with a score that is no number; they count as wrong.
-      tied: images whose true class is as good as the best wrong one; they count as wrong.
-    """
-
-    classes: tuple[str, ...]
-    labels: np.ndarray
-    chosen: np.ndarray
-    rank: np.ndarray
-    not_finite: int = 0
-    tied: int = 0
-
-    @functools.cached_property
-    def confusion(self) -> np.ndarray:
-        """int64 [C, C], images by true (row) and chosen (column) class."""
-        counts = np.zeros((len(self.classes), len(self.classes)), np.int64)
-        np.add.at(counts, (self.labels, self.chosen), 1)
-        return counts
-
-    @property
-    def in_top5(self) -> np.ndarray:
-        """int64 [C], images of each class whose class is among the five best."""
-        return np.bincount(self.labels[self.rank < 5], minlength=len(self.classes))
+WORST = 5  # classes listed
 
 
 def make_evaluator(
@@ -100,21 +64,23 @@ def make_evaluator(
     alike = prompts.read_alike(chosen, tokenizer=tokenizer)
     embedder = embed.Embedder(model, mesh=mesh, batch_size=batch_size)
     shown = tuple(names[0] for names in chosen.names)
-    chance = chance_of(len(shown))
+    chance = classification.chance(len(shown))
     chance["single_prompt_top1_accuracy"] = chance["top1_accuracy"]
 
     def measure(variables: Any, *, poll: embed.Poll) -> tuple[dict[str, Any], Result]:
         image_embed = embedder.images(variables, source, image_size=image_size, poll=poll)
         text_embed = embedder.texts(variables, texts, tokenizer=tokenizer, poll=poll)
-        ensemble, single = (
-            judge(image_embed, weights, labels=labels, classes=shown, mesh=mesh)
-            for weights in (class_weights(text_embed, owners=owners), text_embed[singles])
+        ensemble = classification.class_weights(text_embed, owners=owners)
+        figures, result = classify(
+            image_embed,
+            Classifier(ensemble, text_embed[singles]),
+            labels=labels,
+            classes=shown,
+            mesh=mesh,
         )
-        found = accuracies(ensemble)
-        found["single_prompt_top1_accuracy"] = accuracies(single)["top1_accuracy"]
-        values = {name: estimate.value for name, estimate in found.items()}
-        told = notes.of_result(ensemble, alike=alike)
-        return {**values, "prompts_hash": chosen.hash, "notes": told}, ensemble
+        values = {name: estimate.value for name, estimate in figures.items()}
+        told = notes.of_result(result, alike=alike)
+        return {**values, "prompts_hash": chosen.hash, "notes": told}, result
 
     return embed.Evaluator(measure, n=len(labels), chance=chance)
 
@@ -129,14 +95,8 @@ def labels_and_prompts(
     keys, labels = class_labels(source)
     table = prompts.table(classes, source=source, keys=keys, where=where)
     chosen = prompts.make(keys, table=table, where=where, **naming)
-    check_fit(chosen.texts()[0], tokenizer=tokenizer, where=where)
+    prompts.check_fit(chosen.texts()[0], tokenizer=tokenizer, where=where)
     return labels, chosen
-
-
-def chance_of(classes: int) -> dict[str, float]:
-    """What guessing among so many classes gives, by the metrics of `accuracies`."""
-    chance = dict.fromkeys(("top1_accuracy", "mean_per_class_accuracy"), 1 / classes)
-    return {**chance, "top5_accuracy": 5 / classes} if classes > 5 else {**chance}
 
 
 def class_labels(source: Any) -> tuple[tuple[str, ...], np.ndarray]:
@@ -149,145 +109,155 @@ def class_labels(source: Any) -> tuple[tuple[str, ...], np.ndarray]:
       DataError: a record has no label, or one that is not among `labels`.
     """
     label = getattr(source, "label", None) or (lambda index: source[index].get("label"))
-    found = [label(index) for index in range(len(source))]
-    if None in found:
+    names = [label(index) for index in range(len(source))]
+    if None in names:
         raise DataError(
-            f"source {source.name}: record {found.index(None)} has no label; zero_shot needs one"
+            f"source {source.name}: record {names.index(None)} has no label; zero_shot needs one"
         )
-    keys = tuple(getattr(source, "labels", None) or sorted(set(found)))
+    keys = tuple(getattr(source, "labels", None) or sorted(set(names)))
     place = {key: i for i, key in enumerate(keys)}
-    unknown = sorted(set(found) - set(keys))
+    unknown = sorted(set(names) - set(keys))
     if unknown:
         raise DataError(f"source {source.name}: label {unknown[0]!r} is not one of its labels")
-    return keys, np.array([place[key] for key in found], np.int32)
+    return keys, np.array([place[name] for name in names], np.int32)
 
 
-def check_fit(texts: Sequence[str], *, tokenizer: Any, where: str) -> None:
-    """Raise ConfigError if a prompt is longer than the context: its end would go unread."""
-    _, truncated = tokenizer.encode(texts)
-    if truncated.any():
-        first = texts[int(np.flatnonzero(truncated)[0])]
-        raise ConfigError(
-            f'{where}: "{first}" does not fit in the model\'s {tokenizer.context_length} tokens'
-            f" (config.model.text.context_length={tokenizer.context_length}); choose"
-            " shorter names or templates"
-        )
-
-
-def class_weights(text_embed: np.ndarray, *, owners: np.ndarray) -> np.ndarray:
-    """The mean of each class's prompts, normalised again.
-
-    Args:
-      text_embed: float32 [P, E], L2-normalised.
-      owners: int32 [P], the class of each; every class 0 … C - 1 occurs.
-
-    Returns:
-      float32 [C, E], L2-normalised.
-    """
-    order, number = np.argsort(owners, kind="stable"), np.bincount(owners)
-    starts = np.cumsum(number) - number
-    total = np.add.reduceat(text_embed[order].astype(np.float64), starts, axis=0)
-    mean = total / number[:, None]
-    length = np.linalg.norm(mean, axis=1, keepdims=True)
-    return (mean / np.maximum(length, 1e-12)).astype(np.float32)
-
-
-def judge(
+def classify(
     image_embed: np.ndarray,
-    weights: np.ndarray,
+    classifier: Classifier,
     *,
     labels: np.ndarray,
     classes: tuple[str, ...],
     mesh: Mesh,
-) -> Result:
-    """Classify images and count.
+) -> tuple[dict[str, Estimate], Result]:
+    """The accuracies of all prompts together with single_prompt_top1_accuracy, and the Result of
+    all prompts; arguments as for `classification.judge`."""
+    ensemble, single = (
+        classification.judge(image_embed, weights, labels=labels, classes=classes, mesh=mesh)
+        for weights in (classifier.ensemble, classifier.single)
+    )
+    one = classification.accuracies(single)["top1_accuracy"]
+    return {**classification.accuracies(ensemble), "single_prompt_top1_accuracy": one}, ensemble
 
-    Args:
-      image_embed: float32 [N, E], L2-normalised.
-      weights: float32 [C, E], L2-normalised.
-      labels: int32 [N], the true classes.
-      classes: C names, passed on.
-      mesh: images are split over its batch axes.
-    """
-    shards = batch_shards(mesh)
-    rows = min(ROWS - ROWS % shards or shards, len(labels) + -len(labels) % shards)
-    split = sharding.batch_sharding(mesh)
-    placed = _put(np.asarray(weights, np.float32), sharding.replicated(mesh))
-    ranks, choices, tied = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)], 0
-    for start in range(0, len(labels), rows or 1):
-        true = labels[start : start + rows]
-        spare = rows - len(true)
-        images = np.pad(image_embed[start : start + rows], ((0, spare), (0, 0)))
-        rank, chosen, ties = _judge(
-            _put(images, split), placed, _put(np.pad(true, (0, spare)), split), mesh=mesh
-        )
-        ranks.append(np.asarray(rank)[: len(true)])
-        choices.append(np.asarray(chosen)[: len(true)])
-        tied += int(np.sum(np.asarray(ties)[: len(true)]))
-    finite = np.isfinite(image_embed).all(axis=1) & np.isfinite(weights).all()
-    return Result(
-        classes,
-        np.asarray(labels, np.int32),
-        np.concatenate(choices),
-        np.concatenate(ranks),
-        int(np.sum(~finite)),
-        tied,
+
+def settings(evaluated: EvaluatedSet) -> dict[str, Any]:
+    """Prompts, classes and the metric."""
+    data = evaluated.data
+    return {"prompts": evaluated.prompts.hash, "metric": data.metric, "classes": len(data.keys)}
+
+
+def check(evaluated: EvaluatedSet) -> None:
+    """Raise DataError for labels, or for groups, that give the set's metric no figure."""
+    set_data.check_classes(evaluated.data)
+    if evaluated.data.metric.startswith("worst_group"):
+        _ = evaluated.data.groups
+
+
+def measure(evaluated: EvaluatedSet) -> Measurement:
+    """Classification by prompts; single prompt and ensemble side by side."""
+    data, asked = evaluated.data, evaluated.prompts
+    details = {
+        "prompts": {
+            "hash": asked.hash,
+            "origin": evaluated.prompts_origin,
+            "templates": len(asked.templates),
+            "texts": sum(map(len, asked.names)) * len(asked.templates),
+        },
+        "chance": 1 / len(data.keys),
+    }
+    names = tuple(names[0] for names in asked.names)
+    if data.kind == "multilabel":
+        return _multilabel(evaluated, details, names=names)
+    figures, result = classify(
+        evaluated.image_embed,
+        evaluated.classifier,
+        labels=data.labels,
+        classes=names,
+        mesh=evaluated.model.mesh,
+    )
+    details |= {**_worst_classes(result), "not_finite": result.not_finite}
+    if data.metric not in figures:
+        figures[data.metric], more = _special(evaluated, result)
+        details |= more
+    averaged = data.metric in ("mean_per_class_accuracy", "macro_f1")
+    warnings = [suspicion.of_absent(data.number, names=names, averaged=averaged)]
+    if not result.not_finite:  # else it is no matter of names
+        warnings.append(suspicion.of_confusion(result.confusion, names=names))
+    warnings = [*filter(None, warnings), *notes.of_wrong(result)]
+    arrays = {"label": result.labels, "chosen": result.chosen, "rank": result.rank}
+    return Measurement(
+        data.metric, figures, details, warnings, arrays=arrays | {"names": np.array(names)}
     )
 
 
-def accuracies(result: Result) -> dict[str, metrics.Estimate]:
-    """top1_accuracy, top5_accuracy (only with more than five classes), mean_per_class_accuracy
-    (over the classes that occur)."""
-    number = np.bincount(result.labels, minlength=len(result.classes))
-    right = np.bincount(result.labels[result.rank == 0], minlength=len(result.classes))
-    found = {"top1_accuracy": metrics.share(right.sum(), number.sum())}
-    if len(right) > 5:
-        found["top5_accuracy"] = metrics.share(result.in_top5.sum(), number.sum())
-    return {**found, "mean_per_class_accuracy": metrics.mean_per_class(right, number)}
+def _special(evaluated: EvaluatedSet, result: Result) -> tuple[Estimate, dict[str, Any]]:
+    """Metrics that few sets have, and what to know of them."""
+    metric, data = evaluated.data.metric, evaluated.data
+    if metric == "macro_f1":
+        return metrics.macro_f1(result.confusion), {}
+    if metric == "roc_auc":
+        return classification.measure(metric, evaluated.cosines(), result.labels), {}
+    if not metric.startswith("worst_group_top"):
+        classes = len(result.classes)
+        labels = result.labels
+        return classification.of_ranks(metric, result.rank, labels=labels, classes=classes), {}
+    within = int(metric.removeprefix("worst_group_top").removesuffix("_accuracy"))
+    groups, group_of = np.unique(data.groups, return_inverse=True)
+    number = np.bincount(group_of)
+    right = np.bincount(group_of[result.rank < within], minlength=len(groups))
+    estimate, worst = metrics.worst_group(right, number)
+    table = {
+        str(group): {"right": int(r), "n": int(n)}
+        for group, r, n in zip(groups, right, number, strict=True)
+    }
+    return estimate, {"groups": table, "worst_group": str(groups[worst])}
 
 
-def cosines(image_embed: np.ndarray, weights: np.ndarray, *, mesh: Mesh) -> np.ndarray:
-    """float32 [N, C], for metrics that rank images; the arguments as for `judge`."""
-    shards = batch_shards(mesh)
-    split, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
-    placed, parts = _put(np.asarray(weights, np.float32), whole), []
-    rows = ROWS - ROWS % shards or shards
-    for start in range(0, len(image_embed), rows):
-        images = image_embed[start : start + rows]
-        padded = np.pad(images, ((0, -len(images) % shards), (0, 0)))
-        parts.append(np.asarray(_cosines(_put(padded, split), placed, mesh=mesh))[: len(images)])
-    return np.concatenate(parts) if parts else np.zeros((0, len(weights)), np.float32)
+def _multilabel(
+    evaluated: EvaluatedSet, details: dict[str, Any], *, names: Sequence[str]
+) -> Measurement:
+    """Images with several classes: precision of ranked images, or whether the best is one."""
+    data, classifier = evaluated.data, evaluated.classifier
+    positive, ignored = data.targets
+    averaged = data.metric == "mean_average_precision"
+    figures, not_finite = {}, 0
+    for prefix, weights in (("", classifier.ensemble), ("single_prompt_", classifier.single)):
+        scores = classification.cosines(evaluated.image_embed, weights, mesh=evaluated.model.mesh)
+        finite = np.isfinite(scores).all(axis=1)
+        not_finite = int(np.sum(~finite))
+        if averaged:
+            figure = metrics.mean_average_precision(scores, positive, ignored=ignored)
+        else:  # ImageNet ReaL: images without a label do not count
+            labelled = positive.any(axis=1)
+            best = np.argmax(np.nan_to_num(scores, nan=-np.inf), axis=1)
+            right = positive[np.arange(len(positive)), best] & labelled & finite
+            figure = metrics.share(int(right.sum()), int(labelled.sum()))
+        figures[f"{prefix}{data.metric}"] = figure
+    absent = suspicion.of_absent(data.number, names=names, averaged=averaged)
+    warnings = [*filter(None, [absent]), *notes.of_not_finite(not_finite)]
+    return Measurement(data.metric, figures, details, warnings)
 
 
-def _put(x: np.ndarray, placement: jax.sharding.NamedSharding) -> jax.Array:
-    return jax.make_array_from_callback(x.shape, placement, lambda index: x[index])
+def _worst_classes(result: Result) -> dict[str, Any]:
+    """The classes with the lowest accuracy, and what their images are taken for."""
+    number = result.confusion.sum(axis=1)
+    right = np.diagonal(result.confusion)
+    share = np.where(number > 0, right / np.maximum(number, 1), np.inf)
+    listed = []
+    for i in np.argsort(share, kind="stable")[:WORST]:
+        if number[i]:
+            others = np.where(np.arange(len(number)) == i, -1, result.confusion[i])
+            taken = int(np.argmax(others))
+            listed.append(
+                {
+                    "class": result.classes[i],
+                    "right": int(right[i]),
+                    "n": int(number[i]),
+                    "taken_for": result.classes[taken] if others[taken] > 0 else "",
+                    "taken": max(int(others[taken]), 0),
+                }
+            )
+    return {"worst_classes": listed, "classes_without_images": int(np.sum(number == 0))}
 
 
-@partial(jax.jit, static_argnames="mesh")
-def _judge(
-    image_embed: jax.Array,  # [B, E]
-    weights: jax.Array,  # [C, E]
-    true: jax.Array,  # [B]
-    *,
-    mesh: Mesh,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """int32 [B] twice: how many wrong classes score no lower, and the chosen class; bool [B]:
-    whether that is a wrong one for a tie alone."""
-    cosine = jnp.einsum("be,ce->bc", image_embed, weights, precision=jax.lax.Precision.HIGHEST)
-    wrong = jnp.arange(len(weights))[None, :] != true[:, None]  # [B, C]
-    right = jnp.take_along_axis(cosine, true[:, None], axis=1)  # [B, 1]
-    above = wrong & ~(cosine < right - TIE)  # so that a NaN counts against the model
-    rank = jnp.sum(above, axis=1, dtype=jnp.int32)
-    best_wrong = jnp.argmax(jnp.where(wrong, cosine, -jnp.inf), axis=1)
-    # With NaN for all scores argmax may fall on the true class: any other one will do.
-    best_wrong = jnp.where(best_wrong == true, (true + 1) % len(weights), best_wrong)
-    chosen = jnp.where(rank == 0, true, best_wrong).astype(jnp.int32)
-    higher = jnp.sum(wrong & (cosine > right + TIE), axis=1)
-    tied = jnp.any(wrong & (jnp.abs(cosine - right) <= TIE), axis=1) & (higher == 0)
-    return jax.lax.with_sharding_constraint((rank, chosen, tied), sharding.replicated(mesh))
-
-
-@partial(jax.jit, static_argnames="mesh")
-def _cosines(image_embed: jax.Array, weights: jax.Array, *, mesh: Mesh) -> jax.Array:
-    found = jnp.einsum("be,ce->bc", image_embed, weights, precision=jax.lax.Precision.HIGHEST)
-    return jax.lax.with_sharding_constraint(found, sharding.replicated(mesh))
+PROTOCOL = Protocol(settings, measure, check, prompted=True)

@@ -22,10 +22,10 @@ from typing import Any
 from clipjax.common import shipped
 from clipjax.common.exits import ConfigError
 from clipjax.common.registry import check_name
-from clipjax.evals import metric_names
+from clipjax.evals.protocols import registry
 from clipjax.evals.suites import checks as suite_checks
 
-PROTOCOLS = tuple(metric_names.METRICS)
+PROTOCOLS = registry.IN_SUITES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +191,7 @@ def own(
         raise ConfigError(f"{where}: give path=, or source= for demo data")
     suite_checks.file_name(name, where=f"{where}: the set")
     if suite_checks.text(metric, where=f"{where}: metric"):
-        metric_names.check_known(metric, where=f"{where}: metric")
+        registry.check_known(metric, where=f"{where}: metric")
     suite_checks.size(n, where=f"{where}: n")
     return Entry(
         id=name,
@@ -283,7 +283,7 @@ def check(suite: Suite, *, where: str) -> Suite:
         seen.add(entry.id)
         suite_checks.file_name(entry.id, where=f"{where}: set")
         for metric in filter(None, (entry.metric, *(e.metric for e in entry.protocols.values()))):
-            metric_names.check_known(metric, where=f"{where}: metric of {entry.id}")
+            registry.check_known(metric, where=f"{where}: metric of {entry.id}")
     return suite
 
 

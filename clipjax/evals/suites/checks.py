@@ -8,7 +8,7 @@ from typing import Any
 from clipjax.common import lists
 from clipjax.common.exits import ConfigError
 from clipjax.common.registry import check_name
-from clipjax.evals import metric_names
+from clipjax.evals.protocols import registry
 
 FILE_NAME = re.compile(r"(?!\.+$)[^/\\\s]([^/\\\x00\n\r]*[^/\\\s])?")
 
@@ -20,7 +20,7 @@ def protocol_names(names: str | Iterable[str], *, where: str = "run") -> tuple[s
     except ValueError as error:
         raise ConfigError(str(error)) from None
     for name in listed:
-        check_name(name, names=metric_names.METRICS, kind=where)
+        check_name(name, names=registry.IN_SUITES, kind=where)
     return listed
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 import clipjax
@@ -29,13 +30,14 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
 
 @dataclasses.dataclass
 class Measurement:
-    """What one protocol (zero_shot, linear_probe, …) found on one set.
+    """The figures of one protocol (zero_shot, linear_probe, …) on one set.
 
     Attributes:
       metric: the name of the main figure.
       figures: metric → estimate; shares are 0 … 1.
       details: whatever pictures and people want besides, as plain JSON values.
       warnings: sentences that belong beside the figures.
+      arrays: with one row for each image; not in the JSON, see `runner`.
       key: `key_of` what determines the figures.
       settings: what `key` is the hash of.
       seconds: it took.
@@ -46,6 +48,7 @@ class Measurement:
     figures: dict[str, Estimate]
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
     warnings: list[str] = dataclasses.field(default_factory=list)
+    arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
     key: str = ""
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
@@ -123,8 +126,8 @@ def parse(content: bytes) -> Record | None:
     try:
         fields = json.loads(content)
         fields["measurements"] = {
-            protocol: Measurement(**{**made, "figures": _estimates(made["figures"])})
-            for protocol, made in fields["measurements"].items()
+            protocol: Measurement(**{**each, "figures": _estimates(each["figures"])})
+            for protocol, each in fields["measurements"].items()
         }
         return Record(**fields)
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -139,13 +142,16 @@ def step_name(step: int, *, average: bool) -> str:
 
 def parse_step_name(name: str) -> tuple[int, bool] | None:
     """(step, average) of `step_name`; None for another name."""
-    found = STEP_NAME.fullmatch(name)
-    return (int(found[1]), not found[2]) if found else None
+    match = STEP_NAME.fullmatch(name)
+    return (int(match[1]), not match[2]) if match else None
 
 
 def to_json(record: Record) -> dict[str, Any]:
     """Plain values; a figure is {"value", "low", "high", "n"}, and what is no number is null."""
-    return plain(dataclasses.asdict(record))
+    fields = dataclasses.asdict(record)
+    for measurement in fields["measurements"].values():
+        del measurement["arrays"]
+    return plain(fields)
 
 
 def plain(value: Any) -> Any:
@@ -161,6 +167,6 @@ def plain(value: Any) -> Any:
 
 def _estimates(figures: Mapping[str, Any]) -> dict[str, Estimate]:
     return {
-        name: Estimate(**{**found, "value": math.nan if found["value"] is None else found["value"]})
-        for name, found in figures.items()
+        name: Estimate(**{**each, "value": math.nan if each["value"] is None else each["value"]})
+        for name, each in figures.items()
     }

@@ -20,10 +20,10 @@ from etils import epath
 from clipjax.common import files
 from clipjax.common.counts import counted
 from clipjax.evals import suites
-from clipjax.evals.protocols import registry as protocols
+from clipjax.evals.evaluated import EvaluatedModel, EvaluatedSet
+from clipjax.evals.protocols import registry
 from clipjax.evals.suites import checks as suite_checks
 from clipjax.evals.suites import faults, results, summary, tasks
-from clipjax.evals.suites.evaluated_model import OnSet, Subject
 from clipjax.evals.suites.faults import Fault
 from clipjax.evals.suites.progress import Progress
 from clipjax.evals.suites.results import Measurement, Record
@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 
 
 def run_suite(
-    subject: Subject,
+    model: EvaluatedModel,
     suite: suites.Suite,
     *,
     folder: str,
@@ -48,7 +48,7 @@ def run_suite(
     """Measure, write and return the records of all sets, in the suite's order.
 
     Args:
-      subject: the model.
+      model: that is measured.
       suite: what to run.
       folder: of results, made if it is not there.
       data: folder of the sets, see `set_data`; "" where all have a path of their own.
@@ -61,7 +61,7 @@ def run_suite(
     place = epath.Path(folder)
     lead = distributed.is_lead()
     listed = tasks.prepare(
-        subject,
+        model,
         suite,
         folder=place,
         data=data,
@@ -72,49 +72,51 @@ def run_suite(
     if lead:
         _overview(suite, listed, say=say)
     due = [task for task in listed if task.todo]
-    images = sum(task.on.data.n for task in due if task.on)
+    images = sum(task.evaluated.data.n for task in due if task.evaluated)
     with Progress(images, sets=len(due), show=lead) as progress:
         for task in listed:
-            if task.on and task.todo:
-                progress.begin(task.record.name, images=task.on.data.n)
-                task.on.poll = functools.partial(progress.batch, subject.embedder.batch_size)
-                _measure(task, task.on, folder=place, say=progress.say if lead else _silent)
+            evaluated = task.evaluated
+            if evaluated and task.todo:
+                progress.begin(task.record.name, images=evaluated.data.n)
+                evaluated.poll = functools.partial(progress.batch, model.embedder.batch_size)
+                _measure(task, evaluated, folder=place, say=progress.say if lead else _silent)
                 progress.end()
                 if task.record.status == "measured" and not task.record.measurements:
                     task.record.status = "missing"
-            if task.on:
-                task.on.forget()  # memory of one set at a time
+            if evaluated:
+                evaluated.forget()  # memory of one set at a time
     records = [task.record for task in listed]
     if lead:
         for record in records:
             file = place / f"{record.set}.json"
             if record.status == "failed" or (record.status == "missing" and not file.exists()):
                 results.write(record, file)
-        summary.write(records, folder=place, suite=suite, subject=subject, compare=compare)
+        summary.write(records, folder=place, suite=suite, model=model, compare=compare)
     return records
 
 
-def _measure(task: Task, on: OnSet, *, folder: Any, say: Say) -> None:
+def _measure(task: Task, evaluated: EvaluatedSet, *, folder: Any, say: Say) -> None:
     """Measure and write after each protocol; a fault becomes the record's."""
     record = task.record
     for protocol in task.todo:
         began = time.perf_counter()
-        made = _attempt(on, protocol, where=f"{folder}/{record.set}/{protocol}")
-        if isinstance(made, Fault):
-            how = "left out" if made.missing else "FAILED"
-            tasks.note(record, made, protocol=protocol)
-            kept = f"; its traceback is in {record.set}.json" if made.traceback else ""
-            say(f"{record.name}, {protocol}: {how}: {made.message}{kept}")
+        known = registry.get(protocol)
+        measurement = _attempt(known, evaluated, where=f"{folder}/{record.set}/{protocol}")
+        if isinstance(measurement, Fault):
+            fault = measurement
+            how = "left out" if fault.missing else "FAILED"
+            tasks.note(record, fault, protocol=protocol)
+            kept = f"; its traceback is in {record.set}.json" if fault.traceback else ""
+            say(f"{record.name}, {protocol}: {how}: {fault.message}{kept}")
             continue
-        measurement, arrays = made
         measurement.settings = task.settings[protocol]
         measurement.key = results.key_of(measurement.settings)
         measurement.seconds = round(time.perf_counter() - began, 2)
         measurement.time = results.now()
-        _warn(measurement, on, prompted=protocols.PROTOCOLS[protocol].prompted)
+        _warn(measurement, evaluated, prompted=known.prompted)
         record.measurements[protocol] = measurement
         if distributed.is_lead():
-            _write_arrays(arrays, folder / "arrays" / f"{record.set}.{protocol}.npz")
+            _write_arrays(measurement, folder / "arrays" / f"{record.set}.{protocol}.npz")
             results.write(record, folder / f"{record.set}.json")
         metric, main, seconds = measurement.metric, measurement.main, measurement.seconds
         say(f"{record.name}, {protocol}: {metric} {main}, {seconds:.1f} s")
@@ -122,29 +124,32 @@ def _measure(task: Task, on: OnSet, *, folder: Any, say: Say) -> None:
             say(f"  {warning}")
 
 
-def _attempt(on: OnSet, protocol: str, *, where: str) -> tuple[Measurement, Any] | Fault:
+def _attempt(
+    protocol: registry.Protocol, evaluated: EvaluatedSet, *, where: str
+) -> Measurement | Fault:
     """The measurement, or the fault of any process; what needs no devices is checked first."""
-    known = protocols.PROTOCOLS[protocol]
-    checked = faults.attempt(lambda: known.check(on))
+    checked = faults.attempt(lambda: protocol.check(evaluated))
     if fault := faults.agree(faults.only(checked), where=f"{where}/check"):
         return fault
-    made = faults.attempt(lambda: known.measure(on))
-    return faults.agree(faults.only(made), where=where, alone=True) or made
+    measurement = faults.attempt(lambda: protocol.measure(evaluated))
+    return faults.agree(faults.only(measurement), where=where, alone=True) or measurement
 
 
-def _warn(measurement: Measurement, on: OnSet, *, prompted: bool) -> None:
+def _warn(measurement: Measurement, evaluated: EvaluatedSet, *, prompted: bool) -> None:
     """Add what of the set and its prompts changes how the figures are read."""
     main = measurement.main
     if not math.isfinite(main.value):
         measurement.warnings.append(f"{measurement.metric} is no number: nothing counts for it")
-    measurement.warnings += getattr(on.data.source, "notes", [])
+    measurement.warnings += getattr(evaluated.data.source, "notes", [])
     if prompted:
-        measurement.warnings += on.prompt_warnings
+        measurement.warnings += evaluated.prompt_warnings
 
 
-def _write_arrays(arrays: protocols.Arrays, file: Any) -> None:
-    if arrays:
-        files.write_arrays(file, arrays, compressed=True)
+def _write_arrays(measurement: Measurement, file: Any) -> None:
+    """Write the rows of all images beside the record, and forget them."""
+    if measurement.arrays:
+        files.write_arrays(file, measurement.arrays, compressed=True)
+        measurement.arrays = {}
 
 
 def _overview(suite: suites.Suite, listed: Sequence[Task], *, say: Say) -> None:
@@ -157,7 +162,7 @@ def _overview(suite: suites.Suite, listed: Sequence[Task], *, say: Say) -> None:
         f"{suite.name}: {counted(len(records), 'set')}: {due} to measure,"
         f" {done} measured before, {len(missing)} missing, {len(failed)} that cannot be used"
     )
-    for record in (task.record for task in listed if task.on):
+    for record in (task.record for task in listed if task.evaluated):
         number = record.data["classes"]
         classes = f" of {counted(number, 'class', 'classes')}" if number else ""
         images, where = counted(record.data["n"], "image"), record.data["where"]

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from clipjax.common.exits import DataError
-from clipjax.evals.protocols.frames import MiddleFrames
 from clipjax.evals.suites import Entry, set_places
 from clipjax.evals.suites.set_places import Missing
+from clipjax.evals.video_frames import MiddleFrames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class SetData:
       entry: which set.
       source: of images, see `data.sources`; with `labels` and `label(index)`, or `targets(index)`
         where an image has several classes, or `caption(index)`; or with `cues` (`associations`).
-        Of videos one image each, and `every` with all frames (`frames.MiddleFrames`).
+        Of videos one image each, and `every` with all frames (`video_frames.MiddleFrames`).
       where: back end and path, for people.
       kind: "classification", "multilabel", "retrieval", "associations" or "segments" (of videos).
       split: read.
@@ -147,6 +147,23 @@ def open_set(entry: Entry, *, data: str, image_size: int) -> SetData:
     _check_size(made)
     agrees = tuple(name for name, n in entry.sizes.items() if n == made.size)
     return dataclasses.replace(made, agrees=agrees)
+
+
+def check_classes(data: SetData) -> None:
+    """Raise DataError for labels that are none of the set's, or that give its metric no figure."""
+    if data.kind == "multilabel":
+        if not data.targets[0].any():
+            raise DataError(
+                f"{data.where}: no image shows any of the {len(data.keys):,} classes: another"
+                " split's files, or columns of something else"
+            )
+        return
+    present = np.unique(data.labels)
+    if data.metric == "roc_auc" and len(present) < 2:
+        raise DataError(
+            f"{data.where}: roc_auc needs images of both classes, and all are of"
+            f" {data.keys[present[0]]!r}"
+        )
 
 
 def open_train(entry: Entry, *, data: str, image_size: int) -> SetData:

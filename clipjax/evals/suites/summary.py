@@ -13,8 +13,8 @@ from typing import Any
 
 from clipjax.common import files
 from clipjax.evals import suites
+from clipjax.evals.evaluated import EvaluatedModel
 from clipjax.evals.metrics import Estimate
-from clipjax.evals.suites.evaluated_model import Subject
 from clipjax.evals.suites.results import Measurement, Record
 from clipjax.pictures import suite_page
 
@@ -28,10 +28,15 @@ AVERAGE = "Average perf. on 38 datasets"
 
 
 def write(
-    records: Sequence[Record], *, folder: Any, suite: suites.Suite, subject: Subject, compare: str
+    records: Sequence[Record],
+    *,
+    folder: Any,
+    suite: suites.Suite,
+    model: EvaluatedModel,
+    compare: str,
 ) -> dict[str, Any]:
     """Write the three files; returns what the JSON holds."""
-    content = collect(records, suite=suite, subject=subject, compare=compare)
+    content = collect(records, suite=suite, model=model, compare=compare)
     for name, text in (
         ("summary.json", json.dumps(content, indent=1) + "\n"),
         ("summary.csv", as_csv(content)),
@@ -42,7 +47,7 @@ def write(
 
 
 def collect(
-    records: Sequence[Record], *, suite: suites.Suite, subject: Subject, compare: str
+    records: Sequence[Record], *, suite: suites.Suite, model: EvaluatedModel, compare: str
 ) -> dict[str, Any]:
     """Plain values: a row for each set and protocol, averages with their coverage, what is
     missing."""
@@ -54,8 +59,8 @@ def collect(
     ]
     return {
         "suite": suite.name,
-        "model": subject.model,
-        "weights": {k: v for k, v in subject.weights.items() if k != "time"},
+        "model": model.name,
+        "weights": {k: v for k, v in model.weights.items() if k != "time"},
         "compare": compare,
         "rows": rows,
         "averages": _averages(rows, total=len(records)),

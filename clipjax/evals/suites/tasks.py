@@ -12,10 +12,10 @@ from typing import Any
 
 from etils import epath
 
-from clipjax.evals import metric_names, suites
-from clipjax.evals.protocols import registry as protocols
+from clipjax.evals import suites
+from clipjax.evals.evaluated import EvaluatedModel, EvaluatedSet
+from clipjax.evals.protocols import registry
 from clipjax.evals.suites import faults, results, set_data
-from clipjax.evals.suites.evaluated_model import OnSet, Subject
 from clipjax.evals.suites.faults import Fault
 from clipjax.evals.suites.results import Record
 from clipjax.parallel import distributed, messages
@@ -30,19 +30,19 @@ class Task:
 
     Attributes:
       record: what is known of it.
-      on: the set, its data open; None where they cannot be opened.
+      evaluated: the model on the set, its data open; None where they cannot be opened.
       todo: protocols that are to be measured.
       settings: protocol → what determines its figures.
     """
 
     record: Record
-    on: OnSet | None = None
+    evaluated: EvaluatedSet | None = None
     todo: tuple[str, ...] = ()
     settings: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 def prepare(
-    subject: Subject,
+    model: EvaluatedModel,
     suite: suites.Suite,
     *,
     folder: Any,
@@ -56,9 +56,7 @@ def prepare(
     opened: list[Task | Fault] = []
     outcomes: list[Outcomes] = []
     for entry, before in zip(suite.entries, kept, strict=True):
-        open_it = functools.partial(
-            _open, subject, entry, data=data, folder=folder, prompts=prompts
-        )
+        open_it = functools.partial(_open, model, entry, data=data, folder=folder, prompts=prompts)
         task = faults.attempt(open_it)
         names = dict.fromkeys((*(only or entry.run or suite.run), *before))
         opened.append(task)
@@ -78,13 +76,10 @@ def prepare(
     return tasks
 
 
-def fitting(on: OnSet, names: Iterable[str]) -> tuple[str, ...]:
-    """Of the protocols, those that fit the set's kind."""
-    return tuple(
-        p
-        for p in names
-        if p in protocols.PROTOCOLS and on.data.kind in protocols.PROTOCOLS[p].kinds
-    )
+def fitting(kind: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Of the protocols, those that fit sets of this kind; what is none is left out."""
+    known = registry.FACTS
+    return tuple(name for name in names if name in known and kind in known[name].sets)
 
 
 def note(record: Record, fault: Fault, *, protocol: str = "") -> str:
@@ -99,34 +94,36 @@ def note(record: Record, fault: Fault, *, protocol: str = "") -> str:
     return told
 
 
-def _open(subject: Subject, entry: suites.Entry, *, data: str, folder: Any, prompts: str) -> Task:
-    place = {"data": data, "image_size": subject.image_size}
-    on = OnSet(
-        subject,
+def _open(
+    model: EvaluatedModel, entry: suites.Entry, *, data: str, folder: Any, prompts: str
+) -> Task:
+    place = {"data": data, "image_size": model.image_size}
+    evaluated = EvaluatedSet(
+        model,
         set_data.open_set(entry, **place),
         functools.partial(set_data.open_train, entry, **place),
         functools.partial(set_data.open_validation, entry, **place),
-        prompts_given=_given(prompts, entry.id),
+        prompts_file=_prompts_file(prompts, entry.id),
         classifiers=str(folder / "classifiers"),
         folder=data,
         folds_file=_folds(entry, data),
     )
-    return Task(_new_record(on), on)
+    return Task(_new_record(evaluated), evaluated)
 
 
 def _outcomes(task: Task, names: Iterable[str]) -> Outcomes:
     """The data's fingerprint, and the keys of the measurements."""
-    on = task.on
-    assert on is not None
-    found: Outcomes = {OPENED: on.data.source.fingerprint}
-    for protocol in fitting(on, names):
-        settings = faults.attempt(functools.partial(_settings, on, protocol))
+    evaluated = task.evaluated
+    assert evaluated is not None
+    outcomes: Outcomes = {OPENED: evaluated.data.source.fingerprint}
+    for protocol in fitting(evaluated.data.kind, names):
+        settings = faults.attempt(functools.partial(_settings, evaluated, protocol))
         if isinstance(settings, Fault):
-            found[protocol] = settings
+            outcomes[protocol] = settings
         else:
             task.settings[protocol] = settings
-            found[protocol] = results.key_of(settings)
-    return found
+            outcomes[protocol] = results.key_of(settings)
+    return outcomes
 
 
 def _agreed(own: Sequence[Outcomes], *, key: str) -> list[Outcomes]:
@@ -162,13 +159,11 @@ def _choose(
     force: bool,
 ) -> None:
     """Take over what was measured of the same, and list what is to be measured."""
-    on, record = task.on, task.record
-    assert on is not None
-    todo = []
-    for protocol, made in before.items():
-        if made.key == outcome.get(protocol):
-            record.measurements[protocol] = made
-    for protocol in fitting(on, wanted):
+    record, todo = task.record, []
+    for protocol, measurement in before.items():
+        if measurement.key == outcome.get(protocol):
+            record.measurements[protocol] = measurement
+    for protocol in fitting(record.data["kind"], wanted):
         if isinstance(outcome[protocol], Fault):
             note(record, outcome[protocol], protocol=protocol)
         elif force or protocol not in record.measurements:
@@ -179,11 +174,10 @@ def _choose(
 def _nothing_fits(task: Task, wanted: Sequence[str]) -> None:
     if task.record.status != "measured":
         return
-    assert task.on is not None
-    kind = task.on.data.kind
-    fit = [name for name, each in protocols.PROTOCOLS.items() if kind in each.kinds]
-    told = f"{', '.join(wanted)} is not for a {kind} set; these are: {', '.join(fit)}"
-    note(task.record, Fault(f"{task.on.data.where}: {told}", missing=True))
+    kind, where = task.record.data["kind"], task.record.data["where"]
+    fit = ", ".join(fitting(kind, registry.IN_SUITES))
+    message = f"{where}: {', '.join(wanted)} is not for a {kind} set; these are: {fit}"
+    note(task.record, Fault(message, missing=True))
 
 
 def _folds(entry: suites.Entry, data: str) -> str:
@@ -192,7 +186,7 @@ def _folds(entry: suites.Entry, data: str) -> str:
     return str(file) if file and file.exists() else ""
 
 
-def _given(prompts: str, name: str) -> str:
+def _prompts_file(prompts: str, name: str) -> str:
     """The user's prompts for a set."""
     if not prompts:
         return ""
@@ -205,14 +199,14 @@ def _given(prompts: str, name: str) -> str:
 def _kept(file: Any) -> dict[str, results.Measurement]:
     """The measurements in a file, as process 0 sees them; {} without one."""
     content = b""
-    if distributed.is_lead() and (found := results.read(file)):
-        content = json.dumps(results.to_json(found)).encode()
+    if distributed.is_lead() and (kept := results.read(file)):
+        content = json.dumps(results.to_json(kept)).encode()
     record = results.parse(distributed.from_lead(content))
     return record.measurements if record else {}
 
 
-def _new_record(on: OnSet) -> Record:
-    data, subject = on.data, on.subject
+def _new_record(evaluated: EvaluatedSet) -> Record:
+    data, model = evaluated.data, evaluated.model
     classes = data.kind in ("classification", "multilabel")
     return Record(
         data.entry.id,
@@ -229,24 +223,25 @@ def _new_record(on: OnSet) -> Record:
             "classes_hash": results.key_of({"": data.keys}) if classes else "",
             "note": data.entry.note,
         },
-        weights=subject.weights,
-        preprocessing=subject.preprocessing,
-        precision=subject.precision,
+        weights=model.weights,
+        preprocessing=model.preprocessing,
+        precision=model.precision,
         versions=results.versions(),
     )
 
 
-def _settings(on: OnSet, protocol: str) -> dict[str, Any]:
+def _settings(evaluated: EvaluatedSet, protocol: str) -> dict[str, Any]:
     """What determines a protocol's figures; ConfigError where the set's metric is none of it."""
-    classes = len(on.data.keys) if on.data.kind in ("classification", "multilabel") else 0
-    metric_names.check_fits(
-        on.data.metric, protocol=protocol, kind=on.data.kind, classes=classes, where=on.data.where
+    data, model = evaluated.data, evaluated.model
+    classes = len(data.keys) if data.kind in ("classification", "multilabel") else 0
+    registry.check_fits(
+        data.metric, protocol=protocol, kind=data.kind, classes=classes, where=data.where
     )
     return {
         "protocol": protocol,
-        "weights": on.subject.weights["id"],
-        "data": [on.data.source.fingerprint, on.data.split, on.data.n],
-        "preprocessing": on.subject.preprocessing,
-        "precision": on.subject.precision,
-        **protocols.PROTOCOLS[protocol].settings(on),
+        "weights": model.weights["id"],
+        "data": [data.source.fingerprint, data.split, data.n],
+        "preprocessing": model.preprocessing,
+        "precision": model.precision,
+        **registry.get(protocol).settings(evaluated),
     }

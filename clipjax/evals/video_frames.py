@@ -36,17 +36,17 @@ def videos(keys: Sequence[str], *, parts: int = 2) -> Videos:
       keys: F paths, "CLASS/VIDEO/FRAME.jpg" or "CLASS/VIDEO.jpg".
       parts: how many parts of a path name the video; 1 is "VIDEO/FRAME.jpg" or "VIDEO.jpg".
     """
-    found: dict[str, list[tuple[str, int]]] = {}
+    frames_of: dict[str, list[tuple[str, int]]] = {}
     for frame, key in enumerate(keys):
         named = os.path.splitext(key)[0].split(os.sep)[:parts]
-        found.setdefault(os.sep.join(named), []).append((key, frame))
+        frames_of.setdefault(os.sep.join(named), []).append((key, frame))
     owner = np.zeros(len(keys), np.int32)
-    middle = np.zeros(len(found), np.int64)
-    for number, frames in enumerate(found.values()):
+    middle = np.zeros(len(frames_of), np.int64)
+    for number, frames in enumerate(frames_of.values()):
         ordered = [frame for _, frame in sorted(frames, key=lambda pair: _natural(pair[0]))]
         owner[ordered] = number
         middle[number] = ordered[len(ordered) // 2]
-    return Videos(tuple(found), owner, middle)
+    return Videos(tuple(frames_of), owner, middle)
 
 
 @dataclasses.dataclass(frozen=True)
