@@ -15,6 +15,7 @@ from clipjax.data.mixture import MixtureOrder
 from clipjax.data.order import GlobalOrder
 from clipjax.parallel import mesh as meshes
 from clipjax.run import summary, summary_tables
+from clipjax.run.stage import OpenStage
 
 STEPS = {"total_steps": 6, "warmup_steps": 2}
 
@@ -24,6 +25,12 @@ class Source:
 
     def __len__(self):
         return 100
+
+
+def opened(config, mesh):
+    """The only stage of a run of this config, open."""
+    (stage,) = stages.plan(config, epoch_examples=100)
+    return OpenStage(stage, mesh=mesh, source=Source(), tokenizer=None, schedule=STEPS)
 
 
 @pytest.mark.parametrize(
@@ -42,18 +49,8 @@ def test_what_is_not_split_is_told(sizes, told):
     config = tiny.tiny()
     devices = jax.devices()[: int(np.prod(list(sizes.values())))]
     mesh = meshes.make_mesh(sizes, devices=devices)
-    program = build.program(config, mesh=mesh, total_steps=6, warmup_steps=2)
-    (stage,) = stages.plan(config, epoch_examples=100)
     text = summary.describe(
-        stage,
-        mesh=mesh,
-        state=program.abstract_state,
-        horizon=build.horizon(config, epoch_examples=100),
-        source=Source(),
-        evaluators={},
-        progress={"data/epochs": 1.0},
-        start=0,
-        workdir="somewhere",
+        opened(config, mesh), evaluators={}, total=6, start=0, workdir="somewhere"
     )
     warnings = [line for line in text.splitlines() if line.startswith("warning")]
     assert len(warnings) == len(told)
@@ -106,11 +103,10 @@ def test_tables_of_parameters_and_memory():
     assert sum(counts[:-1]) == counts[-1] and rows["all"][1] == "100.0%"
 
     mesh = meshes.make_mesh(dict.fromkeys(sizes, 1), devices=jax.devices()[:1])
-    program = build.program(config, mesh=mesh, total_steps=6, warmup_steps=2)
-    compiled = build.compile_step(config, program, mesh=mesh)
-    line = summary_tables.plan(config, compiled, program=program, mesh=mesh)
+    stage = opened(config, mesh)
+    line = summary_tables.plan(stage, stage.compile())
     assert line.startswith("plan") and "temporaries" in line and "GFLOP a step" in line
-    state = summary_tables.local_bytes(program.abstract_state)
+    state = summary_tables.local_bytes(stage.program.abstract_state)
     assert f"state {summary_tables.as_bytes(state)}" in line
 
 

@@ -146,13 +146,10 @@ def training_flops_per_pair(config: Config) -> float:
     )
 
 
-def peak_share(config: Config, *, mesh: Mesh) -> float | None:
+def peak_share(flops_per_pair: float, *, mesh: Mesh) -> float | None:
     """Share of all devices' peak FLOPs that one example a second needs; None on unknown devices."""
     device = accelerators.of_kind(mesh.devices.flat[0].device_kind)
-    if device is None:
-        return None
-    pair = training_flops_per_pair(config)
-    return pair / (device.peak_flops * mesh.size)
+    return flops_per_pair / (device.peak_flops * mesh.size) if device is not None else None
 
 
 def initial_weights(config: Config, state: TrainState) -> TrainState:

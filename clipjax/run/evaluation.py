@@ -68,13 +68,26 @@ class Evaluations:
             for name, fault in self._unopened.items()
         ]
 
-    @property
-    def details(self) -> dict[str, Any]:
-        """What each evaluator's newest measurement left for pictures."""
-        return {name: evaluator.details for name, evaluator in self.opened.items()}
+    def measure_due(self, step: int, variables: Any, *, poll: Poll, log: StepLog) -> dict[str, Any]:
+        """{"eval/<name>/<metric>": value} of the evaluators that measure after so many steps.
 
-    def due(self, step: int) -> list[str]:
-        """Names of the evaluators that measure after so many steps."""
+        They are logged; an evaluator that fails on any process has none.
+
+        Raises:
+          Preempted: `poll` said to give up.
+        """
+        due = self._due(step)
+        if not due:
+            return {}
+        log.pause("eval")
+        metrics: dict[str, Any] = {}
+        for name in due:
+            metrics |= self._measure(name, step, variables, poll=poll, log=log)
+        details = {name: evaluator.details for name, evaluator in self.opened.items()}
+        log.evaluated(step, details=details)
+        return metrics
+
+    def _due(self, step: int) -> list[str]:
         return [
             name
             for name, every in self.every.items()
@@ -83,27 +96,19 @@ class Evaluations:
             and not (step == self.start and name in self.evaluated)
         ]
 
-    def measure(
+    def _measure(
         self, name: str, step: int, variables: Any, *, poll: Poll, log: StepLog
     ) -> dict[str, Any]:
-        """{"eval/<name>/<metric>": value}, logged; {} where the evaluator fails, on any process.
-
-        Raises:
-          Preempted: `poll` said to give up.
-        """
-        log.pause()
         values: Any = self._unopened.get(name)
         if values is None:
             values = _attempt(functools.partial(self.opened[name], variables, poll=poll))
             where = f"{self.where}/{name}/{step}"
             values = faults.agree(faults.only(values), where=where, alone=True) or values
-        metrics = {}
         if isinstance(values, Fault):
             log.failed_evaluation(step, name, values.message, traceback=values.traceback)
-        else:
-            metrics = {f"eval/{name}/{key}": value for key, value in values.items()}
-            log.evaluation(step, metrics, notes={name: self.opened[name].notes})
-        log.resume()
+            return {}
+        metrics = {f"eval/{name}/{key}": value for key, value in values.items()}
+        log.evaluation(step, metrics, notes={name: self.opened[name].notes})
         return metrics
 
 

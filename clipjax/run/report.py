@@ -1,7 +1,6 @@
 """What a training run shows in WORKDIR/report: chosen from its data and evaluations, then drawn.
 
-The training program calls these with the report that `open_report` gave, or with None on processes
-that draw nothing. None of them can end a run.
+`train` opens it on the lead process and lets it listen to the log; nothing here can end a run.
 """
 
 import copy
@@ -22,41 +21,75 @@ from clipjax.pictures.report import Report
 SAMPLES = 12
 
 
-def open_report(
-    workdir: str,
-    *,
-    log: str | None,
-    evaluators: Mapping[str, Evaluator],
-    config: Config,
-    total_steps: int,
-    source: Any,
-    notes: Sequence[str] = (),
-    say: Callable[[str], None] = print,
-) -> Report | None:
-    """The report of the run in `workdir`, named after it; None where there is no log.
+class RunReport:
+    """WORKDIR/report of a run: listens to its log, on the process that writes.
 
     Args:
-      workdir: local or remote.
-      log: path of the local, flushed `metrics.jsonl`; None on processes that draw nothing.
+      workdir: local or remote; the report is named after it.
+      log: path of the local, flushed `metrics.jsonl`.
       evaluators: by name.
-      config: of the run.
+      config: the run's settings.
       total_steps: of the whole run.
       source: whose images it shows; its module may have an ATTRIBUTION.
       notes: sentences without which the figures of training are misread.
       say: prints a line, past the progress bar.
     """
-    if log is None:
-        return None
-    return Report(
-        f"{workdir.rstrip('/')}/report",
-        title=os.path.basename(workdir.rstrip("/")),
-        log=log,
-        chance=chance_levels(evaluators, batch_size=config.batch_size, loss=config.loss.name),
-        total_steps=total_steps,
-        notes=[f"train: {note}" for note in notes],
-        attribution=getattr(sys.modules[type(source).__module__], "ATTRIBUTION", ""),
-        say=say,
-    )
+
+    def __init__(
+        self,
+        workdir: str,
+        *,
+        log: str,
+        evaluators: Mapping[str, Evaluator],
+        config: Config,
+        total_steps: int,
+        source: Any,
+        notes: Sequence[str] = (),
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.report = Report(
+            f"{workdir.rstrip('/')}/report",
+            title=os.path.basename(workdir.rstrip("/")),
+            log=log,
+            chance=chance_levels(evaluators, batch_size=config.batch_size, loss=config.loss.name),
+            total_steps=total_steps,
+            notes=[f"train: {note}" for note in notes],
+            attribution=getattr(sys.modules[type(source).__module__], "ATTRIBUTION", ""),
+            say=say,
+        )
+
+    def samples(self, examples: TrainExamples, *, start: int) -> None:
+        """Draw the training examples from global position `start` on."""
+        drawn = self.report.attempt(lambda: training_samples(examples, start=start), what="samples")
+        if drawn is not None:
+            self.report.samples(**drawn)
+
+    def step(self, step: int) -> None:
+        """Draw the curves anew, at most once a minute."""
+        self.report.progress(step)
+
+    def evaluation(self, step: int, *, details: Mapping[str, Any]) -> None:
+        """Draw what the evaluators of a step left behind, then the curves and the page.
+
+        Args:
+          step: finished training steps.
+          details: evaluator's name → its `details`: a zero-shot Result becomes a confusion matrix,
+            a dict the arguments of a contact sheet (`pictures.sheets.retrieved`), None nothing.
+        """
+        self.report.evaluation(
+            step,
+            sheets={name: detail for name, detail in details.items() if isinstance(detail, dict)},
+            confusions={
+                name: {"counts": detail.confusion, "names": detail.classes}
+                for name, detail in details.items()
+                if isinstance(detail, classification.Result)
+            },
+        )
+
+    def end(self, step: int, *, complete: bool) -> None:
+        """Draw for the last time, and print the table against guessing and the page's path."""
+        self.report.finish(step, complete=complete)
+        print(f"\n{self.report.table()}\n\n{self.report.index}", flush=True)
 
 
 def chance_levels(
@@ -79,14 +112,6 @@ def chance_levels(
     if guessing := losses.NAMES[loss].guessing:
         levels["train/loss"] = guessing(batch_size)
     return levels
-
-
-def show_samples(report: Report | None, examples: TrainExamples, *, start: int) -> None:
-    """Draw the training examples from global position `start` on."""
-    if report is not None:
-        samples = report.attempt(lambda: training_samples(examples, start=start), what="samples")
-        if samples is not None:
-            report.samples(**samples)
 
 
 class _Remembering:
@@ -131,36 +156,3 @@ def decoded_tokens(ids: np.ndarray, *, tokenizer: Any) -> list[str]:
     kept = list(map(int, ids))
     kept = kept[: kept.index(tokenizer.end_id)] if tokenizer.end_id in kept else kept
     return [tokenizer.decode([token]) for token in kept if token != tokenizer.start_id]
-
-
-def show_evaluation(report: Report | None, step: int, *, details: Mapping[str, Any]) -> None:
-    """Draw what the evaluators of a step left behind, then the curves and the page.
-
-    Args:
-      details: evaluator's name → its `details`: a zero-shot Result becomes a confusion matrix, a
-        dict the arguments of a contact sheet (`pictures.sheets.retrieved`), and None nothing.
-    """
-    if report is None:
-        return
-    report.evaluation(
-        step,
-        sheets={name: detail for name, detail in details.items() if isinstance(detail, dict)},
-        confusions={
-            name: {"counts": detail.confusion, "names": detail.classes}
-            for name, detail in details.items()
-            if isinstance(detail, classification.Result)
-        },
-    )
-
-
-def show_progress(report: Report | None, step: int) -> None:
-    """Draw the curves anew, at most once a minute."""
-    if report is not None:
-        report.progress(step)
-
-
-def show_end(report: Report | None, step: int, *, complete: bool) -> None:
-    """Draw for the last time, and print the table against guessing and the page's path."""
-    if report is not None:
-        report.finish(step, complete=complete)
-        print(f"\n{report.table()}\n\n{report.index}", flush=True)

@@ -5,7 +5,6 @@ from typing import Any
 
 from clipjax import config as settings
 from clipjax.build import data as build_data
-from clipjax.build import model as build_model
 from clipjax.build import program as build
 from clipjax.build import tokenizer as build_tokenizer
 from clipjax.common import exits
@@ -13,10 +12,11 @@ from clipjax.common.counts import counted
 from clipjax.common.exits import DataError
 from clipjax.config import Config, stages
 from clipjax.config import check as config_check
-from clipjax.config.stages import Stage
 from clipjax.parallel import distributed
 from clipjax.parallel.preemption import Preemption
 from clipjax.run import record as run_record
+from clipjax.run.evaluation import Evaluations
+from clipjax.run.stage import OpenStage
 from clipjax.training.checkpoint.write import Checkpoints
 from clipjax.training.logging.goodput import Goodput
 from clipjax.training.logging.metric_writer import MetricWriter, evaluated_before
@@ -33,9 +33,7 @@ class Run:
       workdir: where it lives.
       goodput, watchdog, preemption: its clock and its ends.
       source: the training data.
-      horizon: durations in steps of the run's own batch.
       stages: in order; most runs have one.
-      tokenizers: by name of stage, of its context length.
       checkpoints, writer: where state and metrics go; the writer is None but on the lead process.
       evaluators_opened: names of those whose data could be opened since the program began.
     """
@@ -46,9 +44,7 @@ class Run:
     watchdog: Watchdog
     preemption: Preemption
     source: Any
-    horizon: build.Horizon
-    stages: list[Stage]
-    tokenizers: dict[str, Any]
+    stages: list[OpenStage]
     checkpoints: Checkpoints
     writer: MetricWriter | None
     evaluators_opened: set[str] = dataclasses.field(default_factory=set)
@@ -56,7 +52,7 @@ class Run:
     @property
     def total(self) -> int:
         """Steps of the whole run."""
-        return self.stages[-1].last_step
+        return self.stages[-1].stage.last_step
 
     def is_complete(self) -> bool:
         """Whether the newest checkpoint is the last and everything is evaluated; says so."""
@@ -74,11 +70,6 @@ class Run:
         measured = evaluated_before(self.writer, step=step)
         return [name for name in self.config.evals if name not in measured]
 
-    def program(self, stage: Stage) -> build.Program:
-        """The training program of a stage."""
-        own, steps = stage.config, self.horizon.of_schedule
-        return build.program(own, mesh=build.mesh(own), **steps, scheduled=stage.scheduled)
-
     def newest_state(self) -> tuple[int, Any]:
         """(step, state) of the newest checkpoint that is whole, else of the beginning.
 
@@ -87,24 +78,34 @@ class Run:
           ConfigError: data, tokenizer or config do not go with the checkpoint.
         """
 
+        def opened(step: int) -> OpenStage:
+            return next((own for own in self.stages if step <= own.stage.last_step), last)
+
         def check(record: dict[str, Any]) -> None:
-            own = self.tokenizers[stages.at(self.stages, record["step"]).name]
+            own = opened(record["step"]).tokenizer
             run_record.check(record, source=self.source, tokenizer=own, workdir=self.workdir)
 
+        last = self.stages[-1]
         if self.checkpoints.latest() is not None:
             self.goodput.enter("restore")
         restored = restore_newest(
-            self.checkpoints,
-            lambda step: self.program(stages.at(self.stages, step)).abstract_state,
-            check=check,
+            self.checkpoints, lambda step: opened(step).program.abstract_state, check=check
         )
-        return restored or (0, self._first_state())
+        return restored or (0, self.stages[0].first_state())
 
-    def _first_state(self) -> Any:
-        stage = self.stages[0]
-        return build_model.initial_state(
-            stage.config, self.program(stage), tokenizer=self.tokenizers[stage.name]
+    def evaluations(self, stage: OpenStage, *, start: int) -> Evaluations:
+        """The evaluators of a stage that begins after so many steps; errors as `Evaluations`."""
+        evaluations = Evaluations(
+            stage.evaluator,
+            every=stage.horizon.evals_every,
+            start=start,
+            total=self.total,
+            trusted=evaluated_before(self.writer) | self.evaluators_opened,
+            evaluated=evaluated_before(self.writer, step=start),
+            where=f"{self.workdir}/{stage.stage.name}",
         )
+        self.evaluators_opened |= set(evaluations.opened)
+        return evaluations
 
     def close(self) -> None:
         """Wait for what is being written."""
@@ -144,18 +145,22 @@ def open_run(config: Config, *, workdir: str) -> Run:
       DataError: the data cannot be read.
     """
     goodput, watchdog, preemption = Goodput(), Watchdog(config.watchdog_seconds), Preemption()
-    for stage in [*config.stages, ""]:
-        build.mesh(stages.settings(config, stage))
+    meshes = {name: build.mesh(stages.settings(config, name)) for name in [*config.stages, ""]}
     source = build_data.source(
         config.data, image_size=config.model.vision.image_size, seed=config.seed
     )
     config_check.check_durations(config, epoch_examples=len(source))
     horizon = build.horizon(config, epoch_examples=len(source))
-    parts = stages.plan(config, epoch_examples=len(source))
-    tokenizers = {
-        stage.name: build_tokenizer.tokenizer(stage.config, source=source, workdir=workdir)
-        for stage in parts
-    }
+    opened = [
+        OpenStage(
+            stage,
+            mesh=meshes[stage.name],
+            source=source,
+            tokenizer=build_tokenizer.tokenizer(stage.config, source=source, workdir=workdir),
+            schedule=horizon.of_schedule,
+        )
+        for stage in stages.plan(config, epoch_examples=len(source))
+    ]
     keep = config.checkpoint
     return Run(
         config=config,
@@ -164,9 +169,7 @@ def open_run(config: Config, *, workdir: str) -> Run:
         watchdog=watchdog,
         preemption=preemption,
         source=source,
-        horizon=horizon,
-        stages=parts,
-        tokenizers=tokenizers,
+        stages=opened,
         checkpoints=Checkpoints(
             workdir,
             keep_last=keep.keep_last,

@@ -8,7 +8,6 @@ import jax
 from jax.sharding import Mesh
 
 from clipjax import evals, losses
-from clipjax.build.program import Horizon
 from clipjax.common import trees, urls
 from clipjax.common.counts import counted
 from clipjax.config import Config, evaluation_data
@@ -21,6 +20,7 @@ from clipjax.optim import optimizer as optimizers
 from clipjax.parallel import sharding
 from clipjax.parallel.mesh import batch_shards
 from clipjax.run import summary_tables
+from clipjax.run.stage import OpenStage
 from clipjax.run.summary_tables import as_bytes, local_bytes
 from clipjax.training.forward import frozen_towers
 
@@ -33,25 +33,27 @@ WASTE = {  # by a mesh axis that splits nothing
 
 
 def describe(
-    stage: Stage,
+    opened: OpenStage,
     *,
-    mesh: Mesh,
-    state: Any,
-    horizon: Horizon,
-    source: Any,
     evaluators: Mapping[str, Evaluator],
-    progress: Mapping[str, float],
+    total: int,
     start: int,
     workdir: str,
     notes: Sequence[str] = (),
 ) -> str:
     """The summary of a stage of a run, several lines.
 
-    `horizon.total` counts the steps of the whole run; `state` is the abstract TrainState with
-    shardings, `progress` what `TrainExamples.progress` says about the end of the stage, `notes`
-    what `batch_notes` gives.
+    Args:
+      opened: the stage.
+      evaluators: by name.
+      total: steps of the whole run.
+      start: steps that are done.
+      workdir: where the run lives.
+      notes: sentences without which its figures are misread, see `batch_notes`.
     """
-    config = stage.config
+    stage, config, mesh, source = opened.stage, opened.config, opened.mesh, opened.source
+    state, horizon = opened.program.abstract_state, opened.horizon
+    progress = opened.progress(stage.last_step)
     kind = mesh.devices.flat[0].device_kind
     tower = {"vision": 0, "text": 0}
     for name, leaf in trees.named_leaves(state.params):
@@ -76,9 +78,9 @@ def describe(
         f"data        {source.name}: {counted(len(source), 'record')}; {examples:,} examples ="
         f" {epochs}",
         *([f"            {source.details}"] if hasattr(source, "details") else []),
-        f"steps       {horizon.total:,} (warm-up {horizon.warmup:,}), starting at {start:,};"
+        f"steps       {total:,} (warm-up {horizon.warmup:,}), starting at {start:,};"
         f" checkpoint every {horizon.save_every:,}, log every {horizon.log_every:,}",
-        *_stage_line(stage, total=horizon.total),
+        *_stage_line(stage, total=total),
         *_evaluator_lines(config, evaluators, every=horizon.evals_every),
         f"work dir    {workdir}: checkpoints/ config.json metrics.jsonl tensorboard/",
     ]

@@ -9,12 +9,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from clipjax.build import model as build_model
-from clipjax.build.program import Program
 from clipjax.common import trees
-from clipjax.config import Config
 from clipjax.parallel import accelerators
 from clipjax.planning import compile_memory
+from clipjax.run.stage import OpenStage
 
 HEADER = ("module", "parameters", "", "on each device", "split")
 
@@ -63,15 +61,16 @@ def _row(name: str, leaves: list[Any], *, total: int) -> tuple[str, ...]:
     return (name, f"{count:,}", f"{count / total:.1%}", as_bytes(local_bytes(leaves)), shares)
 
 
-def plan(config: Config, compiled: jax.stages.Compiled, *, program: Program, mesh: Mesh) -> str:
+def plan(opened: OpenStage, compiled: jax.stages.Compiled) -> str:
     """What the compiled step needs of each device: memory by kind, and time at the peak rate."""
     sizes = compiled.memory_analysis()
     temporaries = getattr(sizes, "temp_size_in_bytes", 0)
+    mesh, program = opened.mesh, opened.program
     device = mesh.local_devices[0]
     kind = accelerators.of_kind(device.device_kind)
     limit = (device.memory_stats() or {}).get("bytes_limit") or (kind.hbm_bytes if kind else 0)
     of = f" of {as_bytes(limit)}" if limit else ""
-    work = build_model.training_flops_per_pair(config) * config.batch_size / mesh.size
+    work = opened.flops_per_pair * opened.config.batch_size / mesh.size
     line = (
         f"plan        {as_bytes(compile_memory.peak_bytes(sizes))}{of} on each device: state"
         f" {as_bytes(local_bytes(program.abstract_state))}, batch"

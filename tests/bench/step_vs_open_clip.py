@@ -83,7 +83,7 @@ def clipjax_step(options):
 
     def figures(seconds):
         memory = mesh.devices.flat[0].memory_stats() or {}
-        share = build_model.peak_share(c, mesh=mesh)
+        share = build_model.peak_share(build_model.training_flops_per_pair(c), mesh=mesh)
         return {
             "peak_gib": memory.get("peak_bytes_in_use", 0) / 2**30,
             "mfu": share * batch_size / seconds if share else None,

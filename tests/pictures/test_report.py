@@ -290,22 +290,18 @@ def test_sheet_of_a_retrieval_in_the_run(examples, tmp_path, capsys):
         "say": said.append,
     }
     log = synthetic.write_log(tmp_path / "metrics.jsonl")
-    report = run_report.open_report(str(tmp_path / "run") + "/", log=log, **arguments)
-    assert run_report.open_report("x", log=None, **arguments) is None
+    listener = run_report.RunReport(str(tmp_path / "run") + "/", log=log, **arguments)
+    report = listener.report
     assert report.chance == chance
     assert (report.title, "OpenMoji" in report.attribution) == ("run", True)
     result = classification.Result(("fox", "pig"), np.arange(2), np.arange(2), np.zeros(2, int))
-    run_report.show_samples(report, examples, start=0)
-    run_report.show_evaluation(report, 100, details={"a": sheet, "b": result, "c": None})
-    run_report.show_progress(report, 110)
-    run_report.show_end(report, 200, complete=True)
+    listener.samples(examples, start=0)
+    listener.evaluation(100, details={"a": sheet, "b": result, "c": None})
+    listener.step(110)
+    listener.end(200, complete=True)
     assert said == []
     printed = capsys.readouterr().out
     assert "held_out: text to image recall at 1" in printed
     assert printed.endswith("run/report/index.html\n")
     files = {"samples.png", "a_sheet.png", "b_confusion.png", "curves.png", "index.html"}
     assert set(os.listdir(tmp_path / "run" / "report")) == files
-    run_report.show_samples(None, examples, start=0)
-    run_report.show_evaluation(None, 100, details={})
-    run_report.show_progress(None, 110)
-    run_report.show_end(None, 200, complete=True)

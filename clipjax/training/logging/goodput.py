@@ -7,11 +7,11 @@ KINDS: tuple[str, ...] = (
 )
 
 
-class Goodput:
-    """A clock that always runs for exactly one of `KINDS`, so that they sum to the wall time.
+TRAINING = ("train", "replay")  # the steps themselves; `replay`: those done again after a kill
 
-    `replay` is training of steps that the run had done before it was killed.
-    """
+
+class Goodput:
+    """A clock that always runs for exactly one of `KINDS`, so that they sum to the wall time."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = dict.fromkeys(KINDS, 0.0)
@@ -23,20 +23,24 @@ class Goodput:
         self.seconds[self.kind] += now - self.since
         self.kind, self.since = kind, now
 
+    def read(self) -> dict[str, float]:
+        """Seconds of each kind up to now."""
+        self.enter(self.kind)
+        return dict(self.seconds)
+
     def metrics(self) -> dict[str, float]:
         """Seconds of each kind since this program began, "time/train_seconds", the share of
         training in all, "time/goodput", and the time of day in seconds since 1970, "time/clock",
         from which `clipjax.pictures.charts.times` tells how long a run was not there at all."""
-        self.enter(self.kind)
-        total = sum(self.seconds.values())
-        named = {f"time/{kind}_seconds": value for kind, value in self.seconds.items()}
-        share = self.seconds["train"] / max(total, 1e-9)
+        seconds = self.read()
+        named = {f"time/{kind}_seconds": value for kind, value in seconds.items()}
+        share = seconds["train"] / max(sum(seconds.values()), 1e-9)
         return named | {"time/goodput": share, "time/clock": time.time()}
 
     def describe(self) -> str:
         """ "time: train 93.1 %, compile 4.0 %, …", the largest first."""
-        self.enter(self.kind)
-        total = max(sum(self.seconds.values()), 1e-9)
-        parts = sorted(self.seconds.items(), key=lambda item: -item[1])
+        seconds = self.read()
+        total = max(sum(seconds.values()), 1e-9)
+        parts = sorted(seconds.items(), key=lambda item: -item[1])
         shares = ", ".join(f"{kind} {value / total:.1%}" for kind, value in parts if value)
         return f"time: {shares} of {total:,.0f} s"

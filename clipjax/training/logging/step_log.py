@@ -7,9 +7,8 @@ ahead. A line holds its own step's values; only `perf/…` are means since the l
 import collections
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from clipjax.common.exits import Diverged
 from clipjax.parallel import distributed
+from clipjax.training.logging.goodput import TRAINING, Goodput
 from clipjax.training.logging.metric_writer import MetricWriter
 from clipjax.training.logging.straggler import Stragglers
 from clipjax.training.step import MAX_SKIPPED_IN_A_ROW
@@ -26,18 +26,28 @@ WIDTH = 100  # columns of a line
 UNBROKEN = "\u00a0"  # a space that no line is broken at
 
 
+class Listener(Protocol):
+    """Whoever wants to know how a run goes; the report, for one. None of these may end the run."""
+
+    def step(self, step: int) -> None: ...
+
+    def evaluation(self, step: int, *, details: Mapping[str, Any]) -> None: ...
+
+    def end(self, step: int, *, complete: bool) -> None: ...
+
+
 class StepLog:
     """The log of one process; all processes call it alike, only the lead writes.
 
     Args:
-      writer: of the lead process, None elsewhere.
+      writer: the lead process's, None elsewhere.
       start, total: steps, for the bar.
-      batch_size: global.
-      examples: step → examples seen; default all of this batch.
+      batch_size: global, in pairs.
       log_every: steps between lines; the last step is always logged.
+      progress: step → metrics that follow from it: examples seen, epochs, shares of a mixture.
       peak_share: MFU of one example a second on all devices together; None if not known.
-      times: metrics of where the time went, see `goodput.py`.
-      progress: metrics that follow from the examples seen: epochs, and shares of a mixture.
+      clock: where the time of the run goes.
+      listeners: are told of each step and evaluation, and of the end.
     """
 
     def __init__(
@@ -47,20 +57,20 @@ class StepLog:
         start: int,
         total: int,
         batch_size: int,
-        examples: Callable[[int], int] | None = None,
         log_every: int,
+        progress: Callable[[int], dict[str, float]] = lambda step: {},
         peak_share: float | None = None,
-        progress: Callable[[int], dict[str, float]] = lambda examples: {},
-        times: Callable[[], dict[str, float]] = dict,
+        clock: Goodput | None = None,
+        listeners: Sequence[Listener] = (),
     ) -> None:
         self.writer = writer
         self.total = total
         self.batch_size = batch_size
-        self.examples = examples or (lambda step: step * batch_size)
         self.log_every = log_every
-        self.peak_share = peak_share
         self.progress = progress
-        self.times = times
+        self.peak_share = peak_share
+        self.clock = clock or Goodput()
+        self.listeners = listeners
         self.pending: collections.deque[tuple[int, dict[str, Any], dict[str, int]]] = (
             collections.deque()
         )
@@ -78,22 +88,12 @@ class StepLog:
         self._begin_window()
 
     def _begin_window(self) -> None:
-        self.window_start = time.perf_counter()
-        self.window_steps = 0
-        self.window_wait = 0.0
+        self.window_start, self.window_steps = self.clock.read(), 0
 
-    def pause(self) -> None:
-        """Finish what is pending; the time until `resume` (evaluation, saving) is not training."""
+    def pause(self, kind: str) -> None:
+        """Finish what is pending; from now on time is of this kind, "eval" or "save"."""
         self.flush()
-        self.paused_at = time.perf_counter()
-
-    def resume(self) -> None:
-        """Go on after `pause`."""
-        self.window_start += time.perf_counter() - self.paused_at
-
-    def waited(self, seconds: float) -> None:
-        """Count time that a step waited for its batch."""
-        self.window_wait += seconds
+        self.clock.enter(kind)
 
     def step(self, step: int, metrics: dict[str, Any], *, counts: dict[str, int]) -> None:
         """Note a step just dispatched; blocks until the one `RUN_AHEAD` before it has finished.
@@ -107,6 +107,8 @@ class StepLog:
         self.pending.append((step, metrics, counts))
         while len(self.pending) > RUN_AHEAD:
             self._finish_oldest()
+        for listener in self.listeners:
+            listener.step(step)
 
     def flush(self) -> None:
         """Wait for all dispatched steps and write their lines, where they belong."""
@@ -125,26 +127,29 @@ class StepLog:
         self.bar.update(1)
 
     def _write_line(self, step: int, metrics: dict[str, Any], counts: dict[str, int]) -> None:
-        milliseconds = round(1e3 * self.window_wait)
+        now = self.clock.read()
+        spent = {kind: now[kind] - self.window_start[kind] for kind in (*TRAINING, "data_wait")}
+        milliseconds = round(1e3 * spent["data_wait"])
         gathered = distributed.gather(np.array([*counts.values(), milliseconds], np.int64))
         counted, waited = gathered[:, :-1].sum(axis=0), gathered[:, -1] / 1e3
-        seconds = max(time.perf_counter() - self.window_start, 1e-9)
+        seconds = max(sum(spent.values()), 1e-9)
         rate = self.window_steps * self.batch_size / seconds
-        wait = self.window_wait / seconds
+        wait = spent["data_wait"] / seconds
+        progress = self.progress(step)
         line = {
-            "examples_seen": self.examples(step),
+            "examples_seen": progress.pop("examples_seen", step * self.batch_size),
             **{name: np.asarray(value).item() for name, value in metrics.items()},
             **{
                 f"data/{name}_fraction": int(rows) / self.batch_size
                 for name, rows in zip(counts, counted, strict=True)
                 if rows or "/" not in name
             },
-            **self.progress(self.examples(step)),
+            **progress,
             "perf/examples_per_second": rate,
             "perf/examples_per_second_per_chip": rate / jax.device_count(),
             "perf/step_seconds": seconds / max(self.window_steps, 1),
             "perf/data_wait_fraction": wait,
-            **self.times(),
+            **self.clock.metrics(),
         }
         straggler = self.stragglers.note(waited, steps=self.window_steps, seconds=seconds)
         if len(waited) > 1:
@@ -170,7 +175,7 @@ class StepLog:
         if self.writer is not None:
             texts = {name: "; ".join(each) for name, each in notes.items() if each}
             kept = {f"eval/{name}/notes": text for name, text in texts.items()}
-            self.writer.write(step, {"examples_seen": self.examples(step), **metrics, **kept})
+            self._write(step, metrics | kept)
             for line in evaluation_lines(step, metrics):
                 self.say(line)
             for name, text in texts.items():
@@ -186,9 +191,19 @@ class StepLog:
         if self.writer is not None:
             kept = {f"eval/{name}/failed": message}
             kept |= {f"eval/{name}/traceback": traceback} if traceback else {}
-            self.writer.write(step, {"examples_seen": self.examples(step), **kept})
+            self._write(step, kept)
             more = "; its traceback is in metrics.jsonl" if traceback else ""
             self.say(f"step {step:,}, {name}: FAILED, training goes on: {message}{more}")
+
+    def evaluated(self, step: int, *, details: Mapping[str, Any]) -> None:
+        """All evaluators of a step are done; `details` by name is what pictures are made of."""
+        for listener in self.listeners:
+            listener.evaluation(step, details=details)
+
+    def _write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        assert self.writer is not None
+        seen = self.progress(step).get("examples_seen", step * self.batch_size)
+        self.writer.write(step, {"examples_seen": seen, **metrics})
 
     def say(self, text: str) -> None:
         """A line above the bar, from the lead process."""
@@ -199,6 +214,11 @@ class StepLog:
         """Write what is pending and let the bar stand."""
         self.flush()
         self.bar.close()
+
+    def end(self, step: int, *, complete: bool) -> None:
+        """Tell the listeners that this was the last step of this start."""
+        for listener in self.listeners:
+            listener.end(step, complete=complete)
 
 
 def evaluation_lines(step: int, metrics: Mapping[str, Any]) -> list[str]:
