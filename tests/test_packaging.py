@@ -168,3 +168,5 @@ def test_supported_versions_are_the_same_everywhere():
     stated = f"Python 3.{minors[0]} to 3.{minors[-1]}"
     for page in (ROOT / "README.md", ROOT / ".github/package.md"):
         assert stated in page.read_text(), page
+    (jax,) = (str(r.specifier) for r in requirements() if r.name == "jax")
+    assert f"jax {jax.removeprefix('>=')} to " in (ROOT / "README.md").read_text()
