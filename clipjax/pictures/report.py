@@ -86,8 +86,8 @@ class Report:
         try:
             return make()
         except Exception as error:
-            told = " ".join(str(error).split())[:200]
-            self.tell(f"report: no {what} ({type(error).__name__}: {told})")
+            reason = " ".join(str(error).split())[:200]
+            self.tell(f"report: no {what} ({type(error).__name__}: {reason})")
             return None
 
     def tell(self, line: str) -> None:
@@ -138,10 +138,10 @@ class Report:
             arguments of `contact_sheet.draw` but for its title, subtitle and attribution.
           confusions: evaluator's name → {"counts", "names"}, as `confusion.draw` takes them.
         """
-        for name, found in (sheets or {}).items():
-            self._sheet(name, found, step=step)
-        for name, found in (confusions or {}).items():
-            self._confusion(name, found, step=step)
+        for name, arguments in (sheets or {}).items():
+            self._sheet(name, arguments, step=step)
+        for name, arguments in (confusions or {}).items():
+            self._confusion(name, arguments, step=step)
         self._curves(step)
         self._write_page(step=step, state="running")
 
@@ -178,18 +178,18 @@ class Report:
             self.pictures[file.name] = html.Picture(title, description, content)
 
     @_never_fatal
-    def _sheet(self, name: str, found: Mapping[str, Any], *, step: int) -> None:
+    def _sheet(self, name: str, arguments: Mapping[str, Any], *, step: int) -> None:
         title = f"{name}: images found by text, step {step:,}"
         description = (
             "Each row is a text, with the images whose embeddings are nearest to the text's."
         )
-        drawn = contact_sheet.draw(**found, title=title, attribution=self.attribution)
+        drawn = contact_sheet.draw(**arguments, title=title, attribution=self.attribution)
         self._keep(f"{_file(name)}_sheet.png", drawn, title=title, description=description)
 
     @_never_fatal
-    def _confusion(self, name: str, found: Mapping[str, Any], *, step: int) -> None:
+    def _confusion(self, name: str, arguments: Mapping[str, Any], *, step: int) -> None:
         title = f"{name}: zero-shot classes, step {step:,}"
-        drawn = confusion.draw(**found, title=title)
+        drawn = confusion.draw(**arguments, title=title)
         description = "Each row is a true class: which classes its images were taken for."
         self._keep(
             f"{_file(name)}_confusion.png",

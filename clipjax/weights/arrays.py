@@ -82,8 +82,8 @@ def norm(ours: str, theirs: str) -> dict[str, Array]:
 
 def common(dtypes: Iterable[np.dtype]) -> np.dtype:
     """The half precision that all of these are, else float32, which holds both kinds of it."""
-    found = set(dtypes)
-    (only,) = found if len(found) == 1 else (SINGLE,)
+    kinds = set(dtypes)
+    (only,) = kinds if len(kinds) == 1 else (SINGLE,)
     return only if only.name in HALVES else SINGLE
 
 
@@ -134,11 +134,11 @@ def _dtypes(
     tensors: Tensors, places: Mapping[str, list[tuple[str, int | None]]]
 ) -> dict[str, np.dtype]:
     """Our parameter → the dtype that all of its values fit; `places` as `_compare` gives them."""
-    found: dict[str, set[np.dtype]] = {}
+    kinds: dict[str, set[np.dtype]] = {}
     for name, uses in places.items():
         for ours, _ in uses:
-            found.setdefault(ours, set()).add(_dtype(tensors, name))
-    return {ours: common(dtypes) for ours, dtypes in found.items()}
+            kinds.setdefault(ours, set()).add(_dtype(tensors, name))
+    return {ours: common(dtypes) for ours, dtypes in kinds.items()}
 
 
 def _dtype(tensors: Tensors, name: str) -> np.dtype:
@@ -167,9 +167,9 @@ def _compare(
             wanted = _theirs(each, layout[ours])
             if name not in tensors.shapes:
                 raise DataError(f"{name} {list(wanted)} is missing")
-            found = tuple(tensors.shapes[name])
-            if found != wanted and not (math.prod(found) == math.prod(wanted) == 1):
-                raise DataError(f"{name} is {list(found)}, not {list(wanted)}")
+            actual = tuple(tensors.shapes[name])
+            if actual != wanted and not (math.prod(actual) == math.prod(wanted) == 1):
+                raise DataError(f"{name} is {list(actual)}, not {list(wanted)}")
             places.setdefault(name, []).append((ours, place))
     left = sorted(set(tensors.shapes) - set(places))
     left = [name for name in left if not any(re.fullmatch(known, name) for known in ignored)]
@@ -233,8 +233,8 @@ def _places(
 
 def _theirs(shape: tuple[int, ...], array: Array) -> tuple[int, ...]:
     """Their shape of our array, all parts together."""
-    made = _SHAPES[array.form](shape)
-    return (made[0] * array.parts, *made[1:]) if array.parts > 1 else made
+    whole = _SHAPES[array.form](shape)
+    return (whole[0] * array.parts, *whole[1:]) if array.parts > 1 else whole
 
 
 _SHAPES: dict[str, Callable[[tuple[int, ...]], tuple[int, ...]]] = {

@@ -39,19 +39,19 @@ def open(file: pathlib.Path) -> Foreign:
     )
 
 
-def model_of(found: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def model_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """The model, as of `zoo.MODELS`, that the shapes describe.
 
     Raises:
       DataError: they are no SigLIP's.
     """
     try:
-        patch, _, _, width = found["img/embedding/kernel"]
-        _, tokens, _ = found["img/pos_embedding"]
-        _, length, text_width = found["txt/pos_embedding"]
-        vocab_size, _ = found["txt/Embed_0/embedding"]
-        vision = _stack(found, "img/Transformer/")
-        text = _stack(found, "txt/Encoder_0/")
+        patch, _, _, width = shapes["img/embedding/kernel"]
+        _, tokens, _ = shapes["img/pos_embedding"]
+        _, length, text_width = shapes["txt/pos_embedding"]
+        vocab_size, _ = shapes["txt/Embed_0/embedding"]
+        vision = _stack(shapes, "img/Transformer/")
+        text = _stack(shapes, "txt/Encoder_0/")
     except KeyError as error:
         raise DataError(f"no SigLIP: {error.args[0]} is missing") from None
     except (ValueError, IndexError):
@@ -78,25 +78,25 @@ def model_of(found: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     )
 
 
-def _stack(found: Mapping[str, tuple[int, ...]], prefix: str) -> dict[str, int]:
-    stacked = any(name.startswith(f"{prefix}encoderblock/") for name in found)
+def _stack(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> dict[str, int]:
+    stacked = any(name.startswith(f"{prefix}encoderblock/") for name in shapes)
     block = "encoderblock" if stacked else "encoderblock_0"
-    query = found[f"{prefix}{block}/{ATTENTION}/query/kernel"]
-    up = found[f"{prefix}{block}/{MLP}/Dense_0/kernel"]
-    names = {name[len(prefix) :].split("/")[0] for name in found if name.startswith(prefix)}
+    query = shapes[f"{prefix}{block}/{ATTENTION}/query/kernel"]
+    up = shapes[f"{prefix}{block}/{MLP}/Dense_0/kernel"]
+    names = {name[len(prefix) :].split("/")[0] for name in shapes if name.startswith(prefix)}
     apart = len([name for name in names if name.startswith("encoderblock_")])
     _, heads, _ = query[-3:]
     return {"layers": query[0] if stacked else apart, "heads": heads, "hidden": up[-1]}
 
 
-def layout(found: Mapping[str, tuple[int, ...]], *, prefix: str) -> Layout:
+def layout(shapes: Mapping[str, tuple[int, ...]], *, prefix: str) -> Layout:
     """Where our parameters lie in a file of these names."""
     pool = "img/MAPHead_0"
     places = {
         "vision/patch_embedding/kernel": Array("img/embedding/kernel"),
         "vision/patch_embedding/bias": Array("img/embedding/bias"),
         "vision/position_embedding": Array("img/pos_embedding", ROW),
-        **_blocks("vision/blocks", "img/Transformer", found, prefix=prefix),
+        **_blocks("vision/blocks", "img/Transformer", shapes, prefix=prefix),
         **_norm("vision/ln_post", "img/Transformer/encoder_norm"),
         "vision/pool/probe": Array(f"{pool}/probe", ROWS),
         **_attention("vision/pool/attention", f"{pool}/{ATTENTION}"),
@@ -104,7 +104,7 @@ def layout(found: Mapping[str, tuple[int, ...]], *, prefix: str) -> Layout:
         **_mlp("vision/pool/mlp", f"{pool}/{MLP}"),
         "text/token_embedding/embedding": Array("txt/Embed_0/embedding"),
         "text/position_embedding": Array("txt/pos_embedding", ROW),
-        **_blocks("text/blocks", "txt/Encoder_0", found, prefix=prefix),
+        **_blocks("text/blocks", "txt/Encoder_0", shapes, prefix=prefix),
         **_norm("text/ln_final", "txt/Encoder_0/encoder_norm"),
         **_dense("text/projection", "txt/head"),
         "logit_scale": Array("t", ROW),
@@ -113,8 +113,8 @@ def layout(found: Mapping[str, tuple[int, ...]], *, prefix: str) -> Layout:
     return {ours: Array(prefix + array.name, array.form) for ours, array in places.items()}
 
 
-def _blocks(ours: str, theirs: str, found: Mapping[str, Any], *, prefix: str) -> Layout:
-    stacked = any(name.startswith(f"{prefix}{theirs}/encoderblock/") for name in found)
+def _blocks(ours: str, theirs: str, shapes: Mapping[str, Any], *, prefix: str) -> Layout:
+    stacked = any(name.startswith(f"{prefix}{theirs}/encoderblock/") for name in shapes)
     block = f"{theirs}/encoderblock" if stacked else f"{theirs}/encoderblock_{{i}}"
     return {
         **_norm(f"{ours}/ln_1", f"{block}/LayerNorm_0"),
@@ -126,9 +126,9 @@ def _blocks(ours: str, theirs: str, found: Mapping[str, Any], *, prefix: str) ->
 
 def _attention(ours: str, theirs: str) -> Layout:
     return {
-        place: array
+        name_of: array
         for name in ("query", "key", "value", "out")
-        for place, array in _dense(f"{ours}/{name}", f"{theirs}/{name}").items()
+        for name_of, array in _dense(f"{ours}/{name}", f"{theirs}/{name}").items()
     }
 
 

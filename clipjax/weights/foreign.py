@@ -50,15 +50,15 @@ class Foreign:
         Raises:
           DataError: the weights are damaged, or not what the configuration describes.
         """
-        found = arrays.read(
+        params = arrays.read(
             self.tensors,
             layout=self.layout,
             shapes=shapes_of(self.model),
             ignored=self.ignored,
             keep_half=keep_half,
         )
-        stats = found.pop(BATCH_STATS, {})
-        return {"params": found, BATCH_STATS: stats}
+        stats = params.pop(BATCH_STATS, {})
+        return {"params": params, BATCH_STATS: stats}
 
     def tokenizer(self, named: str = "") -> Tokenizer:
         """The model's tokenizer.
@@ -69,14 +69,14 @@ class Foreign:
         Raises:
           ConfigError: there is none, or its vocabulary is not the model's.
         """
-        found = self.find_tokenizer(named)
-        if found.vocab_size != self.model["text"]["vocab_size"]:
+        tokenizer = self.find_tokenizer(named)
+        if tokenizer.vocab_size != self.model["text"]["vocab_size"]:
             raise ConfigError(
                 f"{self.origin}: its vocabulary has {self.model['text']['vocab_size']:,} ids,"
-                f" {named or 'the tokenizer found'} makes {found.vocab_size:,}; name the right"
+                f" {named or 'the tokenizer found'} makes {tokenizer.vocab_size:,}; name the right"
                 " file with --tokenizer"
             )
-        return found
+        return tokenizer
 
 
 def checked(model: dict[str, Any]) -> dict[str, Any]:

@@ -51,17 +51,17 @@ def open_foreign(
       ConfigError: nothing says which model it is.
       DataError: its files are damaged, or ask for what clipjax does not have.
     """
-    place = pathlib.Path(path)
+    source = pathlib.Path(path)
     try:
-        if place.suffix == ".npz" and place.is_file():
-            return _big_vision(place, model_config=model_config)
-        if not weights and not _is_foreign(place, model_config=model_config):
+        if source.suffix == ".npz" and source.is_file():
+            return _big_vision(source, model_config=model_config)
+        if not weights and not _is_foreign(source, model_config=model_config):
             return None
         if not model_config:
-            _check_type(place)
-        found, notes = (weights, ()) if weights else weight_files.find(place)
-        tensors, choice = wrappers.unwrap(files.SafeTensors(*found), average=average)
-        folder = place if place.is_dir() else place.parent
+            _check_type(source)
+        weight_list, notes = (weights, ()) if weights else weight_files.find(source)
+        tensors, choice = wrappers.unwrap(files.SafeTensors(*weight_list), average=average)
+        folder = source if source.is_dir() else source.parent
         origin, (model, left_open) = _described(folder, tensors, model_config=model_config)
         # A bias of the logits is what open_clip's --siglip gives to any model.
         model = checked({**model, "logit_bias": openai.BIAS in tensors.shapes})
@@ -76,7 +76,7 @@ def open_foreign(
         "context_length": model["text"]["context_length"],
     }
     return Foreign(
-        origin=f"{place.name}, {origin}",
+        origin=f"{source.name}, {origin}",
         model=model,
         tensors=tensors,
         layout=layout,
@@ -92,24 +92,26 @@ def _big_vision(file: pathlib.Path, *, model_config: str) -> Foreign:
     return big_vision.open(file)
 
 
-def _is_foreign(place: pathlib.Path, *, model_config: str) -> bool:
+def _is_foreign(source: pathlib.Path, *, model_config: str) -> bool:
     """Whether another program's weights lie there, and not a clipjax run's."""
-    if place.is_file():
-        return place.suffix == weight_files.ENDING or bool(weight_files.INDEX.fullmatch(place.name))
-    if (place / "checkpoints").is_dir() or (place / "state").is_dir():
+    if source.is_file():
+        return source.suffix == weight_files.ENDING or bool(
+            weight_files.INDEX.fullmatch(source.name)
+        )
+    if (source / "checkpoints").is_dir() or (source / "state").is_dir():
         return False
     configs = (open_clip.CONFIG, huggingface_folder.CONFIG)
     return (
         bool(model_config)
-        or any((place / config).is_file() for config in configs)
-        or any(place.glob(f"*{weight_files.ENDING}"))
+        or any((source / config).is_file() for config in configs)
+        or any(source.glob(f"*{weight_files.ENDING}"))
     )
 
 
-def _check_type(place: pathlib.Path) -> None:
+def _check_type(source: pathlib.Path) -> None:
     """Raise DataError if a folder holds a model of transformers' that clipjax does not have."""
-    config = place / huggingface_folder.CONFIG
-    if config.is_file() and not (place / open_clip.CONFIG).is_file():
+    config = source / huggingface_folder.CONFIG
+    if config.is_file() and not (source / open_clip.CONFIG).is_file():
         model_configs.reader_of(config)
 
 

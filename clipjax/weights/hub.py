@@ -22,8 +22,8 @@ def fetch(address: str) -> str:
       RemoteError: the hub does not answer, and the cache does not hold it.
       WriteError: the cache (HF_HOME) cannot be written; ConfigError where another must be named.
     """
-    found = ADDRESS.fullmatch(address)
-    if found is None:
+    match = ADDRESS.fullmatch(address)
+    if match is None:
         raise ConfigError(f"{address}: write hf://org/name or hf://org/name@revision")
     try:
         import huggingface_hub
@@ -32,7 +32,7 @@ def fetch(address: str) -> str:
         raise ConfigError(f"{address}: pip install 'clipjax[hub]'") from None
     try:
         return huggingface_hub.snapshot_download(
-            found[1], revision=found[2], allow_patterns=list(WANTED)
+            match[1], revision=match[2], allow_patterns=list(WANTED)
         )
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise ConfigError(f"{address}: {_line(error)}") from None

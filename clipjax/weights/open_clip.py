@@ -236,15 +236,15 @@ def config_of(model: Mapping[str, Any], *, own_tokenizer: bool) -> dict[str, Any
 
 def _vision_cfg(model: Mapping[str, Any]) -> dict[str, Any]:
     vision = model["vision"]
-    found = {key: vision[key] for key in ("image_size", "width", "head_width")}
+    fields = {key: vision[key] for key in ("image_size", "width", "head_width")}
     if vision["kind"] == "resnet":
         if len(vision["layers"]) != 4:
             raise DataError("open_clip has ResNets of four stages only")
-        return found | {"layers": list(vision["layers"]), "patch_size": None}
+        return fields | {"layers": list(vision["layers"]), "patch_size": None}
     if (vision["class_token"], vision["pooling"], vision["patch_bias"]) != (True, "token", False):
         raise DataError("open_clip has no image tower like this one")
-    found |= {key: vision[key] for key in ("patch_size", "layers", "mlp_ratio")}
-    return found if vision["ln_pre"] else found | {"no_ln_pre": True}
+    fields |= {key: vision[key] for key in ("patch_size", "layers", "mlp_ratio")}
+    return fields if vision["ln_pre"] else fields | {"no_ln_pre": True}
 
 
 def rest_of(
@@ -252,7 +252,7 @@ def rest_of(
 ) -> dict[str, Any]:
     """What a `model_cfg` says besides the image tower."""
     pooling = {ours: theirs for theirs, ours in POOLING.items()}
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "text_cfg": {
             **{key: text[key] for key in ("context_length", "vocab_size", "width", "heads")},
             **{key: text[key] for key in ("layers", "mlp_ratio")},
@@ -263,12 +263,12 @@ def rest_of(
         }
     }
     if model["activation"] == "quick_gelu":
-        found["quick_gelu"] = True
+        fields["quick_gelu"] = True
     if model.get("logit_bias"):
-        found["init_logit_bias"] = -10.0
+        fields["init_logit_bias"] = -10.0
     if own_tokenizer:
-        found["text_cfg"]["hf_tokenizer_name"] = "."  # open_clip takes the folder itself
-    return found
+        fields["text_cfg"]["hf_tokenizer_name"] = "."  # open_clip takes the folder itself
+    return fields
 
 
 def shared_of(model: Mapping[str, Any]) -> dict[str, Any]:

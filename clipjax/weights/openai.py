@@ -108,7 +108,7 @@ def _vit_layout() -> Layout:
 
 def _resnet_layout(vision: Mapping[str, Any]) -> Layout:
     pool = "visual.attnpool"
-    found = {
+    arrays = {
         "vision/pool/position_embedding": Array(f"{pool}.positional_embedding"),
         **linear("vision/pool/attention/query", f"{pool}.q_proj"),
         **linear("vision/pool/attention/key", f"{pool}.k_proj"),
@@ -116,17 +116,17 @@ def _resnet_layout(vision: Mapping[str, Any]) -> Layout:
         **merged("vision/pool/attention/out", f"{pool}.c_proj"),
     }
     for i in (1, 2, 3):
-        found |= _conv_norm(f"vision/stem_{i}", f"visual.conv{i}", f"visual.bn{i}")
+        arrays |= _conv_norm(f"vision/stem_{i}", f"visual.conv{i}", f"visual.bn{i}")
     for stage, count in enumerate(vision["layers"], 1):
         for i in range(count):
             ours, theirs = f"vision/stage_{stage}_block_{i}", f"visual.layer{stage}.{i}"
             for number, name in enumerate(("in", "middle", "out"), 1):
-                found |= _conv_norm(
+                arrays |= _conv_norm(
                     f"{ours}/{name}", f"{theirs}.conv{number}", f"{theirs}.bn{number}"
                 )
             shortcut = f"{theirs}.downsample"
-            found |= _conv_norm(f"{ours}/shortcut", f"{shortcut}.0", f"{shortcut}.1")
-    return found
+            arrays |= _conv_norm(f"{ours}/shortcut", f"{shortcut}.0", f"{shortcut}.1")
+    return arrays
 
 
 def _conv_norm(ours: str, conv: str, norm_name: str) -> Layout:
@@ -169,9 +169,9 @@ def blocks(ours: str, theirs: str) -> Layout:
 
 def packed(ours: str, theirs: str, *, names: tuple[str, ...] = ("query", "key", "value")) -> Layout:
     """Several products with bias whose rows lie in one array, `theirs`weight and `theirs`bias."""
-    found = {}
+    arrays = {}
     for part, name in enumerate(names):
-        place = {"part": part, "parts": len(names)}
-        found[f"{ours}/{name}/kernel"] = Array(f"{theirs}weight", LINEAR, **place)
-        found[f"{ours}/{name}/bias"] = Array(f"{theirs}bias", "flat", **place)
-    return found
+        third = {"part": part, "parts": len(names)}
+        arrays[f"{ours}/{name}/kernel"] = Array(f"{theirs}weight", LINEAR, **third)
+        arrays[f"{ours}/{name}/bias"] = Array(f"{theirs}bias", "flat", **third)
+    return arrays

@@ -39,9 +39,11 @@ def find(named: str, *, folder: pathlib.Path, kind: str, context_length: int) ->
     if named:
         return _named(named, kinds=OF_FORMAT[kind], context_length=context_length)
     _check_case(folder / "tokenizer_config.json")
-    for made in tokenizers.KINDS.values():
-        if (folder / made.FILE).is_file():
-            return made((folder / made.FILE).read_bytes(), context_length=context_length)
+    for tokenizer_kind in tokenizers.KINDS.values():
+        if (folder / tokenizer_kind.FILE).is_file():
+            return tokenizer_kind(
+                (folder / tokenizer_kind.FILE).read_bytes(), context_length=context_length
+            )
     return FINDERS[kind](folder, context_length=context_length)
 
 
@@ -79,15 +81,15 @@ def _clip(folder: pathlib.Path, *, context_length: int) -> ClipTokenizer:
         merges = packaged_merges()
     if vocabulary is None and (folder / "vocab.json").is_file():
         vocabulary = files.read_json(folder / "vocab.json")
-    found = ClipTokenizer(merges, context_length=context_length)
+    tokenizer = ClipTokenizer(merges, context_length=context_length)
     for word, number in (vocabulary or {}).items():
-        mine = _with_specials(found).get(word)
+        mine = _with_specials(tokenizer).get(word)
         if mine != number:
             word, number = f"{word!r:.{LONGEST}}", f"{number!r:.{LONGEST}}"
             raise DataError(f"its vocabulary gives {word} the id {number}, CLIP's order {mine}")
     if content is not None:
-        _check_rules(content, tokenizer=found)
-    return found
+        _check_rules(content, tokenizer=tokenizer)
+    return tokenizer
 
 
 def _check_rules(content: Mapping[str, Any], *, tokenizer: ClipTokenizer) -> None:
@@ -124,15 +126,15 @@ def for_transformers(tokenizer: Tokenizer) -> dict[str, bytes]:
         "model_max_length": tokenizer.context_length,
         "clean_up_tokenization_spaces": False,
     }
-    found = {"tokenizer_config.json": _json(settings)}
+    contents = {"tokenizer_config.json": _json(settings)}
     if type(tokenizer) is SiglipTokenizer:  # which transformers reads as it is
-        return found | tokenizer.files()
-    found["tokenizer.json"] = tokenizer_json.make(tokenizer).to_str(pretty=False).encode()
+        return contents | tokenizer.files()
+    contents["tokenizer.json"] = tokenizer_json.make(tokenizer).to_str(pretty=False).encode()
     if isinstance(tokenizer, ClipTokenizer):
-        found["vocab.json"] = _json(_with_specials(tokenizer))
-        found["merges.txt"] = tokenizer.model
-        return found
-    return found | tokenizer.files()
+        contents["vocab.json"] = _json(_with_specials(tokenizer))
+        contents["merges.txt"] = tokenizer.model
+        return contents
+    return contents | tokenizer.files()
 
 
 SPECIAL: dict[type, dict[str, Any]] = {

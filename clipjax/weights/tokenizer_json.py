@@ -27,7 +27,7 @@ def make(tokenizer: Tokenizer) -> Fast:
 
 @make.register
 def _(tokenizer: ClipTokenizer) -> Fast:
-    made = Fast(
+    fast = Fast(
         models.BPE(
             vocab=tokenizer.vocabulary | {START: tokenizer.start_id, END: tokenizer.end_id},
             merges=tokenizer.merges,
@@ -35,24 +35,24 @@ def _(tokenizer: ClipTokenizer) -> Fast:
             unk_token=END,
         )
     )
-    made.normalizer = normalizers.Sequence(  # pyright: ignore
+    fast.normalizer = normalizers.Sequence(  # pyright: ignore
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
-    made.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore
+    fast.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore
         [
             pre_tokenizers.Split(Regex(PIECES.pattern), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    made.decoder = decoders.ByteLevel()  # pyright: ignore
-    return _between_start_and_end(made, tokenizer)
+    fast.decoder = decoders.ByteLevel()  # pyright: ignore
+    return _between_start_and_end(fast, tokenizer)
 
 
 @make.register
 def _(tokenizer: SentencePieceTokenizer) -> Fast:
     model = proto.ModelProto.FromString(tokenizer.model)  # pyright: ignore
-    made = Fast(_byte_pairs(model))
-    made.normalizer = normalizers.Sequence(  # pyright: ignore
+    fast = Fast(_byte_pairs(model))
+    fast.normalizer = normalizers.Sequence(  # pyright: ignore
         [
             normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap),
             normalizers.Replace(Regex("^ +| +$"), ""),
@@ -61,7 +61,7 @@ def _(tokenizer: SentencePieceTokenizer) -> Fast:
             normalizers.Replace(" ", SPACE),
         ]
     )
-    made.decoder = decoders.Sequence(  # pyright: ignore
+    fast.decoder = decoders.Sequence(  # pyright: ignore
         [
             decoders.Replace(SPACE, " "),
             decoders.ByteFallback(),
@@ -69,25 +69,25 @@ def _(tokenizer: SentencePieceTokenizer) -> Fast:
             decoders.Strip(" ", 1),
         ]
     )
-    made.add_special_tokens([AddedToken("<pad>", special=True), AddedToken("<unk>", special=True)])
-    return _between_start_and_end(made, tokenizer)
+    fast.add_special_tokens([AddedToken("<pad>", special=True), AddedToken("<unk>", special=True)])
+    return _between_start_and_end(fast, tokenizer)
 
 
 @make.register
 def _(tokenizer: GemmaTokenizer) -> Fast:
-    made = Fast(_byte_pairs(proto.ModelProto.FromString(tokenizer.model)))  # pyright: ignore
-    made.normalizer = normalizers.Sequence(  # pyright: ignore
+    fast = Fast(_byte_pairs(proto.ModelProto.FromString(tokenizer.model)))  # pyright: ignore
+    fast.normalizer = normalizers.Sequence(  # pyright: ignore
         [normalizers.Lowercase(), normalizers.Replace(" ", SPACE)]
     )
-    made.decoder = decoders.Sequence(  # pyright: ignore
+    fast.decoder = decoders.Sequence(  # pyright: ignore
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     )
     end = tokenizer.END_PIECE
-    made.add_special_tokens([AddedToken(name, special=True) for name in ("<pad>", end, "<unk>")])
-    made.post_processor = processors.TemplateProcessing(  # pyright: ignore
+    fast.add_special_tokens([AddedToken(name, special=True) for name in ("<pad>", end, "<unk>")])
+    fast.post_processor = processors.TemplateProcessing(  # pyright: ignore
         single=f"$A {end}", special_tokens=[(end, tokenizer.end_id)]
     )
-    return made
+    return fast
 
 
 def _byte_pairs(model: Any) -> models.BPE:
@@ -106,12 +106,12 @@ def _byte_pairs(model: Any) -> models.BPE:
     )
 
 
-def _between_start_and_end(made: Fast, tokenizer: Tokenizer) -> Fast:
-    made.add_special_tokens([AddedToken(START, special=True), AddedToken(END, special=True)])
+def _between_start_and_end(fast: Fast, tokenizer: Tokenizer) -> Fast:
+    fast.add_special_tokens([AddedToken(START, special=True), AddedToken(END, special=True)])
     ends = [(START, tokenizer.start_id), (END, tokenizer.end_id)]
     for name, number in ends:
-        assert made.token_to_id(name) == number, (name, number)
-    made.post_processor = processors.TemplateProcessing(  # pyright: ignore
+        assert fast.token_to_id(name) == number, (name, number)
+    fast.post_processor = processors.TemplateProcessing(  # pyright: ignore
         single=f"{START} $A {END}", special_tokens=ends
     )
-    return made
+    return fast

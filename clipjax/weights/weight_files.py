@@ -46,11 +46,11 @@ def find(path: pathlib.Path) -> tuple[list[pathlib.Path], tuple[str, ...]]:
     listed = sorted(file for file in path.glob("*") if file.is_file())
     if indexes := [file for file in listed if INDEX.fullmatch(file.name)]:
         return _whole(_indexed(_only(indexes))), ()
-    if found := [file for file in listed if file.suffix == ENDING]:
-        parts = _all_parts(found[0])
-        if set(found) == set(parts) and len(parts) > 1:
+    if weights := [file for file in listed if file.suffix == ENDING]:
+        parts = _all_parts(weights[0])
+        if set(weights) == set(parts) and len(parts) > 1:
             return _whole(parts), ()
-        only = _only(found)
+        only = _only(weights)
         return _whole([only]), (f"taken is {only.name}, the only file of weights there",)
     if pickled := pickles(path):
         raise DataError(f"holds only {pickled[0].name}, {TRUST.format(path=path)}")
@@ -64,31 +64,29 @@ def pickles(path: pathlib.Path) -> list[pathlib.Path]:
         return [] if path.suffix in (ENDING, ".npz", ".json") else _whole(_all_parts(path))
     if any(path.glob(f"*{ENDING}")):
         return []
-    found = sorted(file for file in path.glob("*") if is_pickle(file.name))
-    preferred = [file for file in found if "model" in file.name] or found
+    pickled = sorted(file for file in path.glob("*") if is_pickle(file.name))
+    preferred = [file for file in pickled if "model" in file.name] or pickled
     if not preferred:
         return []
     parts = _all_parts(preferred[0])
     return _whole(parts if set(preferred) == set(parts) else [_only(preferred)])
 
 
-def _whole(found: list[pathlib.Path]) -> list[pathlib.Path]:
+def _whole(files: list[pathlib.Path]) -> list[pathlib.Path]:
     """The same files; DataError if one is only Git LFS's word for where it lies."""
-    for file in found:
+    for file in files:
         if file.is_file():
             with file.open("rb") as opened:
                 if opened.read(len(POINTER)) == POINTER:
                     raise DataError(f"{file.name} is a pointer of Git LFS; git lfs pull fetches it")
-    return found
+    return files
 
 
-def _only(found: list[pathlib.Path]) -> pathlib.Path:
-    if len(found) > 1:
-        raise DataError(
-            f"holds several: {', '.join(file.name for file in found)[:200]}; name the one that you"
-            f" want, {found[0]}"
-        )
-    return found[0]
+def _only(candidates: list[pathlib.Path]) -> pathlib.Path:
+    if len(candidates) > 1:
+        names = ", ".join(file.name for file in candidates)[:200]
+        raise DataError(f"holds several: {names}; name the one that you want, {candidates[0]}")
+    return candidates[0]
 
 
 def _all_parts(file: pathlib.Path) -> list[pathlib.Path]:
@@ -97,12 +95,12 @@ def _all_parts(file: pathlib.Path) -> list[pathlib.Path]:
     if part is None:
         return [file]
     stem, number, count, ending = part.groups()
-    found = []
+    parts = []
     for i in range(1, int(count) + 1):
-        found.append(file.with_name(f"{stem}-{i:0{len(number)}d}-of-{count}{ending}"))
-        if not found[-1].is_file():
-            raise DataError(f"{file.name} is one of several files, and {found[-1].name} is missing")
-    return found
+        parts.append(file.with_name(f"{stem}-{i:0{len(number)}d}-of-{count}{ending}"))
+        if not parts[-1].is_file():
+            raise DataError(f"{file.name} is one of several files, and {parts[-1].name} is missing")
+    return parts
 
 
 def _indexed(index: pathlib.Path) -> list[pathlib.Path]:

@@ -46,8 +46,8 @@ def draw(runs: Mapping[str, Series], *, metric: str) -> Image.Image:
         for (examples, values), color in zip(runs.values(), colors, strict=True):
             axis.plot(examples, values, color=color, linewidth=1.6, marker="o", markersize=3.5)
         for (name, y), color in zip(_apart(runs).items(), colors, strict=True):
-            place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-            axis.annotate(name, (1, y), (8, 0), **place, color=color, va="center")
+            offset = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+            axis.annotate(name, (1, y), (8, 0), **offset, color=color, va="center")
         axis.set_xlabel("images seen")
         axis.set_xlim(left=0)
         axis.set_ylim(bottom=0)

@@ -32,13 +32,13 @@ def draw(
     cell, size = (46, 13) if few else (24, 12)
     across = [canvas.wrap(str(names[i]), size=size, width=NAME_WIDTH, lines=1)[0] for i in chosen]
     down = list(across)
-    told = [
+    caption = [
         f"accuracy {hits / max(images, 1):.1%} ({hits:,} of {images:,}); guessing among"
         f" {classes:,} classes: {1 / classes:.2%}"
     ]
     if len(chosen) < classes:
         across.append("all others")
-        told.append(f"shown: the {len(chosen)} classes most often taken for one another")
+        caption.append(f"shown: the {len(chosen)} classes most often taken for one another")
 
     longest = round(max(canvas.font(size).getlength(name) for name in across))
     wide, high = cell * shown.shape[1], cell * shown.shape[0]
@@ -47,14 +47,14 @@ def draw(
     inner = width - 2 * canvas.MARGIN
     heading = canvas.wrap(title, size=20, width=inner, lines=2, bold=True)
     footer = canvas.wrap(attribution, size=11, width=inner, lines=3) if attribution else []
-    top = canvas.MARGIN + len(heading) * canvas.line_height(20) + len(told) * 18 + 16
+    top = canvas.MARGIN + len(heading) * canvas.line_height(20) + len(caption) * 18 + 16
     below = top + high + longest + 44
     height = below + len(footer) * canvas.line_height(11) + canvas.MARGIN - 8
 
     sheet = Image.new("RGB", (width, height), canvas.PAPER)
     pen = ImageDraw.Draw(sheet)
     y = canvas.write_lines(pen, (canvas.MARGIN, canvas.MARGIN - 6), heading, size=20, bold=True)
-    canvas.write_lines(pen, (canvas.MARGIN, y + 2), told, size=13, color=canvas.MUTED)
+    canvas.write_lines(pen, (canvas.MARGIN, y + 2), caption, size=13, color=canvas.MUTED)
     colors = Image.fromarray(_shade(shown))
     sheet.paste(colors.resize((wide, high), Image.Resampling.NEAREST), (left, top))
     pen.rectangle((left - 1, top - 1, left + wide, top + high), outline=canvas.HAIRLINE)
@@ -115,10 +115,10 @@ def _scale(
     column = Image.fromarray(_shade(np.linspace(1, 0, height)[:, None]))
     sheet.paste(column.resize((14, height)), at)
     for share in (1.0, 0.5, 0.0):
-        place = x + 20, y + round((1 - share) * (height - 1))
+        position = x + 20, y + round((1 - share) * (height - 1))
         anchor = {1.0: "lt", 0.5: "lm", 0.0: "lb"}[share]
         text = f"{share:.0%}"
-        pen.text(place, text, fill=canvas.MUTED, font=canvas.font(12), anchor=anchor)
+        pen.text(position, text, fill=canvas.MUTED, font=canvas.font(12), anchor=anchor)
 
 
 def most_confused(counts: np.ndarray, *, most: int) -> np.ndarray:

@@ -56,9 +56,9 @@ def draw(
         for axis in axes.flat:
             _steps_axis(axis, last=last)
         for axis in axes[1]:
-            place = {"xy": (1, 0), "xytext": (0, -26), "xycoords": "axes fraction"}
+            offset = {"xy": (1, 0), "xytext": (0, -26), "xycoords": "axes fraction"}
             axis.annotate(
-                "step", **place, textcoords="offset points", ha="right", color=canvas.MUTED
+                "step", **offset, textcoords="offset points", ha="right", color=canvas.MUTED
             )
         return plot.rendered(figure)
 

@@ -114,9 +114,9 @@ def _panel(axis: Any, panel: Panel) -> None:
                 markeredgewidth=1.3,
                 zorder=6,
             )
-        told = f"≈ {panel.crossover[0]:.3g} a class"
+        label = f"≈ {panel.crossover[0]:.3g} a class"
         axis.annotate(
-            told,
+            label,
             (where if inside else right, panel.zero_shot[0]),
             xytext=(4, -11) if inside else (-4, -11),
             textcoords="offset points",

@@ -80,10 +80,10 @@ def _funnel(axis: Any, rows: Sequence[Row]) -> None:
         y = np.arange(len(rows)) + (k - 1.5) * height
         axis.barh(y, shares, height=0.92 * height, color=shades[k], label=words)
         for at, row, share in zip(y, rows, shares, strict=True):
-            told = f"{row.found.get(key, 0):,}" + (
+            label = f"{row.found.get(key, 0):,}" + (
                 f" of {row.n:,}, {share:.1%}" if key == "any" else ""
             )
-            axis.text(share + 0.012 * top, at, told, va="center", fontsize=7.5)
+            axis.text(share + 0.012 * top, at, label, va="center", fontsize=7.5)
     axis.set_yticks(range(len(rows)), [row.name for row in rows])
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.set_xlim(0, 1.42 * top)

@@ -38,8 +38,8 @@ def draw(searched: Mapping[float, Value], *, chosen: float, title: str, ylabel: 
             markeredgecolor=canvas.RED,
             markeredgewidth=1.8,
         )
-        told = f"λ = {chosen:.3g}, C = {1 / chosen:.3g}: {best:.1%}"
-        axis.plot([], [], "o", markerfacecolor="none", markeredgecolor=canvas.RED, label=told)
+        label = f"λ = {chosen:.3g}, C = {1 / chosen:.3g}: {best:.1%}"
+        axis.plot([], [], "o", markerfacecolor="none", markeredgecolor=canvas.RED, label=label)
         axis.legend(loc="best", fontsize=8)
         axis.set_ylim(max(min(low.min(), best - 0.1), 0), min(high.max() + 0.02, 1.005))
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")

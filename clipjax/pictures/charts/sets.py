@@ -60,8 +60,8 @@ def bars(rows: Sequence[Row], *, title: str, published: str = "") -> Image.Image
         guesses = [row["chance"] for row in rows if row.get("chance") is not None]
         span = min(max(max(*ends, *guesses, 0.0) * 1.12, 0.01), 1.08)
         for i, end in enumerate(ends):
-            told = f"{100 * values[i]:.1f}"
-            axis.text(end + 0.008 * span, i, told, va="center", fontsize=8)
+            figure_text = f"{100 * values[i]:.1f}"
+            axis.text(end + 0.008 * span, i, figure_text, va="center", fontsize=8)
         axis.set_xlim(0, span)
         plot.percent(axis, "x")
         axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=5, fontsize=8, borderpad=0.1)

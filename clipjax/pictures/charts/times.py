@@ -43,6 +43,6 @@ def described(spent: Mapping[str, float], starts: int) -> list[str]:
     """["time: train 81 %, compile 12 %, …"], [] where nothing is known; under 1 % left out."""
     total = sum(spent.values())
     parts = sorted(spent.items(), key=lambda item: -item[1])
-    told = [f"{kind.replace('_', ' ')} {v / total:.0%}" for kind, v in parts if v >= 0.01 * total]
+    shares = [f"{kind.replace('_', ' ')} {v / total:.0%}" for kind, v in parts if v >= 0.01 * total]
     over = f" over {starts} starts" if starts > 1 else ""
-    return [f"time{over}: {', '.join(told)}"] if told else []
+    return [f"time{over}: {', '.join(shares)}"] if shares else []

@@ -74,11 +74,11 @@ def draw(
         color = canvas.GREEN if inside else canvas.HAIRLINE
         box = (x - frame, y - frame, x + side - 1 + frame, y + 2 * side + 1 + frame)
         pen.rectangle(box, outline=color, width=frame)
-        told = [f"{scores[k]:.3f}"]
+        texts = [f"{scores[k]:.3f}"]
         if notes:
-            told += canvas.wrap(notes[k], size=11, width=side, lines=1)
+            texts += canvas.wrap(notes[k], size=11, width=side, lines=1)
         at = (x, y + 2 * side + 8)
-        canvas.write_lines(pen, at, told[:1], size=13)
-        canvas.write_lines(pen, (x, at[1] + 18), told[1:], size=11, color=canvas.MUTED)
+        canvas.write_lines(pen, at, texts[:1], size=13)
+        canvas.write_lines(pen, (x, at[1] + 18), texts[1:], size=11, color=canvas.MUTED)
     canvas.write_lines(pen, (canvas.MARGIN, top + rows * cell), footer, size=11, color=canvas.MUTED)
     return sheet
