@@ -86,6 +86,7 @@ def own_positive(image: dict, text: dict, scalars: dict) -> dict:
 
 def join(best_a, mass_a, best_b, mass_b) -> tuple[jax.Array, jax.Array]:
     """best and mass of two sets of pairs together."""
+    # As in a streaming softmax: both masses are rescaled to the larger of the two maxima.
     best = jnp.maximum(best_a, best_b)
     top = _finite(best)
     return best, mass_a * jnp.exp(best_a - top) + mass_b * jnp.exp(best_b - top)

@@ -35,6 +35,8 @@ def statistics(block: Callable, image: dict, text: dict, layout: Layout) -> tupl
     def merge(a, b, kinds):
         return _pack(blocks.merge(_unpack(a, kinds), _unpack(b, kinds)))
 
+    # The inner loop walks our own rows in chunks, so that a block of logits is at most
+    # [block_size, block_size] however many rows a device has.
     def visit(y, rows):
         def one(i, state):
             rows, column = state
@@ -106,6 +108,8 @@ def _travel(
             return tree
         return jax.lax.ppermute(tree, layout.axes, pairs)
 
+    # Round t works on slot t % chunks: what lies there came from the neighbour `chunks` rounds ago.
+    # After devices × chunks rounds every chunk has seen every device and is back at its owner.
     def turn(t, state):
         held, notes, carry = state
         j = t % chunks
@@ -115,11 +119,13 @@ def _travel(
         return _put(held, j, arriving), _put(notes, j, merge(noted, note)), carry
 
     _, notes, carry = jax.lax.fori_loop(0, devices * chunks, turn, (_pack(y), notes, carry))
+    # Notes are one round behind their chunk, so they have one step left to their owner.
     return carry, to_neighbour(notes)
 
 
 def _chunk(side: dict, block_size: int | None) -> dict:
     """Leaves [b, ...] as [chunks, rows, ...] with rows <= block_size; `real` is 0 for padding."""
+    # Chunks of equal size, one kernel shape for all: 1,030 rows in blocks of 1,024 are two of 515.
     total = side["index"].shape[0]
     chunks = math.ceil(total / (block_size or total))
     rows = math.ceil(total / chunks)

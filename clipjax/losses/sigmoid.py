@@ -45,6 +45,7 @@ def _forward(image: dict, text: dict, scalars: dict, layout: vjp.Layout) -> tupl
     def block(x, y):
         logits = scalars["scale"] * blocks.similarity(x, y) + scalars["bias"]
         positive, negative = pair_masks(x, y, mode=layout.mode)
+        # -log sigmoid(±l) as softplus(∓l), which neither over- nor underflows.
         pair_loss = jax.nn.softplus(jnp.where(positive, -logits, logits))
         row = blocks.statistics(
             pair_loss, positive | negative, measures=("sum",), kind="loss", axis=1

@@ -97,6 +97,8 @@ def _finish(
         top, mass = blocks.join(*negative, *positive)
         log_mass = jnp.log(mass)
         cross_entropy += jnp.mean((top - weight * figures["sum_positive"]) + log_mass) / 2
+        # The probability of all negatives, summed from themselves: 1 - p would be rounding
+        # where the model is almost always right.
         miss = negative[1] * jnp.exp(negative[0] - top) / mass
         saved.append({"top": top, "log_mass": log_mass, "miss": miss, "weight": weight})
     metrics = blocks.metrics(rows, columns, logit_scale=scalars["scale"], axes=layout.axes)
@@ -112,6 +114,8 @@ def _block_gradient(x: dict, y: dict, scalars: dict, layout: vjp.Layout) -> tupl
     similarity = blocks.similarity(x, y)
     logits = scalars["scale"] * similarity
     positive, negative = pair_masks(x, y, mode=layout.mode)
+    # p(y given x) + p(x given y), rebuilt of the saved log-sum-exps: no [B, B] matrix was kept.
+    # top and log_mass are taken off one after the other: their sum, rounded, would cost digits.
     slope = jnp.exp((logits - x["top"][:, None]) - x["log_mass"][:, None])
     slope += jnp.exp((logits - y["top"][None, :]) - y["log_mass"][None, :])
     if layout.mode == "positive":
@@ -138,6 +142,7 @@ def _own_gradient(x: dict, y: dict, layout: vjp.Layout) -> tuple:
 
 def _gather_forward(image: dict, text: dict, scalars: dict, layout: vjp.Layout) -> tuple:
     def statistics(x, y):
+        # Each device makes its own [B / devices, B] rows of logits, once for each direction.
         y = jax.lax.all_gather(y, layout.axes, tiled=True)
         logits = scalars["scale"] * blocks.similarity(x, y)
         return _statistics(logits, x, y, layout, axis=1)

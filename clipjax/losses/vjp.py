@@ -87,16 +87,19 @@ def _forward(method, layout, image_embed, text_embed, scalars, ids):
 
 def _backward(method, layout, residuals, cotangents):
     image_embed, text_embed, scalars, ids, saved = residuals
+    # The loss is a mean over the global batch: `method.gradient` is of its sum, B × loss.
     per_pair = cotangents[0] / image_embed.shape[0]  # metrics carry no gradient
 
     def on_device(image_embed, text_embed, scalars, ids, saved, per_pair):
         image = blocks.side(image_embed, ids | saved[0], axes=layout.axes)
         text = blocks.side(text_embed, ids | saved[1], axes=layout.axes)
+        # d loss / d x = scale × d loss / d (scale · x): logits depend on the product alone.
         factor = per_pair * scalars["scale"]
         d_image, d_scalars = method.gradient(image, text, scalars, layout)
         d_image = (factor * d_image).astype(image_embed.dtype)
         # One side after the other: both sums at once, in float32, would double the memory.
         d_image, image, text = jax.lax.optimization_barrier((d_image, image, text))
+        # The scalars' gradient is complete in one pass: each pair was met once.
         d_text, _ = method.gradient(text, image, scalars, layout)
         d_text = (factor * d_text).astype(text_embed.dtype)
         d_scalars = jax.tree.map(lambda part: per_pair * jax.lax.psum(part, layout.axes), d_scalars)

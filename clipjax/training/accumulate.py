@@ -57,6 +57,7 @@ def make_gradient(
         split, join = (
             partial(f, count=micro_batches, mesh=mesh, axes=batch_axes) for f in (_split, _join)
         )
+        # First pass, without gradient: of each micro-batch only the embeddings stay.
         parts = tuple(map(split, _inputs(batch)))  # [k, B / k, ...]
         _, (embeds, all_stats) = jax.lax.scan(
             lambda _, part: (None, embed(params, batch_stats, *part)), None, parts
@@ -70,10 +71,14 @@ def make_gradient(
             value, metrics = objective(outputs | scalars(params), batch)
             return value, (metrics, new_stats)
 
+        # One loss, and one exchange between devices, on the whole global batch. It gives the
+        # scalars' gradient at once, and of the embeddings what the towers are to be pulled by.
         value, (d_outputs, gradients) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(
             outputs, params
         )
 
+        # Second pass: embed again, and pull each part's gradient back. Whatever is drawn at random
+        # is an input (`patches`), so that both passes see the same.
         def replay(total: Any, part: Any) -> Any:
             inputs, d_embeds = part
             _, pull_back = jax.vjp(lambda params: embed(params, batch_stats, *inputs)[0], params)

@@ -82,11 +82,14 @@ def make_train_step(
             rows = len(batch["record_id"])
             kept = draw_patches(key, rows=rows, patches=patches, dropped=patch_dropout)
             batch = batch | {"patches": sharding.constrain_batch(kept, mesh=mesh)}
+        # The loss is made in here: towers → image_embed, text_embed float32 [B, E] → objective.
         wide: Any = low_precision.widen(state.params)  # all is computed in float32
         (loss, (metrics, batch_stats)), grads = gradient(wide, state.batch_stats, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, wide)
         params: Any = optax.apply_updates(wide, updates)
         if "logit_scale" in params:
+            # The temperature's clamp (paper, section 2.5): after the update, so that the gradient
+            # at the bound is not cut off.
             params = {**params, "logit_scale": jnp.minimum(params["logit_scale"], MAX_LOG_SCALE)}
         key = step_key(seed, state.step, stream="weights")
         params = low_precision.round_tree(params, like=state.params, key=key)
@@ -103,6 +106,7 @@ def make_train_step(
             variables = {"params": params, "batch_stats": batch_stats}
             updates_made = state.step - state.skipped
             average = averages.follow(average, variables, decay=ema_decay, updates=updates_made)
+        # A select on the devices instead of a branch on the host: nobody waits for the verdict.
         params, batch_stats, average, opt_state = jax.tree.map(
             lambda new, old: jnp.where(sound, new, old),
             (params, batch_stats, average, opt_state),

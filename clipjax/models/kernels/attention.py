@@ -158,6 +158,7 @@ def attention_backward(*refs: Any, head_width: int, causal: bool) -> None:
             weights, total = _weights(query, jnp.where(own, key, 0), head_width, causal)
             weights *= 1 / total
             d_weights = _dot(d_out, jnp.where(own, value, 0), contract=(1, 1))
+            # Softmax backward: d scores = weights ⊙ (d weights - their mean under the weights).
             mean = jnp.sum(weights * d_weights, axis=1, keepdims=True)
             d_scores = weights * (d_weights - mean) * head_width**-0.5
             d_scores, weights = d_scores.astype(query.dtype), weights.astype(query.dtype)
@@ -179,6 +180,7 @@ def _weights(
     if causal:
         position, other = (lax.broadcasted_iota(jnp.int32, scores.shape, axis) for axis in (0, 1))
         scores = jnp.where(other <= position, scores, -jnp.inf)
+    # The division by the sum waits until after the product with the values: [T, 128], not [T, T].
     weights = jnp.exp2(scores - jnp.max(scores, axis=1, keepdims=True))
     return weights, jnp.sum(weights, axis=1, keepdims=True)
 

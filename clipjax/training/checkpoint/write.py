@@ -120,9 +120,12 @@ class Checkpoints:
             return False
         if there:  # a network file system may list for one host alone what has been moved away
             self.manager.reload()
+        # An agreed look first: a failure here ends the save on all processes; one inside orbax
+        # would be known to the lead alone, with the others in a barrier.
         self._lead_does(
             lambda: checkpoint_manager.make_room(self.directory, step), what="saving", step=step
         )
+        # orbax stores no checksum of values; these are compared at each restore.
         run = {**run, DIGESTS: digest.digest(state)}
         items = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state, ocdbt_target_data_file_size=file_bytes),
@@ -165,6 +168,7 @@ class Checkpoints:
           CheckpointError: files are unreadable, or values are not what was saved.
           ConfigError: names, shapes or dtypes differ from what was saved.
         """
+        # Names, shapes and dtypes before values: a config that does not fit is no damage.
         wanted = self.read_run(step)[DIGESTS]
         _check_same(wanted, abstract, step=step)
         restore = ocp.checkpoint_utils.construct_restore_args(abstract)
