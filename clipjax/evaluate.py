@@ -229,10 +229,11 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
     }
     if lead:
         file = output_file(workdir, f"{step_name(model.step, average=average)}.json")
-        files.write_json(file, result)
         notes = [f"weights: {note}" for note in model.run.get("notes", ())]
         notes += [f"{name}: {note}" for name, each in found.items() for note in each["notes"]]
-        print(f"\n{table.text(rows, notes=notes)}\n\n{file}", flush=True)
+        print(f"\n{table.text(rows, notes=notes)}\n", flush=True)
+        files.write_json(file, result)  # last: what cannot be kept is shown all the same
+        print(file, flush=True)
     if failed:
         raise DataError(
             f"{len(failed)} of {counted(len(config.evals), 'evaluator')} failed:"

@@ -1,6 +1,7 @@
-"""Runs one program with many command lines in one process of its own: its imports cost once.
+"""Runs programs with many command lines in one process of its own: their imports cost once.
 
     results = one_program.run("clipjax.dataset", [["check", "--source=digits"]], cwd=folder)
+    results = one_program.run_several([("clipjax.dataset", commands), …], cwd=folder)
 
 Each result has `code`, what was said, `out` and `err`, and the flags' `values`. Programs end as for
 a user: `cli` parses the flags and turns errors into lines and codes.
@@ -32,20 +33,25 @@ class Result:
         return f"{' '.join(self.argv)}\nended with {self.code}\n{self.out}\n{self.err}"
 
 
-def run(module, commands, *, cwd, environment=None, before="", timeout=600):
-    """A Result for each command, in order.
+def run(module, commands, **settings):
+    """A Result for each command, each a list of arguments of the program `module`, in order;
+    settings as `run_several`."""
+    return run_several([(module, commands)], **settings)
+
+
+def run_several(programs, *, cwd, environment=None, before="", timeout=600):
+    """A Result for each command of each program, in order.
 
     Args:
-      module: of the program.
-      commands: arguments, each a list.
+      programs: (module, commands), each command a list of arguments.
       cwd: the folder they run in.
       environment: variables to add.
       before: Python to run in the process first.
       timeout: seconds for all of them.
     """
     done = subprocess.run(
-        [sys.executable, __file__, module, before],
-        input=json.dumps([list(map(str, command)) for command in commands]),
+        [sys.executable, __file__, before],
+        input=json.dumps([(name, [list(map(str, c)) for c in each]) for name, each in programs]),
         cwd=cwd,
         env={
             **os.environ,
@@ -89,22 +95,28 @@ def _ended(call, argv):
     return {"argv": argv, "code": code, **said, "values": plain}
 
 
-def _main(module, before):
+def _main(before):
+    from absl import flags
+
     from clipjax.common import cli
 
-    commands = json.loads(sys.stdin.read())
-    calls = []
+    programs = json.loads(sys.stdin.read())
+    calls, results = [], []
     real_run, real_run_verb = cli.run, cli.run_verb
     cli.run = lambda main: calls.append(lambda: real_run(main))
     cli.run_verb = lambda verbs: calls.append(lambda: real_run_verb(verbs))
     exec(before, {})  # noqa: S102 - of a test
-    runpy.run_module(module, run_name="__main__")
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries say
-    results = [_ended(calls[0], argv) for argv in commands]
+    for module, commands in programs:
+        known = set(flags.FLAGS)
+        runpy.run_module(module, run_name="__main__")
+        results += [_ended(calls[-1], argv) for argv in commands]
+        for name in set(flags.FLAGS) - known:  # another program has its own of that name
+            delattr(flags.FLAGS, name)
     print(json.dumps(results), file=output, flush=True)
     os._exit(0)
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], sys.argv[2])
+    _main(sys.argv[1])

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import resource
 import time
 import types
 
@@ -140,6 +141,20 @@ def test_a_lock_may_be_one_machines_own_so_a_bad_end_elsewhere_is_told(file, cap
     file.write_text(json.dumps({"host": "other", "pid": 7}))
     with lease.hold(workdir):
         assert "process 7 on other did not sign off; make sure that it has ended" in caplog.text
+
+
+def test_a_note_that_does_not_fit_on_the_disk_is_no_error(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with (
+            lease.hold(str(tmp_path)),
+            pytest.raises(ConfigError, match="is training there"),
+            lease.hold(str(tmp_path)),
+        ):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):

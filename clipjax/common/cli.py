@@ -151,6 +151,7 @@ def check_go_with(others: Mapping[str, str]) -> None:
 
 def _run(main: Callable[[list[str]], int | None], *, parse: Any) -> None:
     streams.prepare()
+    _check_folder()
     logging.get_absl_handler().python_handler.stream = sys.stderr  # it has kept its import's
     interrupts.raise_in_work()
     os.umask(os.umask(0) | 0o022)  # what is written is code and weights: nobody else may change it
@@ -167,6 +168,17 @@ def _run(main: Callable[[list[str]], int | None], *, parse: Any) -> None:
     except KeyboardInterrupt:
         print("clipjax: interrupted", file=sys.stderr, flush=True)
         sys.exit(exits.INTERRUPTED)
+
+
+def _check_folder() -> None:
+    """Leave in one line where the folder that the program was started in is gone; libraries would
+    abort as they load."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        told = f"the folder here cannot be read: {error.strerror}; cd to one that is there"
+        print(f"clipjax: {told}", file=sys.stderr, flush=True)
+        sys.exit(exits.BAD_CONFIG)
 
 
 def _with_output(code: int) -> int:

@@ -36,13 +36,14 @@ PLACE = (
 )
 PLACE_ERRORS = (FileNotFoundError, PermissionError, FileExistsError, ImportError)  # of buckets
 ADVICE = {
-    errno.ENOSPC: "make room and start again",
-    errno.EDQUOT: "make room and start again",
-    errno.EFBIG: "raise the limit of a file's size (ulimit -f) and start again",
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
     errno.EROFS: "name another place",
     errno.EACCES: "name another place",
     errno.EPERM: "name another place",
 }
+PROBE = 4096  # bytes, of `check_writable`
 DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # which reading never meets
 
 
@@ -293,9 +294,11 @@ def check_writable(path: str | os.PathLike[str], *, setting: str) -> None:
                 return  # a pipe or device
             os.makedirs(os.path.dirname(path), exist_ok=True)
         probe = epath.Path(path).with_name(f".{secrets.token_hex(6)}.tmp")
-        probe.write_bytes(b"")
-        with contextlib.suppress(Exception):  # a bucket may let files be made and not removed
-            probe.unlink()
+        try:
+            probe.write_bytes(bytes(PROBE))  # a full disk takes a file of none
+        finally:
+            with contextlib.suppress(Exception):  # a bucket may let files be made and not removed
+                probe.unlink()
 
 
 @contextlib.contextmanager

@@ -175,6 +175,8 @@ def plot(found: dict[str, Any], *, per_query: int) -> Any:
         ylabel="pairs that match the query",
         title="How often each query occurs, before and after balancing",
     )
+    if not np.any(found["before"]):  # a logarithmic axis has no room for nothing
+        axis.set_xlim(1, 10)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
     return figure

@@ -96,11 +96,11 @@ def _computed(
                     tasks.put(waiting.popleft())
             yield early.pop(number)
     finally:
-        for worker in workers:
+        started = [worker for worker in workers if worker.pid]
+        for worker in started:
             worker.kill()
-        for worker in workers:
-            if worker.pid:
-                worker.join()
+        for worker in started:
+            worker.join()
         tasks.cancel_join_thread()
 
 

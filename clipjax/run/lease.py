@@ -27,7 +27,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import IO, Any
 
 from etils import epath
 
@@ -78,7 +78,7 @@ def _taken(file: epath.Path, owner: dict[str, Any]) -> ConfigError:
 def _locked(file: epath.Path) -> Iterator[None]:
     new = not file.exists()
     with contextlib.ExitStack() as held:
-        stream = held.enter_context(files.open_file(file, "a+"))
+        stream = held.enter_context(files.open_file(file, "ab+", buffering=0))
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -98,7 +98,7 @@ def _locked(file: epath.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _noted(stream: TextIO, file: epath.Path) -> Iterator[None]:
+def _noted(stream: IO[bytes], file: epath.Path) -> Iterator[None]:
     """Say in the locked file who holds it."""
     before = _read(file) if os.fstat(stream.fileno()).st_size else {}
     mine = _note()
@@ -110,8 +110,7 @@ def _noted(stream: TextIO, file: epath.Path) -> Iterator[None]:
         )
     with contextlib.suppress(OSError):  # on a full disk the lock alone will do
         stream.truncate(0)
-        stream.write(json.dumps(mine) + "\n")
-        stream.flush()
+        stream.write(f"{json.dumps(mine)}\n".encode())
     try:
         yield
     finally:

@@ -58,7 +58,6 @@ def show_best(model: Any, queries: Sequence[str], *, images: str, workdir: str) 
     words = "_".join(re.findall(r"[a-z0-9]+", queries[0].lower()))[:60] or "query"
     more = f"_and_{len(queries) - 1}_more" if len(queries) > 1 else ""
     file = output_file(workdir, f"step_{model.step}_{words}{more}.png")
-    files.write(file, canvas.png(sheet, title=title, description=subtitle, attribution=attribution))
     for q, query in enumerate(queries):
         print(f'"{query}" among {counted(len(source), "image")}{_unseen(query, model)}')
         for k, name in enumerate(names[q]):
@@ -67,6 +66,7 @@ def show_best(model: Any, queries: Sequence[str], *, images: str, workdir: str) 
         print(f'note: "{query}" is longer than the model reads; its end was cut off')
     if not np.isfinite(scores).all():
         print("note: scores are not finite: this checkpoint is damaged or its training diverged")
+    files.write(file, canvas.png(sheet, title=title, description=subtitle, attribution=attribution))
     print(file, flush=True)
     return file
 

@@ -166,7 +166,8 @@ def place_of(folder: str | os.PathLike[str]) -> pathlib.Path:
     target = pathlib.Path(os.path.abspath(os.path.expanduser(place)))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"--output={place}: exists already; name a new folder")
-    check_writable(target.with_name(f"{target.name}.new"), setting="--output")
+    if not target.exists():
+        check_writable(target, setting="--output")
     return target
 
 
@@ -195,7 +196,7 @@ def write_safetensors(file: pathlib.Path, tensors: Tensors) -> None:
         for name in names:
             value = tensors.read(name)
             assert (value.shape, value.dtype) == (tensors.shapes[name], tensors.dtypes[name]), name
-            opened.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
+            opened.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
 
 
 def _line(error: Exception) -> str:

@@ -60,7 +60,9 @@ def to_safetensors(source: str | os.PathLike[str], target: pathlib.Path) -> None
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         reason = lines[-1].strip()[:200] if lines else f"PyTorch ended with {done.returncode}"
         if done.returncode == NOT_WRITTEN:
-            raise WriteError(f"{target}: cannot be written: {reason}; make room (TMPDIR)")
+            raise WriteError(
+                f"{target}: cannot be written: {reason}; make room there, or set TMPDIR"
+            )
         if "No module named 'torch'" in reason:
             raise ConfigError(f"{source}: only PyTorch reads it; pip install torch")
         if named := NOT_ALLOWED.search(done.stderr):

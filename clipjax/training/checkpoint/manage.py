@@ -9,6 +9,7 @@ manager: the old one's threads may still wait. Used by `training.checkpoint`.
 import dataclasses
 import json
 import logging as standard_logging
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -202,9 +203,16 @@ def remove_unfinished(directory: epath.Path) -> None:
 def keep_quiet() -> None:
     """Leave out of the log what orbax repeats at each save, or each reader and writer of it."""
     sys.unraisablehook = _without_late_writers
-    logging.get_absl_logger().addFilter(lambda record: record.msg != RANKS_NOTHING)
+    logging.get_absl_logger().addFilter(_is_news)
     asyncio_log = standard_logging.getLogger("asyncio")
     asyncio_log.addFilter(lambda record: "was never retrieved" not in record.getMessage())
+
+
+def _is_news(record: standard_logging.LogRecord) -> bool:
+    """Not what orbax repeats at each save, nor the traceback of a failed one from each of its
+    threads: it is raised, too, and told in one line."""
+    of_orbax = f"{os.sep}orbax{os.sep}" in record.pathname
+    return record.msg != RANKS_NOTHING and not (of_orbax and record.exc_info)
 
 
 def _without_late_writers(raised: Any) -> None:
