@@ -85,3 +85,17 @@ def test_a_reader_that_leaves_is_no_error():
     code, told = spoken("| true")
     assert code == exits.DONE and "still here" in told
     assert "Traceback" not in told and "ignored" not in told
+
+
+def test_a_folder_that_is_gone_is_one_line(tmp_path):
+    (tmp_path / "gone").mkdir()
+    command = f'cd "{tmp_path}/gone" && rmdir ../gone && "{sys.executable}" -c "$0"'
+    done = subprocess.run(
+        ["bash", "-c", command, SPEAKS],
+        env={**os.environ, "PYTHONPATH": str(processes.ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == exits.BAD_CONFIG
+    assert done.stderr.startswith("clipjax: the folder here cannot be read: No such file or direct")
+    assert done.stderr.count("\n") == 1 and not done.stdout

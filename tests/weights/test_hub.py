@@ -1,5 +1,7 @@
 """hf:// addresses, on a cache folder that lies here already: there is no hub in tests."""
 
+import errno
+import os
 import shutil
 
 import pytest
@@ -7,7 +9,8 @@ import small
 
 from clipjax import convert
 from clipjax.build import pretrained
-from clipjax.common.exits import ConfigError, RemoteError
+from clipjax.common.exits import ConfigError, RemoteError, WriteError
+from clipjax.weights import hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -48,3 +51,17 @@ def test_what_is_not_there_is_one_line(cache):
     for address in ("hf://name", "hf://org/name/more", "hf://../../etc@x", "hf://org/name@a b"):
         with pytest.raises(ConfigError, match="write hf://org/name"):
             pretrained.read_variables(address)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.ENOSPC, WriteError), (errno.EROFS, ConfigError), (13, ConfigError)]
+)
+def test_a_cache_that_cannot_be_written_is_no_fault_of_the_hub(monkeypatch, number, kind):
+    import huggingface_hub
+
+    def refused(*arguments, **settings):
+        raise OSError(number, os.strerror(number), "/cache/blobs/x")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refused)
+    with pytest.raises(kind, match=f"^/cache/blobs/x: cannot be written: {os.strerror(number)}"):
+        hub.fetch("hf://org/name")

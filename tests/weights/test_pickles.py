@@ -15,8 +15,8 @@ import test_state_dicts as plain
 import clipjax
 from clipjax import convert
 from clipjax.build import pretrained
-from clipjax.common.exits import CleanExit, ConfigError, DataError
-from clipjax.weights import huggingface, open_clip
+from clipjax.common.exits import CleanExit, ConfigError, DataError, WriteError
+from clipjax.weights import huggingface, open_clip, torch_pickles
 
 pytestmark = pytest.mark.interop
 MODEL = plain.MODEL
@@ -229,3 +229,10 @@ def test_a_torchscript_archive_is_the_release(tmp_path):
     assert run["imported"] == "ViT.pt, OpenAI's"
     assert json.dumps(run["notes"]).count("activation quick_gelu") == 1
     assert run["config"]["model"]["activation"] == "quick_gelu"
+
+
+def test_safetensors_that_cannot_be_written_are_no_fault_of_the_pickle(tmp_path):
+    save(tmp_path / "weights.pt", tensors())
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(WriteError, match=r"taken: cannot be written: .*make room"):
+        torch_pickles.to_safetensors(tmp_path / "weights.pt", tmp_path / "taken")
