@@ -5,8 +5,8 @@ import json
 
 import processes
 import pytest
+import tars
 import tiny
-from data import tars
 
 from clipjax import config, evaluate
 from clipjax.common import exits

@@ -1,6 +1,7 @@
 """Checkpoints: onto other meshes, what is kept, what is refused."""
 
 import hashlib
+import importlib.metadata
 import os
 import random
 import types
@@ -12,6 +13,7 @@ import pytest
 import tiny
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
+from packaging.version import Version
 
 from clipjax.build import program as build
 from clipjax.common.exits import CheckpointError, ConfigError
@@ -195,6 +197,10 @@ def test_what_stays_over_a_thousand_schedules():
             assert steps[-1][0] == step
 
 
+@pytest.mark.skipif(
+    Version(importlib.metadata.version("orbax-checkpoint")) < Version("0.12"),
+    reason="unfinished before 0.12",
+)
 def test_orbax_s_next_interface_reads_ours(saved):
     from orbax.checkpoint import v1
 
