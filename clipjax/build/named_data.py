@@ -93,8 +93,8 @@ def _source_of(path: str) -> str:
         flags_ = " or ".join(f"--source={name}" for name in fitting)
         raise ConfigError(f"--path={path}: holds what several sources read; add {flags_}")
     ending = os.path.splitext(path)[1].lower()
-    if ending in sources.REMEDIES:
-        raise ConfigError(f"--path={path}: no source reads *{ending}; {sources.REMEDIES[ending]}")
+    if remedy := sources.remedy(path):
+        raise ConfigError(f"--path={path}: no source reads *{ending}; {remedy}")
     known = ", ".join(sources.names)
     raise ConfigError(f"--path={path}: has no ending that tells; add --source, one of {known}")
 

@@ -25,6 +25,7 @@ from clipjax.weights.foreign import Foreign
 # Of a checkpoint's data file, and of a piece of an array in it. A few are in memory at a time; what
 # is smaller than 32 MiB, Linux' allocator would keep when it has been read.
 FILE_BYTES = 48 << 20
+MOST_NAMED = 4  # models
 
 
 class _Unchanging(np.ndarray):
@@ -129,7 +130,12 @@ def _foreign(place: str, **options: Any) -> Foreign | None:
         return None
     if not os.path.exists(place):
         raise ConfigError(f"{place}: no such file or folder (looked from {os.getcwd()})")
-    return formats.open_foreign(place, **options)
+    model = formats.open_foreign(place, **options)
+    other = model is None and not checkpoint_reader.is_run(place)
+    if other and (below := formats.models_below(pathlib.Path(place))):
+        named = ", ".join(map(str, below[:MOST_NAMED]))
+        raise ConfigError(f"{place}: holds no model itself; name one of those below: {named}")
+    return model
 
 
 def _run(foreign: Foreign, *, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def inspect(indices: Sequence[int], *, source: Source) -> Findings:
         except BadRecord as error:
             key = place(source, index)
             found.reasons[error.reason] += 1
-            found.bad_by_shard[shard_of(key)] += 1
+            found.bad_by_shard[shard_of(key) or source.name] += 1
             found.bad.append((key, error.message))
             continue
         found.formats[file_format] += 1

@@ -14,6 +14,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, features
 
+from clipjax.common import git_lfs
 from clipjax.data import image_metadata
 from clipjax.data.bad_record import BadRecord
 
@@ -196,6 +197,8 @@ def _decode(data: bytes, *, formats: tuple[str, ...]) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
         _check_size(*image.size)
+        if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+            raise BadImage("no decoder for this image", "values of 32 bits have no known range")
         image.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadImage("too many pixels") from None
@@ -222,6 +225,7 @@ def _unidentified(data: bytes) -> BadImage:
     if is_webp or data.startswith((image_metadata.JPEG_MAGIC, image_metadata.PNG_MAGIC)):
         return BadImage("damaged image")
     begin = f"begins {data[:4]!r}" if data else "0 bytes"
+    begin = git_lfs.FETCH if git_lfs.is_pointer(data) else begin
     return BadImage("not a JPEG, PNG or WebP image", begin)
 
 

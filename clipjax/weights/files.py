@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
+from clipjax.common import git_lfs
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.common.files import as_folder, check_writable, writing
 from clipjax.common.files import write_json as write_json
@@ -60,6 +61,7 @@ class SafeTensors:
             if length > MAX_HEADER:
                 raise ValueError(f"a header of {length:,} bytes; {MAX_HEADER:,} are read")
             header = opened.read(length)
+            _check_length(json.loads(header), of=8 + length, size=file.stat().st_size)
         with safetensors.safe_open(file, framework="numpy"):
             pass  # every array lies in the file, none in another, and nothing else does
         for name, found in json.loads(header).items():
@@ -82,6 +84,19 @@ class SafeTensors:
             return found.reshape(shape)
         except (OSError, ValueError) as error:
             raise DataError(f"{name}: {_line(error)}") from None
+
+
+def _check_length(header: dict[str, Any], *, of: int, size: int) -> None:
+    """Raise ValueError for a file of `size` bytes that ends before its arrays do.
+
+    Args:
+      header: what the file says of its arrays.
+      of: bytes before the first one.
+      size: bytes there are.
+    """
+    ends = [one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"]
+    if size < (whole := of + max(ends, default=0)):
+        raise ValueError(f"cut short: {size:,} of {whole:,} bytes are there; fetch it again")
 
 
 class Npz:
@@ -143,7 +158,10 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > MAX_JSON:
             raise ValueError(f"longer than {MAX_JSON:,} bytes")
-        found = json.loads(file.read_bytes())
+        content = file.read_bytes()
+        if git_lfs.is_pointer(content):
+            raise ValueError(git_lfs.FETCH)
+        found = json.loads(content)
         if not isinstance(found, dict):
             raise ValueError("no JSON object")
     except OSError as error:

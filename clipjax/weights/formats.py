@@ -32,6 +32,13 @@ WRITERS = {
 }
 
 
+ADAPTER = "adapter_config.json"  # of PEFT: LoRA and its kin
+MERGE = (
+    "an adapter, which is no model alone; put it into its base with peft and transformers:"
+    " PeftModel.from_pretrained(BASE, ADAPTER).merge_and_unload().save_pretrained(FOLDER)"
+)
+
+
 def open_foreign(
     path: str | os.PathLike[str],
     *,
@@ -55,6 +62,8 @@ def open_foreign(
     try:
         if source.suffix == ".npz" and source.is_file():
             return _big_vision(source, model_config=model_config)
+        if (source / ADAPTER).is_file() and not weights:
+            raise DataError(MERGE)
         if not weights and not _is_foreign(source, model_config=model_config):
             return None
         if not model_config:
@@ -106,6 +115,13 @@ def _is_foreign(source: pathlib.Path, *, model_config: str) -> bool:
         or any((source / config).is_file() for config in configs)
         or any(source.glob(f"*{weight_files.ENDING}"))
     )
+
+
+def models_below(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The folders at most two levels below one that hold another program's model, as those in
+    Hugging Face's cache and in pipelines of several models do."""
+    inside = [path for depth in ("*", "*/*") for path in sorted(folder.glob(depth))]
+    return [path for path in inside if path.is_dir() and _is_foreign(path, model_config="")]
 
 
 def _check_type(source: pathlib.Path) -> None:

@@ -91,6 +91,8 @@ def reader_of(config: pathlib.Path) -> Any:
     """The module that reads such a model of transformers'; DataError if there is none."""
     readers = {"clip": huggingface, huggingface_siglip.MODEL_TYPE: huggingface_siglip}
     settings = Settings(files.read_json(config), file=config.name)
+    if "model_type" not in settings.values and "architecture" in settings.values:
+        raise settings.fail("architecture", "is timm's, an image tower alone; a CLIP has two")
     return readers[settings.one_of("model_type", readers, None)]
 
 

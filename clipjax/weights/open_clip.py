@@ -19,6 +19,11 @@ WEIGHTS = (
     "open_clip_pytorch_model.safetensors",
     "model.safetensors",
 )
+MODEL_KEYS = (
+    *("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_bias"),
+    # What decides how open_clip begins or computes, not what comes out.
+    *("custom_text", "init_logit_scale", "nonscalar_logit_scale", "cast_dtype", "output_dict"),
+)
 # What a tower's settings may say; anything else must be absent, false, null or open_clip's default.
 VISION_KEYS = (
     *("image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio", "no_ln_pre"),
@@ -55,7 +60,8 @@ def model_of(config: Mapping[str, Any], *, file: str = CONFIG) -> dict[str, Any]
     whole = Settings(config, file=file)
     model = whole.part("model_cfg")
     vision, text = model.part("vision_cfg"), model.part("text_cfg")
-    _check(vision, known=VISION_KEYS)
+    check(model, known=MODEL_KEYS)
+    check(vision, known=VISION_KEYS)
     activation, epsilon = activation_of(model, text), epsilon_of(text)
     image = _vision_of(vision)
     if image.get("kind") != "resnet":  # which has neither the one nor the other
@@ -109,7 +115,7 @@ def text_of(text: Settings, *, cleaning: str = "lower") -> dict[str, Any]:
       cleaning: open_clip's name of what clipjax's tokenizer does to a text first. A tokenizer of
         transformers' does it itself, after "whitespace".
     """
-    _check(text, known=TEXT_KEYS)
+    check(text, known=TEXT_KEYS)
     allowed = (cleaning, "whitespace") if text.given("hf_tokenizer_name", None) else (cleaning,)
     _options(text, "tokenizer_kwargs", known=("clean",)).one_of("clean", allowed, cleaning)
     return {
@@ -151,7 +157,8 @@ def _options(tower: Settings, key: str, *, known: tuple[str, ...]) -> Settings:
     return options
 
 
-def _check(settings: Settings, *, known: tuple[str, ...]) -> None:
+def check(settings: Settings, *, known: tuple[str, ...]) -> None:
+    """Raise DataError on a setting beside the `known` ones that says anything."""
     for key, value in settings.values.items():
         unset = value == DEFAULTS[key] if key in DEFAULTS else value is None or value is False
         if key not in (*known, *NO_MATTER) and not unset:

@@ -42,6 +42,7 @@ def model_of(config: Mapping[str, Any], *, file: str = CONFIG) -> dict[str, Any]
     whole = Settings(config, file=file)
     model = whole.part("model_cfg")
     vision, text = model.part("vision_cfg"), model.part("text_cfg")
+    open_clip.check(model, known=open_clip.MODEL_KEYS)
     name = NAME.fullmatch(str(vision.given("timm_model_name")))
     variant = (name[1], int(name[2])) if name else ("", 0)
     if not name or variant not in VARIANTS:

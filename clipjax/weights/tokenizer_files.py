@@ -39,11 +39,13 @@ def find(named: str, *, folder: pathlib.Path, kind: str, context_length: int) ->
     if named:
         return _named(named, kinds=OF_FORMAT[kind], context_length=context_length)
     _check_case(folder / "tokenizer_config.json")
-    for tokenizer_kind in tokenizers.KINDS.values():
+    for name, tokenizer_kind in tokenizers.KINDS.items():
         if (folder / tokenizer_kind.FILE).is_file():
-            return tokenizer_kind(
-                (folder / tokenizer_kind.FILE).read_bytes(), context_length=context_length
-            )
+            content = (folder / tokenizer_kind.FILE).read_bytes()
+            try:
+                return tokenizers.from_bytes(content, kind=name, context_length=context_length)
+            except ConfigError as error:
+                raise ConfigError(f"{folder}: {error}") from None
     return FINDERS[kind](folder, context_length=context_length)
 
 

@@ -3,6 +3,7 @@
 import pathlib
 import re
 
+from clipjax.common import git_lfs
 from clipjax.common.exits import DataError
 from clipjax.weights import files
 
@@ -20,7 +21,15 @@ TRUST = (
     " clipjax.convert --trust_pickle --input={path} --output=FOLDER makes it safe first"
 )
 LONGEST_NAME = 200  # characters of a file's
-POINTER = b"version https://git-lfs"  # how a file begins that Git LFS has not fetched
+SAVE = "load it with transformers, and save_pretrained(FOLDER) writes safetensors"
+OTHERS = (  # how weights end that clipjax does not read, and what to do
+    (".incomplete", "a download that has not ended; fetch it again"),
+    *((ending, SAVE) for ending in (".msgpack", ".h5")),
+    *(
+        (end, "made for running alone; take the model that it was made of")
+        for end in (".onnx", ".gguf", ".ggml", ".tflite", ".pb", ".engine")
+    ),
+)
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pkl")  # how their names end
 
 
@@ -54,7 +63,14 @@ def find(path: pathlib.Path) -> tuple[list[pathlib.Path], tuple[str, ...]]:
         return _whole([only]), (f"taken is {only.name}, the only file of weights there",)
     if pickled := pickles(path):
         raise DataError(f"holds only {pickled[0].name}, {TRUST.format(path=path)}")
-    raise DataError(f"no {PREFERRED[-1]}")
+    raise _other_program(path, listed)
+
+
+def _other_program(folder: pathlib.Path, listed: list[pathlib.Path]) -> DataError:
+    """The error for a folder without safetensors: what it holds, and what makes them of that."""
+    named = ", ".join(file.name for file in listed)[:200]
+    remedy = next((told for file in listed for end, told in OTHERS if file.name.endswith(end)), "")
+    return DataError(f"no {PREFERRED[-1]}; it holds {named}{remedy and f': {remedy}'}")
 
 
 def pickles(path: pathlib.Path) -> list[pathlib.Path]:
@@ -77,8 +93,8 @@ def _whole(files: list[pathlib.Path]) -> list[pathlib.Path]:
     for file in files:
         if file.is_file():
             with file.open("rb") as opened:
-                if opened.read(len(POINTER)) == POINTER:
-                    raise DataError(f"{file.name} is a pointer of Git LFS; git lfs pull fetches it")
+                if git_lfs.is_pointer(opened.read(git_lfs.LONGEST)):
+                    raise DataError(f"{file.name} is {git_lfs.FETCH}")
     return files
 
 

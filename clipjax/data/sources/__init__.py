@@ -55,9 +55,15 @@ DRAWN = ("objects", "objects_noto", "scenes")  # in any size
 ENDINGS = {ending: name for name, ending in SHARDED.items()} | dict.fromkeys(
     (".csv", ".tsv", ".jsonl", ".ndjson"), "table"
 )
+ARROW = "datasets.load_from_disk(FOLDER).to_parquet('NEW.parquet') writes what is read"
 REMEDIES = {  # of files that none reads as they are
     **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip"), "uncompress it"),
-    ".json": "write an object a line: jq -c '.[]' OLD.json > NEW.jsonl",
+    ".json": "write an object a line, with the path of an image and its caption, as NEW.jsonl",
+    ".arrow": ARROW,
+    **dict.fromkeys(
+        (".npy", ".npz", ".h5", ".hdf5", ".mdb", ".lmdb", ".beton", ".rec"),
+        "write its images as JPEG, with a .txt each, into tar shards",
+    ),
     **dict.fromkeys((".xls", ".xlsx", ".ods"), "save it as CSV in UTF-8"),
 }
 names = tuple(SOURCES)
@@ -71,12 +77,34 @@ def by_ending(path: str) -> str:
     return ENDINGS.get(ending, "")
 
 
+def remedy(path: str) -> str:
+    """What to do with a file that no source reads as it is; "" where that is not known."""
+    ending = os.path.splitext(path)[1].lower()
+    if ending == ".json" and _begins(path, b"["):
+        return "write an object a line: jq -c '.[]' OLD.json > NEW.jsonl"
+    return REMEDIES.get(ending, "")
+
+
+def _begins(path: str, content: bytes) -> bool:
+    """Whether a local file begins so, after white space."""
+    try:
+        with open(os.path.expanduser(path), "rb") as file:
+            return file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(content)
+    except OSError:
+        return False
+
+
 def by_content(folder: str) -> list[str]:
-    """The sources that files in a local folder could be of, by their endings."""
+    """The sources that files in a local folder could be of, by their endings.
+
+    A table beside a tar of the same name says what is in that, as img2dataset's.
+    """
     files = os.listdir(folder)
     if "features.json" in files:
         return ["tfds"]
-    return sorted({by_ending(file) for file in files} - {""}) or ["folder"]
+    tars = {os.path.splitext(file)[0] for file in files if by_ending(file) == "tar"}
+    others = [f for f in files if by_ending(f) == "tar" or os.path.splitext(f)[0] not in tars]
+    return sorted({by_ending(file) for file in others} - {""}) or ["folder"]
 
 
 def get(name: str) -> Any:

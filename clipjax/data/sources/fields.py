@@ -4,6 +4,7 @@ Used by `sources.tfrecord`, `sources.parquet` and `sources.table`; `texts_of` by
 """
 
 import dataclasses
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ TEXTS = (
     *("captions/text", "caption/text", "sentence", "description"),
 )
 
+ADDRESS = re.compile(r"(image|img)?_?urls?", re.IGNORECASE)  # a name of where images can be had
 MOST_SEEN = 30  # names of fields that an error lists
 NO_COLUMNS = "rows of files without image or text column"  # why rows are left out
 
@@ -89,11 +91,13 @@ class FieldChoice:
     def no_pairs(self, what: str, *, samples: int, seen: Sequence[str]) -> DataError:
         """The error where no record has both; `seen` are the names there are."""
         hints = [] if not self.given else [closest(name, seen) for name in self.texts]
+        addresses = [name for name in seen if ADDRESS.fullmatch(name) and not self.image_in(seen)]
+        fetch = "; {} holds addresses: fetch the images first, as img2dataset does"
         return DataError(
             f"data set {what}: 0 of the first {counted(samples, 'record')} have both an image"
             f" ({', '.join(self.images)}) and text ({', '.join(self.texts)}){''.join(hints)}; keys"
             f" seen: {', '.join(seen[:MOST_SEEN]) or 'none'}; set config.data.image_key and"
-            " config.data.text_key"
+            f" config.data.text_key{fetch.format(addresses[0]) if addresses else ''}"
         )
 
 

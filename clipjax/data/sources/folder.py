@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from clipjax.common.counts import counted
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import images
-from clipjax.data.sources import folder_files
+from clipjax.data.sources import ARROW, folder_files
 from clipjax.data.sources.folder_files import ENDINGS, FolderFiles
 from clipjax.data.sources.tar import MAX_TEXT, field_texts, parse
 from clipjax.data.sources.tar_table import Choice
@@ -97,6 +97,7 @@ class Folder:
         if not found.images:
             held = ", ".join(f"{len(each):,} {why}" for why, each in found.others.items())
             but = f"; it holds {held}" if held else ""
+            but += f": {ARROW}" if ".arrow" in found.others else ""
             raise DataError(f"{where}: holds no images ({', '.join(ENDINGS)}){but}")
         splits = [name for name in classes if SPLITS.fullmatch(name)]
         if splits and (len(splits) == len(classes) or sum(map(self._holds_folders, splits)) > 1):

@@ -35,6 +35,11 @@ def expand(path: str | os.PathLike[str], *, ending: str) -> list[str]:
         raise ConfigError(
             f"config.data.path: not set; name shards, DATA/{{00000..00999}}{ending}, or a folder"
         )
+    if path.startswith("pipe:"):
+        raise ConfigError(
+            f"config.data.path: {path}: commands are not run; name the files, or where they are in"
+            f" a bucket, gs://BUCKET/{{00000..00999}}{ending}"
+        )
     found: list[str] = []
     for part in path.split("::"):
         whole = part if remote.is_remote(part) else os.path.expanduser(part)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clipjax.common import urls
+from clipjax.common import git_lfs, urls
 from clipjax.common.exits import DataError
 from clipjax.data.bad_record import BadRecord
 from clipjax.data.sources import nulls, remote, shard_paths
@@ -65,6 +65,7 @@ class ShardedSource:
         self.form: Format = form
         self.files = files
         self.paths = shard_paths.expand(path, ending=form.ending)
+        _check_fetched(self.paths, kind=form.kind)
         self.name, self._names = short_names(self.paths, form=form)
         self._start()
         self._is_surveyed = survey is not None
@@ -260,6 +261,15 @@ class ShardedSource:
             where = urls.shown(path)
             reason = error.strerror or str(error).removeprefix(f"{where}: ")
             return DataError(f"{self.form.kind} {where}: {reason}; {REMEDY}")
+
+
+def _check_fetched(paths: Sequence[str], *, kind: str) -> None:
+    """Raise DataError if a local shard is a pointer of Git LFS."""
+    for path in paths:
+        if not remote.is_remote(path) and os.path.getsize(path) <= git_lfs.LONGEST:
+            with open(path, "rb") as file:
+                if git_lfs.is_pointer(file.read(git_lfs.LONGEST)):
+                    raise DataError(f"{kind} {path}: {git_lfs.FETCH}")
 
 
 def short_names(paths: Sequence[str], *, form: Format) -> tuple[str, list[str]]:

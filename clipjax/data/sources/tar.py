@@ -98,14 +98,15 @@ class TarFormat:
         """Mostly the first sample has every field; those of the first ones are looked through."""
         wanted = {field for extension, field in self.members.texts.values() if field}
         seen: dict[str, None] = {}
-        looked_at = min(len(source), sharded.LOOKED_AT)
+        looked_at, problem = min(len(source), sharded.LOOKED_AT), ""
         for index in range(looked_at):
             if not wanted:
                 break
             file, table, row = source.locate(index)
             try:
                 fields = parse(member(file, table.texts["json"][:, row], limit=MAX_TEXT))
-            except (ValueError, OSError):
+            except (ValueError, OSError) as error:
+                problem = problem or f"; the first: {error}"
                 continue
             wanted -= set(fields)
             seen.update(dict.fromkeys(fields))
@@ -116,6 +117,7 @@ class TarFormat:
             f"config.data.text_key: 0 of the first {looked_at:,} samples of {source.name} have"
             f" {field!r} in their .json{closest(field, seen)}; fields seen:"
             f" {', '.join(map(ascii, list(seen)[:20])) or 'none'}"
+            f"{'' if seen else problem}"
         )
 
 

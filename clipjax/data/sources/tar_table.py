@@ -5,6 +5,7 @@ import dataclasses
 
 import numpy as np
 
+from clipjax.common.counts import counted
 from clipjax.common.exits import DataError
 from clipjax.data.sources import tar_index
 from clipjax.data.sources.shard_files import ShardFiles
@@ -42,11 +43,15 @@ class Choice:
         """The error where no sample has both members; `seen` are the extensions there are."""
         if not samples:
             return DataError(f"data set {name}: config.data.path names shards without any sample")
+        packed = [one for one in seen if one.endswith((".gz", ".bz2", ".xz", ".zst"))]
+        remedy = "set config.data.image_key to one of these and config.data.text_key to .ONE of"
+        remedy += " these or to a field of the .json" if "json" in seen else " these"
+        if packed:
+            remedy = f"{', '.join(packed[:3])} is compressed; write it as it is"
         return DataError(
-            f"data set {name}: 0 of the first {samples:,} samples have both an image"
+            f"data set {name}: 0 of the first {counted(samples, 'sample')} have both an image"
             f" ({', '.join(self.images)}) and text ({', '.join(self.text_extensions)}); seen:"
-            f" {', '.join(seen[:20]) or 'none'}; set config.data.image_key to one of these and"
-            " config.data.text_key to .ONE of these or to a field of the .json"
+            f" {', '.join(seen[:20]) or 'none'}; {remedy}"
         )
 
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from clipjax.common import files
+from clipjax.common import files, git_lfs
 from clipjax.common.exits import ConfigError
 from clipjax.data.tokenizers.clip import ClipTokenizer
 from clipjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
@@ -62,9 +62,16 @@ def load(path: str | os.PathLike[str], *, kind: str, context_length: int) -> Tok
     except KeyError:  # of a protocol that epath does not know
         raise ConfigError(f"config.tokenizer.path: {path} is neither local nor gs://") from None
     try:
-        return made(model, context_length=context_length)
+        return from_bytes(model, kind=kind, context_length=context_length)
     except ConfigError as error:
         raise ConfigError(f"config.tokenizer.path: {error} ({path})") from None
+
+
+def from_bytes(model: bytes, *, kind: str, context_length: int) -> Tokenizer:
+    """The tokenizer of a kind that a file's content is; ConfigError if it is none."""
+    if git_lfs.is_pointer(model):
+        raise ConfigError(f"{KINDS[kind].FILE} is {git_lfs.FETCH}")
+    return KINDS[kind](model, context_length=context_length)
 
 
 def publish(contents: Mapping[str, bytes], *, folder: str | os.PathLike[str]) -> None:

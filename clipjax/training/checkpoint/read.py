@@ -93,6 +93,14 @@ def _open(path: str) -> tuple[Checkpoints, list[int], int | None]:
         return Checkpoints(str(folder.parent), read_only=True), steps, named
 
 
+def is_run(path: str) -> bool:
+    """Whether a local folder is a work directory or lies in one: a step, or its `checkpoints`."""
+    folder = epath.Path(path)
+    return (folder / FOLDER).exists() or any(
+        (place / "state").exists() for place in (folder, *folder.glob("[0-9]*"))
+    )
+
+
 def _restore(
     reader: Checkpoints, step: int, *, only: tuple[str, ...] = ()
 ) -> tuple[dict[str, Any], dict[str, Any]]:

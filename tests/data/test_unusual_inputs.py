@@ -1,0 +1,178 @@
+"""Data as other programs leave them: read as they are meant, or refused with what to do."""
+
+import gzip
+import io
+import json
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tars
+from PIL import Image
+
+from clipjax.common import git_lfs
+from clipjax.common.exits import CleanExit
+from clipjax.data import images, sources
+from clipjax.data.bad_record import BadRecord
+from clipjax.data.sources.folder import Folder
+from clipjax.data.sources.parquet import open_parquet
+from clipjax.data.sources.table import open_tables
+from clipjax.data.sources.tar import open_tars
+from clipjax.data.sources.tfrecord import open_tfrecords
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+def said(call, *arguments, **options):
+    with pytest.raises(CleanExit) as error:
+        call(*arguments, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_the_folder_that_img2dataset_leaves_is_one_of_tars(tmp_path):
+    """Beside each tar there is a table of addresses and outcomes, and counts."""
+    for shard in ("00000", "00001"):
+        tars.write(tmp_path / f"{shard}.tar", list(tars.pairs(3, start=int(shard) * 3)))
+        rows = {"url": ["http://x/1.jpg"], "caption": ["a dog"], "status": ["success"]}
+        pq.write_table(pa.table(rows), tmp_path / f"{shard}.parquet")
+        (tmp_path / f"{shard}_stats.json").write_text(json.dumps({"count": 3}))
+    assert sources.by_content(str(tmp_path)) == ["tar"]
+    assert len(open_tars(str(tmp_path))) == 6
+    pq.write_table(pa.table(rows), tmp_path / "another.parquet")
+    assert sources.by_content(str(tmp_path)) == ["parquet", "tar"], "its own name: asked for"
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        pa.array(["a dog", "a cat", "a dog"]).dictionary_encode(),
+        pa.array(["a dog", "a cat", "a dog"], pa.large_string()),
+        pa.array([b"a dog", b"a cat", b"a dog"]),
+        pa.array([["a dog"], ["a cat"], ["a dog"]], pa.large_list(pa.large_string())),
+    ],
+    ids=["dictionary", "large", "bytes", "large list"],
+)
+def test_columns_of_any_type_that_holds_text(caption, tmp_path):
+    pictures = [{"bytes": tars.picture(i), "path": f"{i}.jpg"} for i in range(3)]
+    pq.write_table(pa.table({"image": pictures, "caption": caption}), tmp_path / "a.parquet")
+    texts = [open_parquet(tmp_path / "a.parquet").caption(i) for i in range(3)]
+    assert [text[0] if isinstance(text, list) else text for text in texts] == [
+        *("a dog", "a cat", "a dog")
+    ]
+
+
+@pytest.mark.parametrize("name", ["url", "URL", "image_url", "img_urls"])
+def test_a_list_of_addresses_is_not_yet_data(name, tmp_path):
+    rows = {name: ["http://x/1.jpg"], "caption": ["a dog"]}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text(f"{name},caption\nhttp://x/1.jpg,a dog\n")
+    told = f"{name} holds addresses: fetch the images first, as img2dataset does"
+    assert told in said(open_parquet, tmp_path / "a.parquet")
+    assert told in said(open_tables, tmp_path / "a.csv")
+
+
+def test_an_address_beside_an_image_is_no_matter(tmp_path):
+    rows = {"url": ["http://x/1.jpg"], "jpg": [tars.picture(1)]}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    assert "addresses" not in said(open_parquet, tmp_path / "a.parquet")
+
+
+def test_members_that_are_compressed_or_hold_lists_are_named(tmp_path):
+    packed = [("a.jpg", tars.picture(1)), ("a.txt.gz", gzip.compress(b"a dog"))]
+    told = said(open_tars, tars.write(tmp_path / "packed.tar", packed))
+    assert "txt.gz is compressed; write it as it is" in told and "text_key" not in told
+    listed = json.dumps([{"caption": "a dog"}]).encode()
+    entries = [("a.jpg", tars.picture(1)), ("a.json", listed)]
+    path = tars.write(tmp_path / "listed.tar", entries)
+    assert "or to a field of the .json" in said(open_tars, path)
+    assert "fields seen: none; the first: " in said(open_tars, path, text_key="caption")
+
+
+def test_commands_are_not_run(tmp_path):
+    for path in ("pipe:cat a.tar", "pipe:aws s3 cp s3://bucket/{000..100}.tar -"):
+        assert "commands are not run; name the files" in said(open_tars, path)
+
+
+@pytest.mark.parametrize(
+    ("opened", "name"),
+    [
+        (open_tars, "a.tar"),
+        (open_parquet, "a.parquet"),
+        (open_tfrecords, "a.tfrecord"),
+        (open_tables, "a.csv"),
+        (open_tables, "a.jsonl"),
+    ],
+)
+def test_shards_that_git_lfs_has_not_fetched(opened, name, tmp_path):
+    (tmp_path / name).write_bytes(POINTER)
+    told = said(opened, str(tmp_path / name))
+    assert told.endswith(f"{name}: {git_lfs.FETCH}")
+
+
+def test_an_image_that_git_lfs_has_not_fetched():
+    with pytest.raises(BadRecord, match=git_lfs.FETCH):
+        images.probe(POINTER)
+
+
+def encoded(pixels, form):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_values_without_a_known_range_are_no_picture(dtype):
+    """32 bits: Pillow would make them black or white without a word."""
+    pixels = np.linspace(0, 1000 if dtype == np.int32 else 1, 32 * 40).reshape(32, 40)
+    with pytest.raises(BadRecord, match=r"no decoder for this image .*no known range"):
+        images.from_file(encoded(pixels.astype(dtype), "TIFF"))
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_sixteen_bits_are_scaled_to_eight(form):
+    pixels = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
+    data = images.from_file(encoded(pixels, form))
+    found = images.decode_eval(data, size=32)
+    np.testing.assert_array_equal(found[..., 0], pixels >> 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.json", b'[{"image": "0.jpg"}]', "jq -c"),
+        ("a.json", b'\xef\xbb\xbf\n [{"image": "0.jpg"}]', "jq -c"),
+        ("a.json", b'{"images": [], "annotations": []}', "an object a line, with the path of an"),
+        ("a.arrow", b"ARROW1", "to_parquet"),
+        ("a.h5", b"\x89HDF", "tar shards"),
+        ("a.CSV.GZ", b"\x1f\x8b", "uncompress it"),
+        ("a.something", b"", ""),
+    ],
+)
+def test_what_no_source_reads_comes_with_a_remedy(name, content, told, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    remedy = sources.remedy(str(tmp_path / name))
+    assert told in remedy and bool(told) == bool(remedy)
+    assert ("jq" in remedy) == ("jq" in told)
+
+
+def test_a_folder_of_datasets_says_how_it_is_written_again(tmp_path):
+    (tmp_path / "data-00000-of-00001.arrow").write_bytes(b"ARROW1")
+    (tmp_path / "state.json").write_text("{}")
+    assert "load_from_disk(FOLDER).to_parquet" in said(lambda: len(Folder(str(tmp_path))))
+
+
+def test_links_in_a_circle_end(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.jpg").write_bytes(tars.picture(0))
+    os.symlink(tmp_path, tmp_path / "cat" / "all")
+    assert len(Folder(str(tmp_path))) == 2
+
+
+@pytest.mark.parametrize("name", ["my data [1] 100% 'ü' {x}", "a, b", "~tilde", "$HOME", "#1 ?"])
+def test_a_folder_of_any_name(name, tmp_path):
+    path = tars.write(tmp_path / name / f"{name}.tar", list(tars.pairs(2)))
+    assert len(open_tars(path)) == len(open_tars(str(tmp_path / name))) == 2
