@@ -61,9 +61,12 @@ class SafeTensors:
             if length > MAX_HEADER:
                 raise ValueError(f"a header of {length:,} bytes; {MAX_HEADER:,} are read")
             header = opened.read(length)
-            _check_length(json.loads(header), of=8 + length, size=file.stat().st_size)
-        with safetensors.safe_open(file, framework="numpy"):
-            pass  # every array lies in the file, none in another, and nothing else does
+        try:
+            with safetensors.safe_open(file, framework="numpy"):
+                pass  # every array lies in the file, none in another, and nothing else does
+        except safetensors.SafetensorError:
+            _check_length(header, before=8 + length, size=file.stat().st_size)
+            raise
         for name, found in json.loads(header).items():
             if name == "__metadata__":
                 continue
@@ -86,16 +89,20 @@ class SafeTensors:
             raise DataError(f"{name}: {_line(error)}") from None
 
 
-def _check_length(header: dict[str, Any], *, of: int, size: int) -> None:
+def _check_length(header: bytes, *, before: int, size: int) -> None:
     """Raise ValueError for a file of `size` bytes that ends before its arrays do.
 
     Args:
-      header: what the file says of its arrays.
-      of: bytes before the first one.
+      header: what a file that cannot be opened says of its arrays; it may be anything.
+      before: bytes before the first array.
       size: bytes there are.
     """
-    ends = [one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"]
-    if size < (whole := of + max(ends, default=0)):
+    try:
+        arrays = [one for name, one in json.loads(header).items() if name != "__metadata__"]
+        whole = before + max((int(one["data_offsets"][1]) for one in arrays), default=0)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return
+    if size < whole:
         raise ValueError(f"cut short: {size:,} of {whole:,} bytes are there; fetch it again")
 
 

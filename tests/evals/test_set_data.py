@@ -127,6 +127,13 @@ def test_wrong_classes_are_no_score(tmp_path):
         _ = opened(suites.own("own", path=str(tmp_path / "own"))).labels
 
 
+def test_labels_that_count_from_one_are_told(tmp_path):
+    samples = [{"jpg": tars.picture(i), "cls": b"%d" % (1 + i % len(CLASSES))} for i in range(9)]
+    webdatasets.write(tmp_path / "x", samples, names=CLASSES, templates=("a {c}",))
+    with pytest.raises(DataError, match="its labels count from 1, and those of a set from 0"):
+        _ = opened(suites.own("x", path=str(tmp_path / "x"))).labels
+
+
 def test_a_missing_split_is_no_score(tmp_path):
     folder = webdataset(tmp_path / "wds_vtab-pets_test")
     (folder / "test").rename(folder / "train")

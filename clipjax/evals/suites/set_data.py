@@ -91,9 +91,12 @@ class SetData:
         found = [self.source.label(index) for index in range(self.n)]
         unknown = next((i for i, key in enumerate(found) if key not in place), None)
         if unknown is not None:
+            count = len(self.keys)
+            from_one = str(found[unknown]) == str(count) and "0" in place and "0" not in found
+            why = "; its labels count from 1, and those of a set from 0" if from_one else ""
             raise DataError(
                 f"{self.where}: record {self.source.key(unknown)} has the class"
-                f" {found[unknown]!r}, which is none of the set's {len(self.keys):,}"
+                f" {found[unknown]!r}, which is none of the set's {count:,}{why}"
             )
         return np.array([place[key] for key in found], np.int32)
 
