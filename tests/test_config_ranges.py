@@ -292,7 +292,7 @@ def test_the_best_is_by_a_metric_that_there_is(metric, problem):
 
 def test_metrics_are_known_without_jax():
     images, classes = np.arange(3), 7
-    assert set(retrieval.chance(images)) == set(evals.KINDS["retrieval"].metrics)
+    assert set(retrieval.chance_of(images)) == set(evals.KINDS["retrieval"].metrics)
     assert set(classification.chance(classes)) == set(evals.KINDS["likelihood"].metrics)
 
 

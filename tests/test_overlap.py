@@ -1,7 +1,6 @@
 """The overlap program on real digits, some of which were put among the training images."""
 
 import json
-import types
 
 import jax
 import numpy as np
@@ -14,6 +13,7 @@ from clipjax.common import exits
 from clipjax.common.exits import ConfigError
 from clipjax.data.sources.digits import Digits
 from clipjax.evals import suites
+from clipjax.evals.evaluated import EvaluatedModel
 from clipjax.parallel import mesh as meshes
 
 
@@ -61,9 +61,9 @@ def ran(tmp_path_factory):
     rank = np.where((np.arange(n) % 10 == 0) | (np.arange(n) % 3 > 0), 0, 1)
     np.savez(folder / "arrays" / "digits.zero_shot.npz", rank=rank)
     tower = Pixels()
-    subject = types.SimpleNamespace(
+    model = EvaluatedModel(
         embedder=tower,
-        variables=None,
+        tokenizer=None,
         image_size=8,
         mesh=meshes.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, devices=jax.devices()[:1]),
         weights={"id": "w"},
@@ -72,7 +72,7 @@ def ran(tmp_path_factory):
 
     def run(**thresholds):
         return overlap.find(
-            subject,
+            model,
             suite,
             training=Joined(),
             data="",

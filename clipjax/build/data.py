@@ -23,7 +23,11 @@ from clipjax.data.sources import shard_survey, shared_records
 from clipjax.data.sources.selection import Selected
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.spread import Spread
-from clipjax.evals.embed import Evaluator
+from clipjax.evals import embed
+from clipjax.evals.evaluated import EvaluatedModel
+from clipjax.evals.evaluator import Evaluator, open_evaluator
+from clipjax.evals.protocols import registry as protocols
+from clipjax.evals.protocols.loss import TrainingLoss
 from clipjax.parallel import mesh as meshes
 
 OF_RECORDS = re.compile(rf"config\.data\.(?=({'|'.join(records())})\b)")
@@ -197,22 +201,29 @@ def evaluator(
     settings, data = config.evals[name], evaluation_source(config, name)
     size, resize = config.model.vision.image_size, config.model.image_resize
     eval_batches.load_eval_image(0, source=data, size=size, resize=resize)
-    module = build_model.model(config, mesh=mesh)
-    made = evals.get(settings.kind)(
-        module,
-        source=data,
+    make_embedder = protocols.get(settings.kind).embedder or embed.Embedder
+    model = EvaluatedModel(
+        embedder=make_embedder(
+            build_model.model(config, mesh=mesh),
+            mesh=mesh,
+            batch_size=settings.batch_size or _eval_batch(config.batch_size, mesh=mesh),
+        ),
         tokenizer=tokenizer,
         image_size=size,
         mesh=mesh,
-        batch_size=settings.batch_size or _eval_batch(config.batch_size, mesh=mesh),
-        **_own_settings(settings, name=name),
-        **(_own_loss(config) if settings.kind == "loss" else {}),
+        training_loss=TrainingLoss(
+            build.objective(config),
+            name=config.loss.name,
+            duplicates=config.loss.duplicates,
+            pairs=config.batch_size,
+        ),
     )
-    made.source = data
-    made.of_data = getattr(data, "notes", ())
+    naming = {key: settings[key] for key in evals.KINDS[settings.kind].settings}
+    opened = open_evaluator(settings.kind, data, model=model, name=name, **naming)
+    opened.of_data = getattr(data, "notes", ())
     if training is not None and (shared := shared_records.count(data, training)):
-        note_training_data(made, shared)
-    return made
+        note_training_data(opened, shared)
+    return opened
 
 
 def evaluation_source(config: Config, name: str) -> Any:
@@ -232,24 +243,6 @@ def note_training_data(evaluator: Any, shared: int) -> None:
         shared_records.note(shared, of=len(evaluator.source)),
         *evaluator.of_data,
     ]
-
-
-def _own_settings(settings: Config, *, name: str) -> dict[str, Any]:
-    """The settings that only evaluators of this kind have, and where they stand, for errors."""
-    keys = evals.KINDS[settings.kind].settings
-    return {key: settings[key] for key in keys} | (
-        {"where": f"config.evals.{name}"} if keys else {}
-    )
-
-
-def _own_loss(config: Config) -> dict[str, Any]:
-    """What `evals.protocols.loss` needs to know of the run's loss."""
-    return {
-        "objective": build.objective(config),
-        "name": config.loss.name,
-        "duplicates": config.loss.duplicates,
-        "pairs_in_training": config.batch_size,
-    }
 
 
 def _eval_batch(batch_size: int, *, mesh: Mesh) -> int:

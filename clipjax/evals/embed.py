@@ -1,7 +1,6 @@
 """Embeddings of a whole evaluation set, computed on all devices; every evaluator starts here."""
 
 import collections
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -12,7 +11,6 @@ from jax.sharding import Mesh
 
 from clipjax.common.exits import CleanExit, DataError
 from clipjax.data import eval_batches
-from clipjax.evals import notes
 from clipjax.models.clip import CLIP
 from clipjax.parallel import distributed, sharding
 
@@ -25,38 +23,6 @@ Poll = Callable[[], bool]
 def go_on() -> bool:
     """The poll of an evaluation that nothing interrupts."""
     return False
-
-
-@dataclasses.dataclass
-class Evaluator:
-    """evaluator(variables, poll=...) → {metric: value}, a measurement on one set.
-
-    Attributes:
-      measure: (variables, poll=...) → ({metric: value}, details); values are floats, texts that
-        say what was measured, and `notes`, a list.
-      n: images measured on.
-      chance: what guessing gives, by metric.
-      details: of the newest measurement, for pictures: a kind's own record, or None.
-      source: what it measures on.
-      seen: of its records, how many are known to be training data.
-      of_data: what of the data changes how figures are read, with the number of images it touches.
-      notes: of the newest measurement, the same of data and figures.
-    """
-
-    measure: Callable[..., tuple[dict[str, Any], Any]]
-    n: int
-    chance: dict[str, float]
-    details: Any = None
-    source: Any = None
-    seen: int = 0
-    of_data: Sequence[str] = ()
-    notes: Sequence[str] = ()
-
-    def __call__(self, variables: Any, *, poll: Poll) -> dict[str, Any]:
-        self.details, self.notes = None, ()  # not those of the time before, should this one fail
-        metrics, self.details = self.measure(variables, poll=poll)
-        self.notes = [*self.of_data, *metrics.pop("notes", ()), *notes.of_values(metrics)]
-        return metrics
 
 
 class Preempted(Exception):
@@ -85,6 +51,7 @@ class Embedder:
         self._image = jax.jit(partial(encode, method="encode_image"), out_shardings=whole)
         self._features = jax.jit(partial(encode, method="image_features"), out_shardings=whole)
         self._text = jax.jit(partial(encode, method="encode_text"), out_shardings=whole)
+        self._scalars = jax.jit(lambda params: model.apply({"params": params}, method="scalars"))
 
     def images(self, variables: Any, source: Any, *, image_size: int, poll: Poll) -> np.ndarray:
         """Image embeddings of all records, float32 [N, E], in order, on every process.
@@ -102,6 +69,11 @@ class Embedder:
         batches = self._pixel_batches(held, length=len(source))
         embed = partial(self._features, variables)
         return held.settled(self._embed(embed, batches, key="image", poll=poll))
+
+    def scalars(self, variables: Any) -> dict[str, float]:
+        """The model's logit_scale, the multiplier of cosines, and logit_bias where it has one."""
+        scalars: Any = self._scalars(variables["params"])
+        return {name: float(np.asarray(value)) for name, value in scalars.items()}
 
     def loader(self, source: Any, *, image_size: int) -> Callable[[int], dict[str, np.ndarray]]:
         """What gives one record's pixels as the model wants them, for `pixels`."""

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
@@ -29,55 +28,30 @@ class EvaluatedModel:
 
     Attributes:
       embedder: its encoders, compiled for all devices.
-      variables: parameters and BatchNorm averages, on the devices.
       tokenizer: its own.
       image_size: side of its images, in pixels.
       mesh: all devices.
+      variables: parameters and BatchNorm averages, on the devices; those of an evaluator come with
+        each call.
+      logit_scale: multiplier of cosines, for probabilities.
       name: "ViT-B/32" where it has a released shape.
       weights: {"id", "path", …}, for the records.
-      dtype: of the towers' matrix products.
-      image_resize: how images become squares, see `images.decode_eval`.
-      pixel_mean, pixel_std: of pixels in [0, 1], red green blue.
-      logit_scale: multiplier of cosines, for probabilities.
+      preprocessing: how images become pixels, for the records.
+      precision: dtypes of the towers and of what follows, for the records.
+      training_loss: of a run, `protocols.loss.TrainingLoss`.
     """
 
-    embedder: embed.Embedder
-    variables: Any
+    embedder: Any
     tokenizer: Any
     image_size: int
     mesh: Mesh
-    name: str
-    weights: dict[str, Any]
-    dtype: str
-    image_resize: str
-    pixel_mean: tuple[float, ...]
-    pixel_std: tuple[float, ...]
+    variables: Any = None
     logit_scale: float = 100.0
-
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        """How images become pixels."""
-        side = self.image_size
-        square = {
-            "resize": f"shorter side to {side}, Pillow's bicubic",
-            "crop": f"centre {side} × {side}",
-        }
-        if self.image_resize == "squash":
-            square = {"resize": f"both sides to {side}, Pillow's bicubic", "crop": "none"}
-        return {
-            **square,
-            "mean": list(self.pixel_mean),
-            "deviation": list(self.pixel_std),
-        }
-
-    @property
-    def precision(self) -> dict[str, str]:
-        """Of the towers, and of what follows them."""
-        return {
-            "towers": self.dtype,
-            "similarities": "float32",
-            "platform": jax.default_backend(),
-        }
+    name: str = ""
+    weights: dict[str, Any] = dataclasses.field(default_factory=dict)
+    preprocessing: dict[str, Any] = dataclasses.field(default_factory=dict)
+    precision: dict[str, str] = dataclasses.field(default_factory=dict)
+    training_loss: Any = None
 
     def images(self, source: Any, *, poll: embed.Poll = embed.go_on) -> np.ndarray:
         """Image embeddings of a source, float32 [N, E]; see `embed.Embedder.images`."""
@@ -86,6 +60,10 @@ class EvaluatedModel:
     def texts(self, texts: Sequence[str], *, poll: embed.Poll = embed.go_on) -> np.ndarray:
         """Text embeddings, float32 [N, E]; see `embed.Embedder.texts`."""
         return self.embedder.texts(self.variables, texts, tokenizer=self.tokenizer, poll=poll)
+
+
+def _no_training_split() -> SetData:
+    raise Missing("there is no training split")
 
 
 def weights_id(variables: Any) -> str:
@@ -102,22 +80,26 @@ class EvaluatedSet:
       data: the set's evaluation split.
       open_train: opens its training split.
       open_validation: opens its official validation split; gives None where there is none.
+      own_prompts: of an evaluator; None takes those of the set (`prompt_files.of_set`).
       prompts_file: the user's prompts for this set, a file or folder; "" is none.
-      classifiers: folder in which zero-shot classifiers are kept.
+      classifiers: folder in which zero-shot classifiers are kept; "" keeps none.
       folds_file: official folds or splits (`folds.read`); "" is none.
       folder: that the suite's sets lie in.
-      poll: called once a batch of images.
+      poll: asked once a batch; embed.Preempted if it says to give up.
+      progress: called once a batch of images.
     """
 
     model: EvaluatedModel
     data: SetData
-    open_train: Callable[[], SetData]
+    open_train: Callable[[], SetData] = _no_training_split
     open_validation: Callable[[], SetData | None] = lambda: None
+    own_prompts: Prompts | None = None
     prompts_file: str = ""
     classifiers: str = ""
     folds_file: str = ""
     folder: str = ""
     poll: embed.Poll = embed.go_on
+    progress: Callable[[], None] = lambda: None
     _features: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
 
     @functools.cached_property
@@ -127,7 +109,11 @@ class EvaluatedSet:
 
     def images(self, source: Any) -> np.ndarray:
         """Embeddings of other images, float32 [N, E]."""
-        return self.model.images(source, poll=self.poll)
+        return self.model.images(source, poll=self._poll_images)
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Text embeddings, float32 [N, E]."""
+        return self.model.texts(texts, poll=self.poll)
 
     def features(self, data: SetData) -> np.ndarray:
         """Features of a split, before the projection, float32 [N, D]; kept for the next probe."""
@@ -135,17 +121,27 @@ class EvaluatedSet:
         if key not in self._features:
             model = self.model
             self._features[key] = model.embedder.features(
-                model.variables, data.source, image_size=model.image_size, poll=self.poll
+                model.variables,
+                data.source,
+                image_size=model.image_size,
+                poll=self._poll_images,
             )
         return self._features[key]
 
+    def _poll_images(self) -> bool:
+        self.progress()
+        return self.poll()
+
     def forget(self) -> None:
-        """Free what is kept between the protocols of a set."""
-        self.__dict__.pop("image_embed", None)
+        """Free what depends on the weights, which is kept between the protocols of a set."""
+        for name in ("image_embed", "classifier"):
+            self.__dict__.pop(name, None)
         self._features.clear()
 
     @functools.cached_property
     def _prompts(self) -> tuple[Prompts, str]:
+        if self.own_prompts:
+            return self.own_prompts, ""
         data = self.data
         return prompt_files.of_set(
             data.entry, source=data.source, keys=data.keys, own=self.prompts_file
@@ -162,13 +158,32 @@ class EvaluatedSet:
         return self._prompts[1]
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """A name of each class, for people."""
+        return tuple(names[0] for names in self.prompts.names)
+
+    @functools.cached_property
+    def alike(self) -> list[tuple[int, ...]]:
+        """Groups of classes whose prompts are the same to the model."""
+        return read_alike(self.prompts, tokenizer=self.model.tokenizer)
+
+    @property
     def prompt_warnings(self) -> list[str]:
         """What of the prompts changes how a figure is read."""
-        groups = read_alike(self.prompts, tokenizer=self.model.tokenizer)
-        names = [names[0] for names in self.prompts.names]
         rivals = self.data.kind == "classification"
-        told = suspicion.of_alike(groups, names=names, number=self.data.number, rivals=rivals)
-        return [told] if told else []
+        alike = suspicion.of_alike(
+            self.alike, names=self.names, number=self.data.number, rivals=rivals
+        )
+        return [alike] if alike else []
+
+    @functools.cached_property
+    def captions_cut(self) -> np.ndarray:
+        """bool [M], of the set's captions those of which the model reads only a part."""
+        return self.model.tokenizer.encode(self.data.captions[0])[1]
+
+    def check_prompts(self) -> None:
+        """Raise ConfigError for a prompt that is longer than the model's context."""
+        check_fit(self.prompts.texts()[0], tokenizer=self.model.tokenizer, where=self.data.where)
 
     @functools.cached_property
     def classifier(self) -> Classifier:
@@ -181,21 +196,25 @@ class EvaluatedSet:
         All processes call it; process 0 reads and writes. Raises ConfigError for a prompt longer
         than the model's context.
         """
-        name = f"{self.model.weights['id']}_{asked.hash}.npz"
-        file = epath.Path(self.classifiers) / name if self.classifiers else None
-        kept = distributed.from_lead(_read(file) if file and distributed.is_lead() else b"")
+        if not self.classifiers:
+            return self._embedded(asked)
+        file = epath.Path(self.classifiers) / f"{self.model.weights['id']}_{asked.hash}.npz"
+        kept = distributed.from_lead(_read(file) if distributed.is_lead() else b"")
         if kept:
             arrays = np.load(io.BytesIO(kept), allow_pickle=False)
             return Classifier(arrays["ensemble"], arrays["single"])
-        texts, owners, singles = asked.texts()
         where = f"prompts of {self.data.entry.id}"
-        check_fit(texts, tokenizer=self.model.tokenizer, where=where)
-        text_embed = self.model.texts(texts)
+        check_fit(asked.texts()[0], tokenizer=self.model.tokenizer, where=where)
+        classifier = self._embedded(asked)
+        if distributed.is_lead():
+            files.write_arrays(file, vars(classifier))
+        return classifier
+
+    def _embedded(self, asked: Prompts) -> Classifier:
+        texts, owners, singles = asked.texts()
+        text_embed = self.texts(texts)
         ensemble = classification.class_weights(text_embed, owners=owners)
-        made = Classifier(ensemble, text_embed[singles])
-        if file and distributed.is_lead():
-            files.write_arrays(file, {"ensemble": made.ensemble, "single": made.single})
-        return made
+        return Classifier(ensemble, text_embed[singles])
 
     def cosines(self) -> np.ndarray:
         """float32 [N, C], of the evaluation split with all prompts of each class."""

@@ -131,16 +131,18 @@ def ratio(right: np.ndarray, number: np.ndarray) -> Estimate:
 
 def mean_of_ratios(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Estimate:
     """The mean of several `ratio`s over the same groups, resampled together; n is the groups."""
-    parts = [(np.asarray(right), np.asarray(number)) for right, number in parts]
-    occur = np.flatnonzero(parts[0][1])
-    if not len(occur):
+    columns = np.array([column for part in parts for column in part])  # right, number, right, …
+    columns = columns[:, columns[1] > 0]
+    n = columns.shape[1]
+    if not n:
         return share(0, 0)
 
-    def measure(i: np.ndarray) -> float:
-        return float(np.mean([right[i].sum() / number[i].sum() for right, number in parts]))
+    def measure(times: np.ndarray) -> float:
+        sums = columns @ times
+        return float(np.mean(sums[::2] / sums[1::2]))
 
-    draws = bootstrap(lambda i: measure(occur[i]), len(occur))
-    return estimate(measure(occur), draws, n=len(occur))
+    draws = bootstrap(lambda i: measure(np.bincount(i, minlength=n)), n)
+    return estimate(measure(np.ones(n, np.int64)), draws, n=n)
 
 
 def mean(values: np.ndarray) -> Estimate:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from clipjax.common.exits import DataError, RemoteError
-from clipjax.evals.embed import Evaluator, Poll
+from clipjax.evals.embed import Poll
+from clipjax.evals.evaluator import Evaluator
 from clipjax.evals.suites import faults
 from clipjax.evals.suites.faults import Fault
 from clipjax.training.logging.step_log import StepLog

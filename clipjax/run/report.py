@@ -15,7 +15,7 @@ from clipjax import losses
 from clipjax.config import Config
 from clipjax.data.examples import TrainExamples
 from clipjax.evals import classification
-from clipjax.evals.embed import Evaluator
+from clipjax.evals.evaluator import Evaluator
 from clipjax.pictures.report import Report
 
 SAMPLES = 12

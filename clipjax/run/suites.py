@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 from clipjax import api
 from clipjax.common import durations
 from clipjax.common.counts import counted
@@ -167,19 +169,32 @@ def evaluated_model(model: api.Model, *, path: str) -> EvaluatedModel:
         known["notes"] = list(notes)
     if seen := model.run.get("examples_seen"):
         known["examples_seen"] = int(seen)
+    settings, side = model.module.config, model.image_size
+    pixels = {
+        "resize": f"shorter side to {side}, Pillow's bicubic",
+        "crop": f"centre {side} × {side}",
+    }
+    if settings.image_resize == "squash":
+        pixels = {"resize": f"both sides to {side}, Pillow's bicubic", "crop": "none"}
     return EvaluatedModel(
         embedder=model.embedder(api.LARGEST_BATCH * batch_shards(model.mesh)),
-        variables=model.variables,
         tokenizer=model.tokenizer,
-        image_size=model.image_size,
+        image_size=side,
         mesh=model.mesh,
+        variables=model.variables,
+        logit_scale=model.logit_scale,
         name=name if name in zoo.MODELS else os.path.basename(path.rstrip("/")),
         weights={"id": weights_id(model.variables), "path": path, **known},
-        dtype=str(model.config.model.dtype),
-        image_resize=model.module.config.image_resize,
-        pixel_mean=tuple(model.module.config.image_mean),
-        pixel_std=tuple(model.module.config.image_std),
-        logit_scale=model.logit_scale,
+        preprocessing={
+            **pixels,
+            "mean": list(settings.image_mean),
+            "deviation": list(settings.image_std),
+        },
+        precision={
+            "towers": str(model.config.model.dtype),
+            "similarities": "float32",
+            "platform": jax.default_backend(),
+        },
     )
 
 

@@ -15,7 +15,7 @@ from clipjax.config import unused as unused_settings
 from clipjax.config.stages import Stage
 from clipjax.data import sources
 from clipjax.data.sources import shared_records
-from clipjax.evals.embed import Evaluator
+from clipjax.evals.evaluator import Evaluator
 from clipjax.optim import optimizer as optimizers
 from clipjax.parallel import sharding
 from clipjax.parallel.mesh import batch_shards

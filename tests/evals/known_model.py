@@ -19,16 +19,11 @@ def on_set(data, *, embedder=None, weights=None, **fields):
     given = {name: fields.pop(name) for name in ("image_embed", "features") if name in fields}
     model = EvaluatedModel(
         embedder=types.SimpleNamespace(**embedder or {}),
-        variables=None,
         tokenizer=None,
         image_size=8,
         mesh=meshes.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, devices=jax.devices()[:1]),
         name="mine",
         weights={"id": "w"},
-        dtype="float32",
-        image_resize="crop",
-        pixel_mean=(0.0,) * 3,
-        pixel_std=(1.0,) * 3,
         logit_scale=10.0,
     )
     fields.setdefault("open_train", lambda: data)

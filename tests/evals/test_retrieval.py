@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from clipjax.evals.protocols import loss, retrieval
+from clipjax.evals.protocols.registry import RECALLS
 from clipjax.parallel import mesh as meshes
 
 
@@ -16,6 +17,12 @@ def mesh():
 def unit(rng, *shape):
     x = rng.normal(size=shape).astype(np.float32)
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def recalls(image, text, *, text_image, mesh):
+    ranks = retrieval.Retrieved.of(image, text, text_image=text_image, mesh=mesh).ranks
+    found = retrieval.figures(ranks, text_image=text_image)
+    return {name: found[name].value for name in RECALLS}
 
 
 def plain_recalls(image, text, text_image):
@@ -41,7 +48,7 @@ def test_equals_sorting_the_whole_matrix(mesh, images, monkeypatch):
     image = unit(rng, images, 8)
     text = image[text_image] + 0.6 * unit(rng, 3 * images, 8)
     text /= np.linalg.norm(text, axis=-1, keepdims=True)
-    found = retrieval.recalls(image, text, text_image=text_image, mesh=mesh)
+    found = recalls(image, text, text_image=text_image, mesh=mesh)
     wanted = plain_recalls(image, text, text_image)
     assert found == pytest.approx(wanted)
     assert 0.1 < found["image_to_text_recall_at_1"] < 0.95, "the test must be able to fail"
@@ -49,20 +56,20 @@ def test_equals_sorting_the_whole_matrix(mesh, images, monkeypatch):
 
 def test_a_collapsed_model_gets_nothing(mesh):
     same = np.tile(unit(np.random.default_rng(0), 1, 8), (40, 1))
-    found = retrieval.recalls(same, same, text_image=np.arange(40), mesh=mesh)
+    found = recalls(same, same, text_image=np.arange(40), mesh=mesh)
     assert set(found.values()) == {0.0}
 
 
 def test_a_perfect_model_gets_all(mesh):
     image = unit(np.random.default_rng(0), 40, 16)
-    found = retrieval.recalls(image, image, text_image=np.arange(40), mesh=mesh)
+    found = recalls(image, image, text_image=np.arange(40), mesh=mesh)
     assert set(found.values()) == {1.0}
 
 
 def test_ranks(mesh):
     candidates = np.eye(4, dtype=np.float32)
     query = np.array([[0.5, 0.9, 0.7, 0.6]], np.float32)
-    ranks = retrieval.rank(
+    ranks, _ = retrieval.rank(
         query,
         query_owner=np.array([0]),
         candidates=candidates,
@@ -89,12 +96,10 @@ def test_chance_is_what_random_scores_give(mesh, each):
     text_image = np.repeat(np.arange(20, dtype=np.int32), each)
     rng = np.random.default_rng(0)
     runs = [
-        retrieval.recalls(
-            unit(rng, 20, 64), unit(rng, 20 * each, 64), text_image=text_image, mesh=mesh
-        )
+        recalls(unit(rng, 20, 64), unit(rng, 20 * each, 64), text_image=text_image, mesh=mesh)
         for _ in range(60)
     ]
-    expected = retrieval.chance(text_image)
+    expected = retrieval.chance_of(text_image)
     for metric, level in expected.items():
         assert np.mean([run[metric] for run in runs]) == pytest.approx(level, abs=0.05), metric
     assert expected["text_to_image_recall_at_5"] == 5 / 20
@@ -102,7 +107,7 @@ def test_chance_is_what_random_scores_give(mesh, each):
 
 def test_embeddings_that_are_no_numbers_score_nothing(mesh):
     image = np.full((24, 8), np.nan, np.float32)
-    found = retrieval.recalls(image, image, text_image=np.arange(24, dtype=np.int32), mesh=mesh)
+    found = recalls(image, image, text_image=np.arange(24, dtype=np.int32), mesh=mesh)
     assert set(found.values()) == {0.0}
 
 
@@ -116,7 +121,7 @@ def test_ranks_equal_a_full_stable_argsort(images, devices):
     image = rng.choice([-0.25, 0.25], (images, 16)).astype(np.float32)
     noisy = np.where(rng.random((len(text_image), 16)) < 0.2, -1, 1)
     text = image[text_image] * noisy.astype(np.float32)
-    found = retrieval.ranks(image, text, text_image=text_image, mesh=some)
+    found = retrieval.Retrieved.of(image, text, text_image=text_image, mesh=some).ranks
     scores = image.astype(np.float64) @ text.T
     for direction, matrix, right in (
         ("image_to_text", scores, np.arange(images)[:, None] == text_image),
@@ -135,9 +140,9 @@ def test_figures_are_the_recalls_with_intervals(mesh):
     text_image = np.repeat(np.arange(60, dtype=np.int32), 2)
     text = image[text_image] + 0.7 * unit(rng, 120, 8)
     text /= np.linalg.norm(text, axis=-1, keepdims=True)
-    ranks = retrieval.ranks(image, text, text_image=text_image, mesh=mesh)
+    ranks = retrieval.Retrieved.of(image, text, text_image=text_image, mesh=mesh).ranks
     found = retrieval.figures(ranks, text_image=text_image)
-    plain = retrieval.recalls(image, text, text_image=text_image, mesh=mesh)
+    plain = recalls(image, text, text_image=text_image, mesh=mesh)
     assert {name: found[name].value for name in plain} == pytest.approx(plain)
     assert found["mean_recall"].value == pytest.approx(np.mean([*plain.values()]))
     ones = [plain["image_to_text_recall_at_1"], plain["text_to_image_recall_at_1"]]

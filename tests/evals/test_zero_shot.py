@@ -9,8 +9,10 @@ import pytest
 from clipjax.common.exits import DataError
 from clipjax.data.sources.scenes import Objects
 from clipjax.data.sources.spread import Spread
-from clipjax.evals import classification, prompts, suspicion
-from clipjax.evals.protocols import zero_shot
+from clipjax.evals import classification, embed, prompts, suspicion
+from clipjax.evals.evaluated import EvaluatedModel
+from clipjax.evals.evaluator import open_evaluator
+from clipjax.evals.suites import set_data
 from clipjax.parallel import mesh as meshes
 
 
@@ -96,11 +98,16 @@ def test_classes_with_equal_names_tie_and_are_wrong(mesh):
     assert values(result)["top5_accuracy"] == 1
 
 
+def opened(source):
+    return set_data.of_evaluator(source, name="x", kind="classification")
+
+
 class Oracle:
     """An embedder that has read the labels: image i and "… name" lie on their class's axis."""
 
     def __init__(self, source, *, names):
-        keys, self.labels = zero_shot.class_labels(source)
+        data = opened(source)
+        keys, self.labels = data.keys, data.labels
         self.axis = {name: keys.index(key) for key, name in names.items()}
 
     def images(self, params, source, *, image_size, poll):
@@ -111,42 +118,44 @@ class Oracle:
         return np.eye(len(self.axis), dtype=np.float32)[where]
 
 
-def evaluator(monkeypatch, mesh, source, **settings):
+def evaluator(mesh, source, **naming):
     table = prompts.table("objects", source=source, keys=(), where="w")
-    oracle = Oracle(source, names={key: names[0] for key, names in table.names.items()})
-    monkeypatch.setattr(zero_shot.embed, "Embedder", lambda *_, **__: oracle)
-    fits = types.SimpleNamespace(
-        context_length=99,
-        encode=lambda texts: (np.arange(len(texts))[:, None], np.zeros(len(texts), bool)),
+    model = EvaluatedModel(
+        embedder=Oracle(source, names={key: names[0] for key, names in table.names.items()}),
+        tokenizer=types.SimpleNamespace(
+            context_length=99,
+            encode=lambda texts: (np.arange(len(texts))[:, None], np.zeros(len(texts), bool)),
+        ),
+        image_size=8,
+        mesh=mesh,
     )
-    arguments = {"tokenizer": fits, "image_size": 8, "mesh": mesh, "batch_size": 8}
-    return zero_shot.make_evaluator(None, source=source, **arguments, **settings)
+    return open_evaluator("zero_shot", source, model=model, name="x", **naming)
 
 
-def test_a_perfect_model_gets_everything_right_and_nothing_with_permuted_names(monkeypatch, mesh):
+def test_a_perfect_model_gets_everything_right_and_nothing_with_permuted_names(mesh):
     source = Objects(image_size=8, length=83)
-    made = evaluator(monkeypatch, mesh, source)
+    made = evaluator(mesh, source)
     metrics = made({}, poll=lambda: False)
     assert made.n == 83 and made.chance["top1_accuracy"] == 1 / 40
     assert set(made.chance) == set(metrics) - {"prompts_hash"}
     assert [value for key, value in metrics.items() if key != "prompts_hash"] == [1.0] * 4
     assert np.trace(made.details.confusion) == 83 and made.details.classes[0] == "a fox"
-    control = evaluator(monkeypatch, mesh, source, permute_names=True)({}, poll=lambda: False)
+    control = evaluator(mesh, source, permute_names=True)({}, poll=lambda: False)
     assert control["top1_accuracy"] == control["single_prompt_top1_accuracy"] == 0
     assert control["prompts_hash"] != metrics["prompts_hash"]
 
 
-def test_the_first_records_keep_all_classes(monkeypatch, mesh):
-    made = evaluator(monkeypatch, mesh, Spread(Objects(image_size=8), 7))
+def test_the_first_records_keep_all_classes(mesh):
+    made = evaluator(mesh, Spread(Objects(image_size=8), 7))
     assert made.n == 7 and made({}, poll=lambda: False)["top1_accuracy"] == 1.0
     assert made.details.confusion.shape == (40, 40)
 
 
-def test_classes_that_nothing_can_be_right_of_are_said_beside_the_figure(monkeypatch, mesh):
-    made = evaluator(monkeypatch, mesh, Spread(Objects(image_size=8), 7))
+def test_classes_that_nothing_can_be_right_of_are_said_beside_the_figure(mesh):
+    made = evaluator(mesh, Spread(Objects(image_size=8), 7))
     made({}, poll=lambda: False)
     assert [note.split(":")[0] for note in made.notes] == ["33 of 40 classes have no images here"]
-    whole = evaluator(monkeypatch, mesh, Objects(image_size=8, length=83))
+    whole = evaluator(mesh, Objects(image_size=8, length=83))
     whole({}, poll=lambda: False)
     assert whole.notes == []
     number = np.array([1, 2, 1])
@@ -164,19 +173,23 @@ def test_classes_that_nothing_can_be_right_of_are_said_beside_the_figure(monkeyp
 class Records(list):
     name = "records"
 
+    def key(self, index):
+        return f"number {index}"
+
 
 def test_labels_are_read_from_records_where_the_source_does_not_tell():
-    keys, labels = zero_shot.class_labels(Records([{"label": "b"}, {"label": "a"}, {"label": "b"}]))
-    assert keys == ("a", "b") and labels.tolist() == [1, 0, 1] and labels.dtype == np.int32
+    data = opened(Records([{"label": "b"}, {"label": "a"}, {"label": "b"}]))
+    assert data.keys == ("a", "b") and data.labels.tolist() == [1, 0, 1]
+    assert data.labels.dtype == np.int32
 
 
 def test_missing_and_unknown_labels_are_named():
     with pytest.raises(DataError, match="source records: record 1 has no label"):
-        zero_shot.class_labels(Records([{"label": "b"}, {"text": "a"}]))
+        _ = opened(Records([{"label": "b"}, {"text": "a"}])).labels
     odd = Records([{"label": "b"}])
     odd.labels = ("a",)
-    with pytest.raises(DataError, match="label 'b' is not one of its labels"):
-        zero_shot.class_labels(odd)
+    with pytest.raises(DataError, match="record number 0 has the class 'b', which is none of the"):
+        _ = opened(odd).labels
 
 
 def test_counts_do_not_depend_on_the_mesh(mesh):
@@ -214,7 +227,7 @@ def test_counts_equal_numpy_for_any_number_of_images(n, devices):
     params = rng.integers(-4, 5, (12, 8)).astype(np.float32)
     weights = rng.integers(-4, 5, (7, 8)).astype(np.float32)
     labels = rng.integers(0, 7, n).astype(np.int32)
-    embedder = zero_shot.embed.Embedder(Linear(), mesh=some, batch_size=BATCH)
+    embedder = embed.Embedder(Linear(), mesh=some, batch_size=BATCH)
     embeds = embedder.pixels(
         {"params": params}, lambda i: {"image": pixels[i]}, length=n, poll=lambda: False
     )

@@ -17,7 +17,7 @@ from clipjax.data.sources.scenes import Scenes
 from clipjax.data.tokenizers.clip import ClipTokenizer
 from clipjax.data.tokenizers.sentencepiece import SentencePieceTokenizer, train_sentencepiece
 from clipjax.evals import classification
-from clipjax.evals.embed import Evaluator
+from clipjax.evals.evaluator import Evaluator
 from clipjax.pictures import canvas, table
 from clipjax.pictures.report import Report
 from clipjax.pictures.sheets import retrieved
@@ -273,7 +273,7 @@ def test_sheet_of_a_retrieval_in_the_run(examples, tmp_path, capsys):
     ranks = [note.split()[5] for note in sheet["notes"]]
     assert ranks == ["1", "12", "12", "12"]  # ties and NaN count against the model
 
-    evaluators = {"x": Evaluator(lambda: None, n=12, chance={"top1_accuracy": 0.5})}
+    evaluators = {"x": Evaluator(None, None, chance={"top1_accuracy": 0.5})}
     chance = run_report.chance_levels(evaluators, batch_size=256, loss="softmax_ring")
     assert chance["eval/x/top1_accuracy"] == 0.5
     assert chance["train/loss"] == pytest.approx(5.545, abs=1e-3)

@@ -71,7 +71,7 @@ def test_what_was_taken_for_want_of_a_file_stands_beside_a_suite_s_figures(tmp_p
     (said,) = build_model.weights_notes(starting_from(tmp_path / "a", model))
     assert note in said
     mesh = meshes.make_mesh({"data": 1, "fsdp": -1, "tensor": 1})
-    measured = run_suites.make_subject(Model(variables, run=run, mesh=mesh), path="a")
+    measured = run_suites.evaluated_model(Model(variables, run=run, mesh=mesh), path="a")
     assert measured.weights["notes"] == [note]
     content = {"suite": "s", "model": "m", "compare": "", "weights": measured.weights}
     empty = {"rows": [], "missing": {}, "failed": {}, "protocols": {}, "averages": {}}

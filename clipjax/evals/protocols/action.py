@@ -104,4 +104,4 @@ def _train(evaluated: EvaluatedSet) -> SetData | None:
         return None
 
 
-PROTOCOL = Protocol(settings, measure, prompted=True)
+PROTOCOL = Protocol(measure, settings, prompted=True)

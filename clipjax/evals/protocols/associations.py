@@ -88,10 +88,10 @@ def settings(evaluated: EvaluatedSet) -> dict[str, Any]:
 def measure(evaluated: EvaluatedSet) -> Measurement:
     """The candidates that each cue calls to mind (WinoGAViL)."""
     metric, cues = evaluated.data.metric, evaluated.data.source.cues
-    cue_embed = evaluated.model.texts([prompt(cue.text) for cue in cues])
+    cue_embed = evaluated.texts([prompt(cue.text) for cue in cues])
     scores = jaccards(evaluated.image_embed, cue_embed, cues=cues)
     chance = means(chances(cues), cues=cues)[metric].value
     return Measurement(metric, means(scores, cues=cues), {"cues": len(cues), "chance": chance})
 
 
-PROTOCOL = Protocol(settings, measure)
+PROTOCOL = Protocol(measure, settings)

@@ -215,4 +215,4 @@ def measure(evaluated: EvaluatedSet) -> Measurement:
     )
 
 
-PROTOCOL = Protocol(settings, measure, check, prompted=True)
+PROTOCOL = Protocol(measure, settings, check, prompted=True)

@@ -130,4 +130,4 @@ def measure(evaluated: EvaluatedSet) -> Measurement:
     )
 
 
-PROTOCOL = Protocol(settings, measure)
+PROTOCOL = Protocol(measure, settings)

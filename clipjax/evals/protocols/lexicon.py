@@ -79,7 +79,7 @@ def measure(evaluated: EvaluatedSet) -> Measurement:
     words = sorted({word.casefold() for lexicon in lexicons for word in lexicon})
     accuracy = lexicon_accuracy(
         evaluated.image_embed,
-        evaluated.model.texts([TEMPLATE.replace("{}", word) for word in words]),
+        evaluated.texts([TEMPLATE.replace("{}", word) for word in words]),
         words=words,
         truths=truths,
         lexicons=lexicons,
@@ -87,4 +87,4 @@ def measure(evaluated: EvaluatedSet) -> Measurement:
     return Measurement("lexicon_accuracy", {"lexicon_accuracy": accuracy}, {"words": len(words)})
 
 
-PROTOCOL = Protocol(settings, measure)
+PROTOCOL = Protocol(measure, settings)

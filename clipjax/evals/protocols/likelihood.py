@@ -13,48 +13,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from clipjax.data import eval_batches
-from clipjax.evals import classification, embed, notes, prompts
-from clipjax.evals.protocols import zero_shot
+from clipjax.evals import classification, embed, notes
+from clipjax.evals.evaluated import EvaluatedSet
+from clipjax.evals.protocols.registry import Protocol
+from clipjax.evals.suites.results import Measurement
 from clipjax.models.baselines.prediction import CaptionPredictor
 from clipjax.parallel import sharding
 
 PROMPTS = 16  # looked at together: a captioning model sees each with each image of a batch
-
-
-def make_evaluator(
-    model: CaptionPredictor,
-    *,
-    source: Any,
-    tokenizer: Any,
-    image_size: int,
-    mesh: Mesh,
-    batch_size: int,
-    where: str,
-    **naming: Any,
-) -> embed.Evaluator:
-    """Classification of all images of `source` by the prompts of its classes.
-
-    Arguments and errors as `zero_shot.make_evaluator`, `naming` its classes, templates and
-    permute_names; so are the metrics, but for single_prompt_top1_accuracy.
-    """
-    labels, chosen = zero_shot.labels_and_prompts(
-        source, tokenizer=tokenizer, where=where, **naming
-    )
-    texts, owners, _ = chosen.texts()
-    score = Scorer(model, mesh=mesh, batch_size=batch_size)
-    shown = tuple(names[0] for names in chosen.names)
-    alike = prompts.read_alike(chosen, tokenizer=tokenizer)
-
-    def measure(variables: Any, *, poll: embed.Poll) -> tuple[dict[str, Any], Any]:
-        ids, _ = tokenizer.encode(texts)
-        each = score(variables, source, ids, image_size=image_size, poll=poll)
-        scores = of_classes(each, owners=owners)
-        result = classification.judge_scores(scores, labels=labels, classes=shown)
-        values = {name: x.value for name, x in classification.accuracies(result).items()}
-        told = notes.of_result(result, alike=alike)
-        return {**values, "prompts_hash": chosen.hash, "notes": told}, result
-
-    return embed.Evaluator(measure, n=len(labels), chance=classification.chance(len(shown)))
 
 
 class Scorer:
@@ -101,3 +67,30 @@ def of_classes(scores: np.ndarray, *, owners: np.ndarray) -> np.ndarray:
     """float64 [N, C], the mean score of each class's prompts: of float32 [N, P], int32 [P]."""
     member = (owners[:, None] == np.arange(owners.max() + 1)).astype(np.float64)  # [P, C]
     return scores.astype(np.float64) @ member / member.sum(axis=0)
+
+
+def measure(evaluated: EvaluatedSet) -> Measurement:
+    """Classification of all images by the prompts of their classes."""
+    data, model = evaluated.data, evaluated.model
+    texts, owners, _ = evaluated.prompts.texts()
+    ids, _ = model.tokenizer.encode(texts)
+    each = model.embedder(
+        model.variables, data.source, ids, image_size=model.image_size, poll=evaluated.poll
+    )
+    result = classification.judge_scores(
+        of_classes(each, owners=owners), labels=data.labels, classes=evaluated.names
+    )
+    return Measurement(
+        "top1_accuracy",
+        classification.accuracies(result),
+        warnings=notes.of_result(result, alike=evaluated.alike),
+        picture=result,
+    )
+
+
+def chance(evaluated: EvaluatedSet) -> dict[str, float]:
+    """What guessing gives, by metric."""
+    return classification.chance(len(evaluated.data.keys))
+
+
+PROTOCOL = Protocol(measure, chance=chance, embedder=Scorer)

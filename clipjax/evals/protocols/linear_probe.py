@@ -244,4 +244,4 @@ def _not_finite(fitted: Probe, test_features: np.ndarray) -> list[str]:
     return warnings
 
 
-PROTOCOL = Protocol(settings, measure, check)
+PROTOCOL = Protocol(measure, settings, check)

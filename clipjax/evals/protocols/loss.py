@@ -4,6 +4,8 @@ The same function as in training: softmax or sigmoid, with the model's scale and
 cast as there, and equal pairs of a batch taken as `config.loss.duplicates` says.
 """
 
+import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,11 +16,13 @@ from jax.sharding import Mesh
 
 from clipjax import losses
 from clipjax.common.counts import counted
-from clipjax.data import eval_batches
 from clipjax.data.examples import read
 from clipjax.data.same_image import content_id
-from clipjax.evals import embed, notes
-from clipjax.models.clip import CLIP
+from clipjax.evals import notes
+from clipjax.evals.evaluated import EvaluatedSet
+from clipjax.evals.metrics import Estimate
+from clipjax.evals.protocols.registry import Protocol
+from clipjax.evals.suites.results import Measurement
 from clipjax.parallel import mesh as meshes
 from clipjax.parallel.mesh import BATCH_AXES
 from clipjax.training import objectives
@@ -28,52 +32,58 @@ PLAIN = objectives.contrastive("softmax_gather", embed_dtype="float32")
 ONE_DEVICE = {"data": 1, "fsdp": 1, "tensor": 1}
 
 
-def make_evaluator(
-    model: CLIP,
-    *,
-    source: Any,
-    tokenizer: Any,
-    image_size: int,
-    mesh: Mesh,
-    batch_size: int,
-    objective: Objective = PLAIN,
-    name: str = "softmax_gather",
-    duplicates: str = "negative",
-    pairs_in_training: int = 0,
-) -> embed.Evaluator:
-    """{"loss": …} over `source`, images with their first captions, `batch_size` competing.
+@dataclasses.dataclass(frozen=True)
+class TrainingLoss:
+    """The loss of a run.
 
-    Args:
-      objective: the run's, see `training.objectives`.
-      name: of its loss.
+    Attributes:
+      objective: see `training.objectives`.
+      name: of the loss.
       duplicates: what it makes of equal images and captions, `config.loss.duplicates`.
-      pairs_in_training: that compete there; 0 is not known.
+      pairs: that compete in training; 0 is not known.
     """
-    texts, text_image = eval_batches.eval_caption_list(source)
-    firsts = [texts[i] for i in np.unique(text_image, return_index=True)[1]]
-    embedder = embed.Embedder(model, mesh=mesh, batch_size=batch_size)
-    scalars_of = jax.jit(lambda params: model.apply({"params": params}, method="scalars"))
-    competing = min(batch_size, len(source))
 
-    def measure(variables: Any, *, poll: embed.Poll) -> tuple[dict[str, Any], None]:
-        scalars: Any = scalars_of(variables["params"])
-        value = contrastive_loss(
-            embedder.images(variables, source, image_size=image_size, poll=poll),
-            embedder.texts(variables, firsts, tokenizer=tokenizer, poll=poll),
-            **{scalar: float(np.asarray(x)) for scalar, x in scalars.items()},
-            batch_size=batch_size,
-            objective=objective,
-            ids={} if duplicates == "negative" else content_ids(source, firsts, tokenizer),
-        )
-        return {"loss": value, "notes": [what_it_is, *cut]}, None
+    objective: Objective
+    name: str
+    duplicates: str
+    pairs: int
 
-    cut = notes.of_cut(tokenizer.encode(firsts)[1])
-    what_it_is = f"{name} among {counted(competing, 'pair')}"
-    if pairs_in_training not in (0, competing):
-        what_it_is += f", and {pairs_in_training:,} in training: train/loss is another number"
-    guessing = losses.LOSSES[name].guessing
-    chance = {"loss": guessing(competing)} if guessing else {}
-    return embed.Evaluator(measure, n=len(source), chance=chance)
+
+def competing(evaluated: EvaluatedSet) -> int:
+    """Pairs among which each is measured."""
+    return min(evaluated.model.embedder.batch_size, evaluated.data.n)
+
+
+def chance(evaluated: EvaluatedSet) -> dict[str, float]:
+    """The loss of guessing, where it is known."""
+    guessing = losses.LOSSES[evaluated.model.training_loss.name].guessing
+    return {"loss": guessing(competing(evaluated))} if guessing else {}
+
+
+def measure(evaluated: EvaluatedSet) -> Measurement:
+    """The run's loss over all images with their first captions."""
+    model, source, pairs = evaluated.model, evaluated.data.source, competing(evaluated)
+    loss: TrainingLoss = model.training_loss
+    texts, text_image = evaluated.data.captions
+    first = np.unique(text_image, return_index=True)[1]
+    firsts = [texts[i] for i in first]
+    alike_count = loss.duplicates != "negative"
+    value = contrastive_loss(
+        evaluated.image_embed,
+        evaluated.texts(firsts),
+        **model.embedder.scalars(model.variables),
+        batch_size=model.embedder.batch_size,
+        objective=loss.objective,
+        ids=content_ids(source, firsts, model.tokenizer) if alike_count else {},
+    )
+    what_it_is = f"{loss.name} among {counted(pairs, 'pair')}"
+    if loss.pairs not in (0, pairs):
+        what_it_is += f", and {loss.pairs:,} in training: train/loss is another number"
+    return Measurement(
+        "loss",
+        {"loss": Estimate(value, math.nan, math.nan, len(source))},
+        warnings=[what_it_is, *notes.of_cut(evaluated.captions_cut[first])],
+    )
 
 
 def contrastive_loss(
@@ -94,7 +104,7 @@ def contrastive_loss(
       logit_bias: what is added; None is nothing.
       batch_size: pairs that compete; it defines the number, so compare only equal sizes. A last
         smaller batch counts by its pairs.
-      objective: as for `make_evaluator`.
+      objective: see `training.objectives`.
       ids: "image_id" and "text_id", uint32 [N], of an objective that asks for them.
     """
     mesh = meshes.make_mesh(ONE_DEVICE, devices=jax.local_devices()[:1])
@@ -123,3 +133,6 @@ def _value(
     outputs: dict[str, jax.Array], batch: dict[str, jax.Array], *, objective: Objective, mesh: Mesh
 ) -> jax.Array:
     return objective(outputs, batch, mesh=mesh, batch_axes=BATCH_AXES)[0]
+
+
+PROTOCOL = Protocol(measure, chance=chance)

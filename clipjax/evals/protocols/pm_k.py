@@ -58,4 +58,4 @@ def measure(evaluated: EvaluatedSet) -> Measurement:
     return Measurement("mean_pm", figures, {"anchors": len(listed)})
 
 
-PROTOCOL = Protocol(action.settings, measure, prompted=True)
+PROTOCOL = Protocol(measure, action.settings, prompted=True)

@@ -260,4 +260,4 @@ def _annotations_and_prompts(evaluated: EvaluatedSet) -> tuple[Annotations, prom
     return known, prompts.make(known.keys, table=table, where=where)
 
 
-PROTOCOL = Protocol(settings, measure)
+PROTOCOL = Protocol(measure, settings)

@@ -95,25 +95,32 @@ IN_SUITES = tuple(name for name, facts in FACTS.items() if facts.sets)
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How to measure a model on a set of a suite, both as an `EvaluatedSet`.
+    """How to measure a model on a set, both as an `EvaluatedSet`.
 
     Attributes:
-      settings: what determines the figures beside weights, data and preprocessing, plain JSON
-        values; a figure of other settings is measured again.
       measure: the Measurement.
+      settings: what determines the figures in a suite beside weights, data and preprocessing, plain
+        JSON values; a figure of other settings is measured again.
       check: raises DataError for data that it cannot measure, before images are embedded. It needs
         no devices, so that one process may fail alone.
       prompted: whether it uses the set's prompts.
+      in_loop: the Measurement of an evaluator during training, which has only the metrics of its
+        `InLoop`; None is `measure`.
+      chance: what guessing gives by the metrics of an evaluator.
+      embedder: (model, mesh, batch_size) → its encoders, compiled; None is `embed.Embedder`.
     """
 
-    settings: Callable[[Any], dict[str, Any]]
     measure: Callable[[Any], Any]
+    settings: Callable[[Any], dict[str, Any]] = lambda evaluated: {}
     check: Callable[[Any], None] = lambda evaluated: None
     prompted: bool = False
+    in_loop: Callable[[Any], Any] | None = None
+    chance: Callable[[Any], dict[str, float]] = lambda evaluated: {}
+    embedder: Callable[..., Any] | None = None
 
 
 def get(name: str) -> Protocol:
-    """The protocol of this name, its module imported now."""
+    """The protocol of this name out of FACTS, its module imported now."""
     return importlib.import_module(f"clipjax.evals.protocols.{name}").PROTOCOL
 
 

@@ -14,13 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from clipjax.data import eval_batches
-from clipjax.evals import embed, metrics, notes
+from clipjax.evals import metrics, notes
 from clipjax.evals.evaluated import EvaluatedSet
 from clipjax.evals.metrics import Estimate
-from clipjax.evals.protocols.registry import Protocol
+from clipjax.evals.protocols.registry import RECALLS, Protocol
 from clipjax.evals.suites.results import Measurement
-from clipjax.models.clip import CLIP
 from clipjax.parallel import sharding
 from clipjax.parallel.mesh import batch_shards
 from clipjax.pictures.sheets import retrieved
@@ -31,34 +29,8 @@ TIE = 1e-6  # cosines closer than this are equal: float32 sums depend on their o
 PREFIX = "a photo of"  # before captions, section E.1: worth a point or two
 
 
-def make_evaluator(
-    model: CLIP, *, source: Any, tokenizer: Any, image_size: int, mesh: Mesh, batch_size: int
-) -> embed.Evaluator:
-    """Retrieval over all images and captions of `source`; metrics as `recalls` names them."""
-    texts, text_image = eval_batches.eval_caption_list(source)
-    cut = tokenizer.encode(texts)[1]
-    of_captions = notes.of_captions(texts, text_image=text_image, cut=cut)
-    embedder = embed.Embedder(model, mesh=mesh, batch_size=batch_size)
-    load = embedder.loader(source, image_size=image_size)
-
-    def measure(variables: Any, *, poll: embed.Poll) -> tuple[dict[str, Any], dict[str, Any]]:
-        image_embed = embedder.images(variables, source, image_size=image_size, poll=poll)
-        text_embed = embedder.texts(variables, texts, tokenizer=tokenizer, poll=poll)
-        found = Retrieved.of(image_embed, text_embed, text_image=text_image, mesh=mesh)
-        sheet = retrieved.sheet_arguments(  # last: it may fail here alone, where none waits for it
-            texts,
-            text_image=text_image,
-            image_embed=image_embed,
-            text_embed=text_embed,
-            load=lambda index: load(index)["image"],
-        )
-        return {**shares(found.ranks), "notes": [*of_captions, *found.notes]}, sheet
-
-    return embed.Evaluator(measure, n=len(source), chance=chance(text_image))
-
-
-def chance(text_image: np.ndarray) -> dict[str, float]:
-    """What `recalls` gives on average for scores drawn at random. `text_image`: int32 [M]."""
+def chance_of(text_image: np.ndarray) -> dict[str, float]:
+    """The recalls on average for scores drawn at random. `text_image`: int32 [M]."""
     texts_each = np.bincount(text_image)
     images, texts = len(texts_each), len(text_image)
     found = {}
@@ -73,44 +45,15 @@ def chance(text_image: np.ndarray) -> dict[str, float]:
     return found
 
 
-def recalls(
-    image_embed: np.ndarray, text_embed: np.ndarray, *, text_image: np.ndarray, mesh: Mesh
-) -> dict[str, float]:
-    """Recall at 1, 5, 10 in both directions: {"image_to_text_recall_at_1": share of images one of
-    whose captions is the best text, …, "text_to_image_recall_at_10": …}; arguments as `ranks`."""
-    return shares(ranks(image_embed, text_embed, text_image=text_image, mesh=mesh))
-
-
-def shares(found: dict[str, np.ndarray]) -> dict[str, float]:
-    """What `recalls` gives, of the ranks that `ranks` gives."""
-    return {
-        f"{direction}_recall_at_{k}": float(np.sum(each < k) / len(each))
-        for direction, each in found.items()
-        for k in RECALL_AT
-    }
-
-
-def ranks(
-    image_embed: np.ndarray, text_embed: np.ndarray, *, text_image: np.ndarray, mesh: Mesh
-) -> dict[str, np.ndarray]:
-    """The rank of the best right candidate of each query, 0 is best.
-
-    Args:
-      image_embed: float32 [N, E], L2-normalised.
-      text_embed: float32 [M, E], L2-normalised; an image may have several captions.
-      text_image: int32 [M], the image each caption belongs to.
-      mesh: queries are split over its batch axes.
-
-    Returns:
-      {"image_to_text": int32 [N], "text_to_image": int32 [M]}. An image's own further captions do
-      not count as wrong.
-    """
-    return Retrieved.of(image_embed, text_embed, text_image=text_image, mesh=mesh).ranks
-
-
 @dataclasses.dataclass(frozen=True)
 class Retrieved:
-    """What a retrieval gave: the ranks, as `ranks` gives them, and what to know of them."""
+    """What a retrieval gave.
+
+    Attributes:
+      ranks: {"image_to_text": int32 [N], "text_to_image": int32 [M]}, of each query the rank of
+        its best right candidate, 0 is best. An image's own further captions do not count as wrong.
+      notes: what to know of them.
+    """
 
     ranks: dict[str, np.ndarray]
     notes: list[str]
@@ -119,18 +62,25 @@ class Retrieved:
     def of(
         cls, image_embed: np.ndarray, text_embed: np.ndarray, *, text_image: np.ndarray, mesh: Mesh
     ) -> "Retrieved":
-        """Arguments as `ranks`."""
+        """Rank images for texts and texts for images.
+
+        Args:
+          image_embed: float32 [N, E], L2-normalised.
+          text_embed: float32 [M, E], L2-normalised; an image may have several captions.
+          text_image: int32 [M], the image each caption belongs to.
+          mesh: queries are split over its batch axes.
+        """
         images = np.arange(len(image_embed), dtype=np.int32)
         texts = np.asarray(text_image, np.int32)
-        found = {
-            "image_to_text": _ranked(
+        ranked = {
+            "image_to_text": rank(
                 image_embed,
                 query_owner=images,
                 candidates=text_embed,
                 candidate_owner=texts,
                 mesh=mesh,
             ),
-            "text_to_image": _ranked(
+            "text_to_image": rank(
                 text_embed,
                 query_owner=texts,
                 candidates=image_embed,
@@ -138,46 +88,48 @@ class Retrieved:
                 mesh=mesh,
             ),
         }
-        told = notes.of_ranks(
-            {way: int(np.sum(tied)) for way, (_, tied) in found.items()},
-            queries={way: len(rank) for way, (rank, _) in found.items()},
+        sentences = notes.of_ranks(
+            {way: int(np.sum(tied)) for way, (_, tied) in ranked.items()},
+            queries={way: len(ranks) for way, (ranks, _) in ranked.items()},
             not_finite=sum(
                 int(np.sum(~np.isfinite(embeds).all(axis=1)))
                 for embeds in (image_embed, text_embed)
             ),
         )
-        return cls({way: rank for way, (rank, _) in found.items()}, told)
+        return cls({way: ranks for way, (ranks, _) in ranked.items()}, sentences)
 
 
-def figures(found: dict[str, np.ndarray], *, text_image: np.ndarray) -> dict[str, Estimate]:
+def figures(ranks: dict[str, np.ndarray], *, text_image: np.ndarray) -> dict[str, Estimate]:
     """The recalls with intervals, and their means.
 
     Captions of one image are resampled together.
 
     Args:
-      found: of `ranks`.
+      ranks: see `Retrieved`.
       text_image: int32 [M].
 
     Returns:
-      The names of `recalls`; "mean_recall" of all six; "mean_recall_at_1" of both directions, the
-      one number that DataComp reports of a retrieval set.
+      Recall at 1, 5, 10 in both directions: {"image_to_text_recall_at_1": share of images one of
+      whose captions is the best text, …, "text_to_image_recall_at_10": …}; "mean_recall" of all
+      six; "mean_recall_at_1" of both directions, the one number that DataComp reports of a
+      retrieval set.
     """
-    images = len(found["image_to_text"])
+    images = len(ranks["image_to_text"])
     captions = np.bincount(text_image, minlength=images)
-    made: dict[str, Estimate] = {}
+    estimates: dict[str, Estimate] = {}
     by_image: list[tuple[np.ndarray, np.ndarray]] = []  # right, number
     for k in RECALL_AT:
-        right = found["image_to_text"] < k
-        made[f"image_to_text_recall_at_{k}"] = metrics.share(int(right.sum()), images)
+        right = ranks["image_to_text"] < k
+        estimates[f"image_to_text_recall_at_{k}"] = metrics.share(int(right.sum()), images)
         by_image.append((right.astype(np.int64), np.ones(images, np.int64)))
     for k in RECALL_AT:
-        right = np.bincount(text_image[found["text_to_image"] < k], minlength=images)
-        made[f"text_to_image_recall_at_{k}"] = metrics.ratio(right, captions)
+        right = np.bincount(text_image[ranks["text_to_image"] < k], minlength=images)
+        estimates[f"text_to_image_recall_at_{k}"] = metrics.ratio(right, captions)
         by_image.append((right, captions))
     half = len(RECALL_AT)
-    made["mean_recall"] = metrics.mean_of_ratios(by_image)
-    made["mean_recall_at_1"] = metrics.mean_of_ratios([by_image[0], by_image[half]])
-    return made
+    estimates["mean_recall"] = metrics.mean_of_ratios(by_image)
+    estimates["mean_recall_at_1"] = metrics.mean_of_ratios([by_image[0], by_image[half]])
+    return estimates
 
 
 def rank(
@@ -187,7 +139,7 @@ def rank(
     candidates: np.ndarray,
     candidate_owner: np.ndarray,
     mesh: Mesh,
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """For each query, how many wrong candidates score at least as high as its best right one.
 
     Args:
@@ -198,26 +150,8 @@ def rank(
       mesh: queries are split over its batch axes.
 
     Returns:
-      int32 [Q]; 0 is best.
+      int32 [Q], 0 is best; and bool [Q], whether a tie alone keeps a query from 0.
     """
-    return _ranked(
-        queries,
-        query_owner=query_owner,
-        candidates=candidates,
-        candidate_owner=candidate_owner,
-        mesh=mesh,
-    )[0]
-
-
-def _ranked(
-    queries: np.ndarray,
-    *,
-    query_owner: np.ndarray,
-    candidates: np.ndarray,
-    candidate_owner: np.ndarray,
-    mesh: Mesh,
-) -> tuple[np.ndarray, np.ndarray]:
-    """What `rank` gives, and bool [Q], whether a tie alone keeps a query from rank 0."""
     shards = batch_shards(mesh)
     padding = -len(queries) % shards
     split = sharding.batch_sharding(mesh)
@@ -237,8 +171,8 @@ def _ranked(
         mesh=mesh,
         block=block,
     )
-    rank = np.asarray(counts)[: len(queries)]
-    return rank, (rank > 0) & (np.asarray(higher)[: len(queries)] == 0)
+    ranks = np.asarray(counts)[: len(queries)]
+    return ranks, (ranks > 0) & (np.asarray(higher)[: len(queries)] == 0)
 
 
 @partial(jax.jit, static_argnames=("mesh", "block"))
@@ -283,30 +217,66 @@ def settings(evaluated: EvaluatedSet) -> dict[str, Any]:
     return {"prefix": PREFIX, "metric": evaluated.data.metric}
 
 
+def chance(evaluated: EvaluatedSet) -> dict[str, float]:
+    """What guessing gives, by the metrics of `in_loop`."""
+    return chance_of(evaluated.data.captions[1])
+
+
+def in_loop(evaluated: EvaluatedSet) -> Measurement:
+    """Recall both ways, of captions as they are; its picture is a sheet of the best images."""
+    model, source = evaluated.model, evaluated.data.source
+    texts, text_image = evaluated.data.captions
+    image_embed, text_embed = evaluated.image_embed, evaluated.texts(texts)
+    ranked = Retrieved.of(image_embed, text_embed, text_image=text_image, mesh=model.mesh)
+    recalls = figures(ranked.ranks, text_image=text_image)
+    load = model.embedder.loader(source, image_size=model.image_size)
+    sheet = retrieved.sheet_arguments(  # last: it may fail here alone, where none waits for it
+        texts,
+        text_image=text_image,
+        image_embed=image_embed,
+        text_embed=text_embed,
+        load=lambda index: load(index)["image"],
+    )
+    return Measurement(
+        "mean_recall_at_1",
+        {name: recalls[name] for name in RECALLS},
+        warnings=_warnings(evaluated, ranked),
+        picture=sheet,
+    )
+
+
 def measure(evaluated: EvaluatedSet) -> Measurement:
     """Recall both ways, of captions as they are and with the prefix."""
     data, model = evaluated.data, evaluated.model
-    texts, text_image = eval_batches.eval_caption_list(data.source)
+    texts, text_image = data.captions
     result = Measurement(data.metric, {}, {"captions": len(texts)})
     medians: dict[str, float] = {}
     for name, prefix in (("", ""), ("prefixed_", f"{PREFIX} ")):
         captions = [prefix + text for text in texts]
         cut = model.tokenizer.encode(captions)[1]
         ranked = Retrieved.of(
-            evaluated.image_embed, model.texts(captions), text_image=text_image, mesh=model.mesh
+            evaluated.image_embed,
+            evaluated.texts(captions),
+            text_image=text_image,
+            mesh=model.mesh,
         )
         recalls = figures(ranked.ranks, text_image=text_image)
         result.figures |= {f"{name}{metric}": estimate for metric, estimate in recalls.items()}
         result.details[f"{name}captions_cut"] = int(np.sum(cut))
         if not name:
+            result.warnings = _warnings(evaluated, ranked)
             medians = {
-                f"median_rank_{way}": float(np.median(rank)) + 1
-                for way, rank in ranked.ranks.items()
+                f"median_rank_{way}": float(np.median(ranks)) + 1
+                for way, ranks in ranked.ranks.items()
             }
-            result.warnings += notes.of_captions(texts, text_image=text_image, cut=cut)
-            result.warnings += ranked.notes
     result.details |= {"chance": 1 / data.n, **medians}
     return result
 
 
-PROTOCOL = Protocol(settings, measure)
+def _warnings(evaluated: EvaluatedSet, ranked: Retrieved) -> list[str]:
+    texts, text_image = evaluated.data.captions
+    of_captions = notes.of_captions(texts, text_image=text_image, cut=evaluated.captions_cut)
+    return of_captions + ranked.notes
+
+
+PROTOCOL = Protocol(measure, settings, in_loop=in_loop, chance=chance)

@@ -225,4 +225,4 @@ def _shift_classes(evaluated: EvaluatedSet) -> dict[str, dict[str, Any]]:
     return shifts
 
 
-PROTOCOL = Protocol(settings, measure, prompted=True)
+PROTOCOL = Protocol(measure, settings, prompted=True)

@@ -34,12 +34,11 @@ class Progress:
         self._left = images
         self.bar.set_description(f"set {self.number} of {self.sets}, {name}")
 
-    def batch(self, images: int) -> bool:
-        """A batch of images is on its way; False, since evaluations are not preempted."""
+    def batch(self, images: int) -> None:
+        """A batch of images is on its way."""
         step = min(images, self._left)
         self._left -= step
         self.bar.update(step)
-        return False
 
     def end(self) -> None:
         """The set is done."""

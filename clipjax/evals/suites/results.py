@@ -38,6 +38,8 @@ class Measurement:
       details: whatever pictures and people want besides, as plain JSON values.
       warnings: sentences that belong beside the figures.
       arrays: with one row for each image; not in the JSON, see `runner`.
+      picture: what a run's report draws of it: a `classification.Result`, the arguments of a
+        contact sheet, or None; not in the JSON.
       key: `key_of` what determines the figures.
       settings: what `key` is the hash of.
       seconds: it took.
@@ -49,6 +51,7 @@ class Measurement:
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
     warnings: list[str] = dataclasses.field(default_factory=list)
     arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
+    picture: Any = dataclasses.field(default=None, repr=False)
     key: str = ""
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
@@ -148,9 +151,11 @@ def parse_step_name(name: str) -> tuple[int, bool] | None:
 
 def to_json(record: Record) -> dict[str, Any]:
     """Plain values; a figure is {"value", "low", "high", "n"}, and what is no number is null."""
-    fields = dataclasses.asdict(record)
-    for measurement in fields["measurements"].values():
-        del measurement["arrays"]
+    fields = vars(record) | {"measurements": {}}
+    for protocol, measurement in record.measurements.items():
+        kept = dataclasses.asdict(dataclasses.replace(measurement, arrays={}, picture=None))
+        del kept["arrays"], kept["picture"]
+        fields["measurements"][protocol] = kept
     return plain(fields)
 
 

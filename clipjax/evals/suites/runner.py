@@ -78,7 +78,7 @@ def run_suite(
             evaluated = task.evaluated
             if evaluated and task.todo:
                 progress.begin(task.record.name, images=evaluated.data.n)
-                evaluated.poll = functools.partial(progress.batch, model.embedder.batch_size)
+                evaluated.progress = functools.partial(progress.batch, model.embedder.batch_size)
                 _measure(task, evaluated, folder=place, say=progress.say if lead else _silent)
                 progress.end()
                 if task.record.status == "measured" and not task.record.measurements:

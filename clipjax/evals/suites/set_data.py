@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.common.exits import DataError
+from clipjax.data import eval_batches
 from clipjax.evals.suites import Entry, set_places
 from clipjax.evals.suites.set_places import Missing
 from clipjax.evals.video_frames import MiddleFrames
@@ -73,7 +74,7 @@ class SetData:
 
         Raises DataError if their number is not the set's.
         """
-        keys = tuple(self.source.labels)
+        keys = tuple(getattr(self.source, "labels", None) or sorted(set(self._label_keys)))
         if self.entry.subset and len(keys) != self.entry.classes:
             occur = {self.source.label(index) for index in range(self.n)}
             keys = tuple(key for key in keys if key in occur)
@@ -85,20 +86,36 @@ class SetData:
         return keys
 
     @functools.cached_property
+    def _label_keys(self) -> list[str]:
+        """The label key of each record; DataError for a record without one."""
+        label = getattr(self.source, "label", None) or (lambda i: self.source[i].get("label"))
+        names = [label(index) for index in range(self.n)]
+        if None in names:
+            raise DataError(
+                f"source {self.source.name}: record {names.index(None)} has no label; zero_shot"
+                " needs one"
+            )
+        return names
+
+    @functools.cached_property
     def labels(self) -> np.ndarray:
         """int32 [N], the class of each image as its place in `keys`; DataError for an unknown."""
-        place = {key: i for i, key in enumerate(self.keys)}
-        found = [self.source.label(index) for index in range(self.n)]
-        unknown = next((i for i, key in enumerate(found) if key not in place), None)
+        place, names = {key: i for i, key in enumerate(self.keys)}, self._label_keys
+        unknown = next((i for i, key in enumerate(names) if key not in place), None)
         if unknown is not None:
             count = len(self.keys)
-            from_one = str(found[unknown]) == str(count) and "0" in place and "0" not in found
+            from_one = str(names[unknown]) == str(count) and "0" in place and "0" not in names
             why = "; its labels count from 1, and those of a set from 0" if from_one else ""
             raise DataError(
                 f"{self.where}: record {self.source.key(unknown)} has the class"
-                f" {found[unknown]!r}, which is none of the set's {count:,}{why}"
+                f" {names[unknown]!r}, which is none of the set's {count:,}{why}"
             )
-        return np.array([place[key] for key in found], np.int32)
+        return np.array([place[key] for key in names], np.int32)
+
+    @functools.cached_property
+    def captions(self) -> tuple[list[str], np.ndarray]:
+        """M captions, and int32 [M], the image of each."""
+        return eval_batches.eval_caption_list(self.source)
 
     @functools.cached_property
     def targets(self) -> tuple[np.ndarray, np.ndarray]:
@@ -150,6 +167,11 @@ def open_set(entry: Entry, *, data: str, image_size: int) -> SetData:
     _check_size(made)
     agrees = tuple(name for name, n in entry.sizes.items() if n == made.size)
     return dataclasses.replace(made, agrees=agrees)
+
+
+def of_evaluator(source: Any, *, name: str, kind: str) -> SetData:
+    """Held-out data that a run's config names, as a set of this kind without a registry entry."""
+    return SetData(Entry(name, name), source, f"config.evals.{name}", kind, name, ())
 
 
 def check_classes(data: SetData) -> None:
