@@ -98,11 +98,7 @@ class Model:
         build_model.check_kernels(self.config, mesh=mesh)
         self.module = build_model.model(self.config, mesh=mesh)
         placements = sharding.shardings(variables, mesh=mesh)
-        self.variables = jax.tree.map(
-            lambda x, placed: jax.make_array_from_callback(x.shape, placed, lambda i: x[i]),
-            jax.tree.map(np.asarray, variables),
-            placements,
-        )
+        self.variables = jax.tree.map(sharding.put, jax.tree.map(np.asarray, variables), placements)
         self._embedders: dict[int, embed.Embedder] = {}
 
     def encode_image(self, images: AnyImage | Iterable[AnyImage]) -> np.ndarray:

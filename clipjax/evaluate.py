@@ -38,11 +38,11 @@ def run(
     watch: bool = False,
     output: str = "results",
     average: bool = True,
-    **options: Any,
+    **of_suite: Any,
 ) -> int:
     """Do what the flags of the same names ask; returns the exit code.
 
-    `options` are those of a suite: data, prompts, only, force, compare (`runner.run_suite`).
+    `of_suite` are data, prompts, only, force and compare, see `evals.suites.Options`.
 
     Raises:
       CleanExit: with the exit code for what was wrong.
@@ -55,15 +55,16 @@ def run(
         if queries or image:
             raise ConfigError("--suite, --query and --image are questions; ask one at a time")
         _check_suite(workdir, weights=weights, suite=suite, watch=watch, step=step)
+        from clipjax.evals import suites
+
         return run_suite(
-            workdir,
+            suites.find(suite),
+            suites.Options(average=average, **of_suite),
+            workdir=workdir,
             weights=weights,
-            suite=suite,
             step=step,
             watch=watch,
             output=output,
-            average=average,
-            **options,
         )
     _check(workdir, queries=queries, images=images, image=image, labels=labels)
     from clipjax import api
@@ -121,21 +122,16 @@ def _check_suite(workdir: str, *, weights: str, suite: str, watch: bool, step: i
 
 
 def run_suite(
-    workdir: str,
+    suite: Any,
+    options: Any,
     *,
+    workdir: str,
     weights: str,
-    suite: str,
     step: int | None,
     watch: bool,
     output: str,
-    **options: Any,
 ) -> int:
-    """The suite that is named, on what is named; returns the exit code."""
-    from clipjax.evals import suites
-    from clipjax.evals.suites import checks as suite_checks
-
-    chosen = suites.find(suite)
-    suite_checks.protocol_names(options.get("only", ()), where="--protocols")
+    """The `suites.Suite` on what is named, with `suites.Options`; returns the exit code."""
     from clipjax.parallel import compilation_cache, distributed, shutdown
     from clipjax.run import suites as run_suites
 
@@ -143,11 +139,11 @@ def run_suite(
     compilation_cache.enable(defaults().compilation_cache)
     with shutdown.together(more_memory="use more devices"):
         if weights:
-            run_suites.on_weights(weights, chosen, output=output, **options)
+            run_suites.on_weights(weights, suite, output=output, options=options)
         elif watch:
-            run_suites.watch(workdir, chosen, **options)
+            run_suites.watch(workdir, suite, options=options)
         else:
-            run_suites.on_run(workdir, chosen, step=step, **options)
+            run_suites.on_run(workdir, suite, step=step, options=options)
     return exits.DONE
 
 

@@ -98,15 +98,14 @@ def judge(
     shards = batch_shards(mesh)
     rows = min(ROWS - ROWS % shards or shards, len(labels) + -len(labels) % shards)
     split = sharding.batch_sharding(mesh)
-    placed = _put(np.asarray(weights, np.float32), sharding.replicated(mesh))
+    placed = sharding.put(np.asarray(weights, np.float32), sharding.replicated(mesh))
     ranks, choices, tied = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)], 0
     for start in range(0, len(labels), rows or 1):
         true = labels[start : start + rows]
         spare = rows - len(true)
         images = np.pad(image_embed[start : start + rows], ((0, spare), (0, 0)))
-        rank, chosen, ties = _judge(
-            _put(images, split), placed, _put(np.pad(true, (0, spare)), split), mesh=mesh
-        )
+        padded = (sharding.put(x, split) for x in (images, np.pad(true, (0, spare))))
+        rank, chosen, ties = _judge(*padded, placed, mesh=mesh)
         ranks.append(np.asarray(rank)[: len(true)])
         choices.append(np.asarray(chosen)[: len(true)])
         tied += int(np.sum(np.asarray(ties)[: len(true)]))
@@ -143,12 +142,14 @@ def cosines(image_embed: np.ndarray, weights: np.ndarray, *, mesh: Mesh) -> np.n
     """float32 [N, C], for metrics that rank images; the arguments as for `judge`."""
     shards = batch_shards(mesh)
     split, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
-    placed, parts = _put(np.asarray(weights, np.float32), whole), []
+    placed, parts = sharding.put(np.asarray(weights, np.float32), whole), []
     rows = ROWS - ROWS % shards or shards
     for start in range(0, len(image_embed), rows):
         images = image_embed[start : start + rows]
         padded = np.pad(images, ((0, -len(images) % shards), (0, 0)))
-        parts.append(np.asarray(_cosines(_put(padded, split), placed, mesh=mesh))[: len(images)])
+        parts.append(
+            np.asarray(_cosines(sharding.put(padded, split), placed, mesh=mesh))[: len(images)]
+        )
     return np.concatenate(parts) if parts else np.zeros((0, len(weights)), np.float32)
 
 
@@ -222,15 +223,11 @@ def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
     return (np.arange(classes)[None, :] == labels[:, None]).astype(np.int8)
 
 
-def _put(x: np.ndarray, placement: jax.sharding.NamedSharding) -> jax.Array:
-    return jax.make_array_from_callback(x.shape, placement, lambda index: x[index])
-
-
 @partial(jax.jit, static_argnames="mesh")
 def _judge(
     image_embed: jax.Array,  # [B, E]
-    weights: jax.Array,  # [C, E]
     true: jax.Array,  # [B]
+    weights: jax.Array,  # [C, E]
     *,
     mesh: Mesh,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:

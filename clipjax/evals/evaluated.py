@@ -14,7 +14,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from clipjax.common import files
-from clipjax.evals import classification, embed, prompt_files, suspicion
+from clipjax.evals import classification, embed, notes, prompt_files
 from clipjax.evals.classification import Classifier
 from clipjax.evals.prompts import Prompts, check_fit, read_alike
 from clipjax.evals.suites.set_data import Missing, SetData
@@ -171,9 +171,7 @@ class EvaluatedSet:
     def prompt_warnings(self) -> list[str]:
         """What of the prompts changes how a figure is read."""
         rivals = self.data.kind == "classification"
-        alike = suspicion.of_alike(
-            self.alike, names=self.names, number=self.data.number, rivals=rivals
-        )
+        alike = notes.of_alike(self.alike, names=self.names, number=self.data.number, rivals=rivals)
         return [alike] if alike else []
 
     @functools.cached_property

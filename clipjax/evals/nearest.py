@@ -40,7 +40,10 @@ class Nearest:
         self.index = np.full((len(queries), count), -1, np.int64)
         self._seen = 0
         self._parts = [
-            self._whole(np.pad(part, ((0, QUERIES - len(part)), (0, 0))) if start else part)
+            sharding.put(
+                np.pad(part, ((0, QUERIES - len(part)), (0, 0))) if start else part,
+                sharding.replicated(mesh),
+            )
             for start in range(0, len(queries), QUERIES)
             for part in [np.asarray(queries[start : start + QUERIES], np.float32)]
         ]
@@ -55,16 +58,13 @@ class Nearest:
         padded = np.pad(block, ((0, spare), (0, 0)))
         real = np.arange(len(padded)) < len(block)
         split = sharding.batch_sharding(self.mesh)
-        placed = [
-            jax.make_array_from_callback(x.shape, split, lambda index, x=x: x[index])
-            for x in (padded, real)
-        ]
+        placed = [sharding.put(x, split) for x in (padded, real)]
         count = self.scores.shape[1]
         for number, part in enumerate(self._parts):
             rows = slice(number * QUERIES, min((number + 1) * QUERIES, len(self.scores)))
-            found, where = jax.device_get(_best(part, *placed, mesh=self.mesh, count=count))
+            scores, where = jax.device_get(_best(part, *placed, mesh=self.mesh, count=count))
             kept = rows.stop - rows.start
-            self._merge(rows, found[:kept], where[:kept].astype(np.int64) + self._seen)
+            self._merge(rows, scores[:kept], where[:kept].astype(np.int64) + self._seen)
         self._seen += len(block)
 
     def _merge(self, rows: slice, scores: np.ndarray, index: np.ndarray) -> None:
@@ -73,10 +73,6 @@ class Nearest:
         order = np.argsort(-both, axis=1, kind="stable")[:, : self.scores.shape[1]]
         self.scores[rows] = np.take_along_axis(both, order, axis=1)
         self.index[rows] = np.take_along_axis(places, order, axis=1)
-
-    def _whole(self, x: np.ndarray) -> jax.Array:
-        whole = sharding.replicated(self.mesh)
-        return jax.make_array_from_callback(x.shape, whole, lambda index: x[index])
 
 
 @partial(jax.jit, static_argnames=("mesh", "count"))

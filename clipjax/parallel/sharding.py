@@ -113,6 +113,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def put(x: np.ndarray, placement: NamedSharding) -> jax.Array:
+    """An array that every process has whole, on the devices as `placement` says."""
+    return jax.make_array_from_callback(x.shape, placement, lambda index: x[index])
+
+
 def constrain_batch(x: jax.Array, *, mesh: Mesh) -> jax.Array:
     """Pin an activation [B, ...] to the batch split; left alone, the compiler may replicate it."""
     return jax.lax.with_sharding_constraint(x, batch_sharding(mesh))

@@ -4,6 +4,7 @@ The evaluating program calls `on_weights` and `watch` for `--suite`. Results and
 in OUTPUT/SUITE, or WORKDIR/evaluations/SUITE/step_N.
 """
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable
@@ -26,10 +27,11 @@ from clipjax.run import folder as run_folder
 from clipjax.training.checkpoint import read as checkpoint_reader
 
 PATIENCE = 30.0  # seconds between looks for a new checkpoint
+DEFAULTS = suites.Options()
 
 
 def on_weights(
-    path: str, suite: suites.Suite, *, output: str, average: bool = True, **options: Any
+    path: str, suite: suites.Suite, *, output: str, options: suites.Options = DEFAULTS
 ) -> list[Record]:
     """The suite on weights of any format that `clipjax.load` reads.
 
@@ -37,17 +39,15 @@ def on_weights(
       path: of the weights.
       suite: what to run.
       output: folder of results; OUTPUT/SUITE is made.
-      average: where they are a run's with `config.ema_decay`, see `clipjax.load`.
-      options: of `runner.run_suite`.
+      options: how.
 
     Raises:
       ConfigError, CheckpointError: the weights cannot be used.
       DataError: no set could be measured, or one that is there cannot be used; the rest is done.
     """
-    model = api.load(path, average=average)
+    model = api.load(path, average=options.average)
     folder = f"{output}/{suite.name}"
-    records = _run(model, suite, folder=folder, path=path, **options)
-    return _check(records, folder=folder)
+    return _check(_run(model, suite, folder=folder, path=path, options=options), folder=folder)
 
 
 def on_run(
@@ -55,21 +55,25 @@ def on_run(
     suite: suites.Suite,
     *,
     step: int | None = None,
-    average: bool = True,
-    **options: Any,
+    options: suites.Options = DEFAULTS,
 ) -> list[Record]:
     """The suite on one checkpoint of a run, by default the newest; otherwise as `on_weights`."""
-    records, folder = _run_step(workdir, suite, step=step, average=average, **options)
+    records, folder = _run_step(workdir, suite, step=step, options=options)
     return _check(records, folder=folder)
 
 
 def _run_step(
-    workdir: str, suite: suites.Suite, *, step: int | None, average: bool = True, **options: Any
+    workdir: str,
+    suite: suites.Suite,
+    *,
+    step: int | None,
+    options: suites.Options,
+    say: Callable[[str], None] = print,
 ) -> tuple[list[Record], str]:
     """The records of a run's checkpoint, and the folder that they lie in."""
-    model = api.load(workdir, step=step, average=average)
-    folder = results_folder(workdir, suite, model.step, average=average)
-    return _run(model, suite, folder=folder, path=workdir, **options), folder
+    model = api.load(workdir, step=step, average=options.average)
+    folder = results_folder(workdir, suite, model.step, average=options.average)
+    return _run(model, suite, folder=folder, path=workdir, options=options, say=say), folder
 
 
 def watch(
@@ -78,7 +82,7 @@ def watch(
     *,
     patience: float = PATIENCE,
     say: Callable[[str], None] = print,
-    **options: Any,
+    options: suites.Options = DEFAULTS,
 ) -> list[int]:
     """The suite on each checkpoint that a training run saves, until the run is complete.
 
@@ -94,7 +98,7 @@ def watch(
         steps = [step for step in _steps(workdir) if step not in done]
         if steps:
             try:
-                records, folder = _run_step(workdir, suite, step=steps[0], say=say, **options)
+                records, folder = _run_step(workdir, suite, step=steps[0], options=options, say=say)
                 if not any(record.measurements for record in records):
                     _check(records, folder=folder)
                 if any(record.status == "failed" for record in records):
@@ -150,13 +154,13 @@ def _run(
     *,
     folder: str,
     path: str,
-    compare: str = "",
+    options: suites.Options = DEFAULTS,
     say: Callable[[str], None] = print,
-    **options: Any,
 ) -> list[Record]:
     measured = evaluated_model(model, path=path)
-    compare = compare or (measured.name if measured.name in zoo.MODELS else "")
-    records = runner.run_suite(measured, suite, folder=folder, compare=compare, say=say, **options)
+    if not options.compare and measured.name in zoo.MODELS:
+        options = dataclasses.replace(options, compare=measured.name)
+    records = runner.run_suite(measured, suite, folder=folder, options=options, say=say)
     distributed.on_lead(lambda: say(report.write(folder)))  # before another process may end
     return records
 

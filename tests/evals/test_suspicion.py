@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clipjax.evals import suspicion
+from clipjax.evals import notes
 
 NAMES = tuple(f"class {i}" for i in range(37))
 
@@ -21,7 +21,7 @@ def confusion(order, *, right=0.87, each=40, seed=0):
 
 
 def told(counts):
-    return suspicion.of_confusion(counts, names=NAMES[: len(counts)])
+    return notes.of_confusion(counts, names=NAMES[: len(counts)])
 
 
 def test_a_right_order_is_not_suspected():

@@ -9,7 +9,7 @@ import pytest
 from clipjax.common.exits import DataError
 from clipjax.data.sources.scenes import Objects
 from clipjax.data.sources.spread import Spread
-from clipjax.evals import classification, embed, prompts, suspicion
+from clipjax.evals import classification, embed, notes, prompts
 from clipjax.evals.evaluated import EvaluatedModel
 from clipjax.evals.evaluator import open_evaluator
 from clipjax.evals.suites import set_data
@@ -160,12 +160,12 @@ def test_classes_that_nothing_can_be_right_of_are_said_beside_the_figure(mesh):
     assert whole.notes == []
     number = np.array([1, 2, 1])
     names = ("crane", "heron", "ox")
-    told = suspicion.of_alike([(0, 1)], names=names, number=number)
+    told = notes.of_alike([(0, 1)], names=names, number=number)
     assert told == (
         "2 of 3 classes have prompts that this model reads as the same: 'crane' (class 0) = 'heron'"
         " (class 1); none of their 3 images can be right"
     )
-    assert suspicion.of_alike([(0, 1)], names=names, number=number, rivals=False).endswith(
+    assert notes.of_alike([(0, 1)], names=names, number=number, rivals=False).endswith(
         "so are their scores"
     )
 

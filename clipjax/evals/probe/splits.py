@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from clipjax.common.exits import DataError
-from clipjax.evals import suspicion
+from clipjax.evals import notes
 from clipjax.evals.evaluated import EvaluatedSet
 from clipjax.evals.suites.set_data import Missing, SetData
 
@@ -97,8 +97,8 @@ def class_warnings(data: SetData, parts: Sequence[SetData], *, metric: str) -> l
     """
     names = getattr(data.source, "class_names", None) or data.keys
     trained, tested = (images_of_classes(each, keys=data.keys) for each in (parts, [data]))
-    untrained = suspicion.of_untrained(trained, number=tested, names=names)
-    absent = suspicion.of_absent(tested, names=names, averaged=metric not in OF_ALL_ALIKE)
+    untrained = notes.of_untrained(trained, number=tested, names=names)
+    absent = notes.of_absent(tested, names=names, averaged=metric not in OF_ALL_ALIKE)
     return list(filter(None, [untrained, absent]))
 
 

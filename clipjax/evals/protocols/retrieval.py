@@ -159,7 +159,7 @@ def rank(
 
     def put(x: np.ndarray, rows: int, fill: int, where: jax.sharding.NamedSharding) -> jax.Array:
         padded = np.concatenate([x, np.full((rows, *x.shape[1:]), fill, x.dtype)])
-        return jax.make_array_from_callback(padded.shape, where, lambda index: padded[index])
+        return sharding.put(padded, where)
 
     block = min(BLOCK, len(candidates))
     spare = -len(candidates) % block

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.evals import classification, metrics, notes, suspicion
+from clipjax.evals import classification, metrics, notes
 from clipjax.evals.classification import Result
 from clipjax.evals.evaluated import EvaluatedSet
 from clipjax.evals.metrics import Estimate
@@ -77,9 +77,9 @@ def measure(evaluated: EvaluatedSet) -> Measurement:
         result.figures[data.metric], more = _special(evaluated, judged)
         result.details |= more
     averaged = data.metric in ("mean_per_class_accuracy", "macro_f1")
-    warnings = [suspicion.of_absent(data.number, names=names, averaged=averaged)]
+    warnings = [notes.of_absent(data.number, names=names, averaged=averaged)]
     if not judged.not_finite:  # else it is no matter of names
-        warnings.append(suspicion.of_confusion(judged.confusion, names=names))
+        warnings.append(notes.of_confusion(judged.confusion, names=names))
     result.warnings = [*filter(None, warnings), *notes.of_wrong(judged)]
     result.arrays = {"label": judged.labels, "chosen": judged.chosen, "rank": judged.rank}
     result.arrays["names"] = np.array(names)
@@ -140,7 +140,7 @@ def _multilabel(evaluated: EvaluatedSet) -> Measurement:
             right = positive[np.arange(len(positive)), best] & labelled & finite
             figure = metrics.share(int(right.sum()), int(labelled.sum()))
         figures[f"{prefix}{data.metric}"] = figure
-    absent = suspicion.of_absent(data.number, names=evaluated.names, averaged=averaged)
+    absent = notes.of_absent(data.number, names=evaluated.names, averaged=averaged)
     warnings = [*filter(None, [absent]), *notes.of_not_finite(not_finite)]
     return Measurement(data.metric, figures, _about_prompts(evaluated), warnings)
 

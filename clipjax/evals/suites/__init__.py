@@ -15,17 +15,18 @@ import functools
 import importlib.resources
 import json
 import os
+import re
 import runpy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from clipjax.common import shipped
+from clipjax.common import lists, shipped
 from clipjax.common.exits import ConfigError
 from clipjax.common.registry import check_name
 from clipjax.evals.protocols import registry
-from clipjax.evals.suites import checks as suite_checks
 
 PROTOCOLS = registry.IN_SUITES
+FILE_NAME = re.compile(r"(?!\.+$)[^/\\\s]([^/\\\x00\n\r]*[^/\\\s])?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Entry:
     run: tuple[str, ...] = ()
 
     def __post_init__(self):
-        object.__setattr__(self, "run", suite_checks.protocol_names(self.run))
+        object.__setattr__(self, "run", protocol_names(self.run))
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -120,7 +121,32 @@ class Suite:
         """One set, or one protocol, stands for a list of one."""
         sets = (self.entries,) if isinstance(self.entries, Entry) else tuple(self.entries)
         object.__setattr__(self, "entries", sets)
-        object.__setattr__(self, "run", suite_checks.protocol_names(self.run))
+        object.__setattr__(self, "run", protocol_names(self.run))
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a suite is run.
+
+    Attributes:
+      data: folder of the sets, see `set_data`; "" where all have a path of their own.
+      prompts: folder of the user's prompts, SET.json or SET/; "" is none.
+      only: protocols, or one, in place of the suite's.
+      force: measure again what is measured.
+      compare: released model whose published numbers stand beside; "" is the model itself, where it
+        is one.
+      average: of a run with `config.ema_decay`, the average of its weights (`clipjax.load`).
+    """
+
+    data: str = ""
+    prompts: str = ""
+    only: str | Iterable[str] = ()
+    force: bool = False
+    compare: str = ""
+    average: bool = True
+
+    def __post_init__(self):
+        object.__setattr__(self, "only", protocol_names(self.only, where="--protocols"))
 
 
 @functools.cache
@@ -153,7 +179,7 @@ def reported(entry: Entry, *, protocol: str, model: str) -> dict[str, dict[str, 
 def get(name: str, *, run: str | Iterable[str] = ()) -> Entry:
     """The registered set, with protocols of its own; ConfigError naming the closest."""
     check_name(name, names=entries(), kind="evaluation set")
-    return dataclasses.replace(entries()[name], run=suite_checks.protocol_names(run))
+    return dataclasses.replace(entries()[name], run=protocol_names(run))
 
 
 def own(
@@ -189,22 +215,22 @@ def own(
     where = f'suites.own("{name}")'
     if not path and not source:
         raise ConfigError(f"{where}: give path=, or source= for demo data")
-    suite_checks.file_name(name, where=f"{where}: the set")
-    if suite_checks.text(metric, where=f"{where}: metric"):
+    _check_file_name(name, where=f"{where}: the set")
+    if _text(metric, where=f"{where}: metric"):
         registry.check_known(metric, where=f"{where}: metric")
-    suite_checks.size(n, where=f"{where}: n")
+    _size(n, where=f"{where}: n")
     return Entry(
         id=name,
         name=name,
         protocols={"own": Expected(n, metric)} if n else {},
-        path=suite_checks.path(path, where=f"{where}: path"),
-        source=suite_checks.text(source, where=f"{where}: source"),
-        split=suite_checks.text(split, where=f"{where}: split"),
-        prompts_file=suite_checks.path(prompts, where=f"{where}: prompts"),
-        train_path=suite_checks.path(train_path, where=f"{where}: train_path"),
-        validation_path=suite_checks.path(validation_path, where=f"{where}: validation_path"),
+        path=_path(path, where=f"{where}: path"),
+        source=_text(source, where=f"{where}: source"),
+        split=_text(split, where=f"{where}: split"),
+        prompts_file=_path(prompts, where=f"{where}: prompts"),
+        train_path=_path(train_path, where=f"{where}: train_path"),
+        validation_path=_path(validation_path, where=f"{where}: validation_path"),
         metric=metric,
-        run=suite_checks.protocol_names(run),
+        run=protocol_names(run),
     )
 
 
@@ -268,7 +294,7 @@ def find(name: str) -> Suite:
 def check(suite: Suite, *, where: str) -> Suite:
     """The suite; ConfigError if it holds no sets or what is none, ids repeat or cannot be file
     names, or a metric is unknown."""
-    suite_checks.file_name(suite.name, where=f"{where}: the suite")
+    _check_file_name(suite.name, where=f"{where}: the suite")
     if not suite.entries:
         raise ConfigError(f"{where}: the suite holds no sets")
     seen: set[str] = set()
@@ -281,10 +307,48 @@ def check(suite: Suite, *, where: str) -> Suite:
         if entry.id in seen:
             raise ConfigError(f'{where}: set "{entry.id}" needs a name of its own')
         seen.add(entry.id)
-        suite_checks.file_name(entry.id, where=f"{where}: set")
+        _check_file_name(entry.id, where=f"{where}: set")
         for metric in filter(None, (entry.metric, *(e.metric for e in entry.protocols.values()))):
             registry.check_known(metric, where=f"{where}: metric of {entry.id}")
     return suite
+
+
+def protocol_names(names: str | Iterable[str], *, where: str = "run") -> tuple[str, ...]:
+    """The protocols, or the one, by name; ConfigError naming the closest for an unknown one."""
+    try:
+        listed = tuple(lists.texts(names, what=where))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    for name in listed:
+        check_name(name, names=registry.IN_SUITES, kind=where)
+    return listed
+
+
+def _path(value: Any, *, where: str) -> str:
+    """A path as a text; ConfigError for what is none."""
+    if not isinstance(value, str | os.PathLike):
+        raise ConfigError(f"{where}={value!r}: is no path")
+    return os.fspath(value)
+
+
+def _text(value: Any, *, where: str) -> str:
+    """A text; ConfigError for what is none."""
+    if not isinstance(value, str):
+        raise ConfigError(f"{where}={value!r}: is no text")
+    return value
+
+
+def _size(value: Any, *, where: str) -> int | None:
+    """A number of images, or None; ConfigError for what is neither."""
+    if value is not None and (not isinstance(value, int) or value < 1):
+        raise ConfigError(f"{where}={value!r}: is no number of images")
+    return value
+
+
+def _check_file_name(name: Any, *, where: str) -> None:
+    """Raise ConfigError if results could not lie in a file of this name."""
+    if not isinstance(name, str) or not FILE_NAME.fullmatch(name):
+        raise ConfigError(f'{where} "{name}" needs a name that a file can have')
 
 
 def _json(name: str) -> Any:

@@ -13,19 +13,19 @@ import functools
 import math
 import time
 from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Any
 
 from etils import epath
+from tqdm import tqdm
 
 from clipjax.common import files
 from clipjax.common.counts import counted
 from clipjax.evals import suites
 from clipjax.evals.evaluated import EvaluatedModel, EvaluatedSet
 from clipjax.evals.protocols import registry
-from clipjax.evals.suites import checks as suite_checks
 from clipjax.evals.suites import faults, results, summary, tasks
 from clipjax.evals.suites.faults import Fault
-from clipjax.evals.suites.progress import Progress
 from clipjax.evals.suites.results import Measurement, Record
 from clipjax.evals.suites.tasks import Task
 from clipjax.parallel import distributed
@@ -38,11 +38,7 @@ def run_suite(
     suite: suites.Suite,
     *,
     folder: str,
-    data: str = "",
-    prompts: str = "",
-    only: str | Sequence[str] = (),
-    force: bool = False,
-    compare: str = "",
+    options: suites.Options,
     say: Say = print,
 ) -> list[Record]:
     """Measure, write and return the records of all sets, in the suite's order.
@@ -51,24 +47,12 @@ def run_suite(
       model: that is measured.
       suite: what to run.
       folder: of results, made if it is not there.
-      data: folder of the sets, see `set_data`; "" where all have a path of their own.
-      prompts: folder of the user's prompts, SET.json or SET/; "" is none.
-      only: protocols, in place of the suite's.
-      force: measure again what is measured.
-      compare: released model whose published numbers stand beside; "" is none.
+      options: how.
       say: prints a line.
     """
     place = epath.Path(folder)
     lead = distributed.is_lead()
-    listed = tasks.prepare(
-        model,
-        suite,
-        folder=place,
-        data=data,
-        prompts=prompts,
-        only=suite_checks.protocol_names(only),
-        force=force,
-    )
+    listed = tasks.prepare(model, suite, folder=place, options=options)
     if lead:
         _overview(suite, listed, say=say)
     due = [task for task in listed if task.todo]
@@ -91,7 +75,7 @@ def run_suite(
             file = place / f"{record.set}.json"
             if record.status == "failed" or (record.status == "missing" and not file.exists()):
                 results.write(record, file)
-        summary.write(records, folder=place, suite=suite, model=model, compare=compare)
+        summary.write(records, folder=place, suite=suite, model=model, compare=options.compare)
     return records
 
 
@@ -175,3 +159,50 @@ def _overview(suite: suites.Suite, listed: Sequence[Task], *, say: Say) -> None:
 
 def _silent(line: str) -> None:
     del line
+
+
+class Progress:
+    """A bar over the images of all sets, with the time that is left, on one line.
+
+    Args:
+      images: of all sets that are to be measured.
+      sets: their number.
+      show: False on processes that say nothing.
+    """
+
+    def __init__(self, images: int, *, sets: int, show: bool) -> None:
+        self.sets = sets
+        self.number = 0
+        self._left = 0
+        self.bar = tqdm(total=images, unit=" images", disable=not show or not sets, smoothing=0.05)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.close()
+
+    def begin(self, name: str, *, images: int) -> None:
+        """The next set."""
+        self.number += 1
+        self._left = images
+        self.bar.set_description(f"set {self.number} of {self.sets}, {name}")
+
+    def batch(self, images: int) -> None:
+        """A batch of images is on its way."""
+        step = min(images, self._left)
+        self._left -= step
+        self.bar.update(step)
+
+    def end(self) -> None:
+        """The set is done."""
+        self.bar.update(self._left)
+        self._left = 0
+
+    def say(self, line: str) -> None:
+        """Print a line past the bar."""
+        self.bar.clear()
+        print(line, flush=True)
+        self.bar.refresh()

@@ -46,19 +46,16 @@ def prepare(
     suite: suites.Suite,
     *,
     folder: Any,
-    data: str,
-    prompts: str,
-    only: Sequence[str],
-    force: bool,
+    options: suites.Options,
 ) -> list[Task]:
     """The suite's sets in its order; arguments as for `runner.run_suite`. All processes call it."""
     kept = [_kept(folder / f"{entry.id}.json") for entry in suite.entries]
     opened: list[Task | Fault] = []
     outcomes: list[Outcomes] = []
     for entry, before in zip(suite.entries, kept, strict=True):
-        open_it = functools.partial(_open, model, entry, data=data, folder=folder, prompts=prompts)
+        open_it = functools.partial(_open, model, entry, folder=folder, options=options)
         task = faults.attempt(open_it)
-        names = dict.fromkeys((*(only or entry.run or suite.run), *before))
+        names = dict.fromkeys((*_wanted(entry, suite, options), *before))
         opened.append(task)
         outcomes.append({OPENED: task} if isinstance(task, Fault) else _outcomes(task, names))
     agreed = _agreed(outcomes, key=f"clipjax/sets/{folder}")
@@ -68,12 +65,17 @@ def prepare(
             task = Task(Record(entry.id, entry.name))
             note(task.record, outcome[OPENED])
         else:
-            wanted = only or entry.run or suite.run
-            _choose(task, outcome, before=before, wanted=wanted, force=force)
-            if not task.todo and not task.record.measurements and not only:
+            wanted = _wanted(entry, suite, options)
+            _choose(task, outcome, before=before, wanted=wanted, force=options.force)
+            if not task.todo and not task.record.measurements and not options.only:
                 _nothing_fits(task, wanted)
         tasks.append(task)
     return tasks
+
+
+def _wanted(entry: suites.Entry, suite: suites.Suite, options: suites.Options) -> tuple[str, ...]:
+    """The protocols that are asked for on a set."""
+    return tuple(options.only) or entry.run or suite.run
 
 
 def fitting(kind: str, names: Iterable[str]) -> tuple[str, ...]:
@@ -95,18 +97,18 @@ def note(record: Record, fault: Fault, *, protocol: str = "") -> str:
 
 
 def _open(
-    model: EvaluatedModel, entry: suites.Entry, *, data: str, folder: Any, prompts: str
+    model: EvaluatedModel, entry: suites.Entry, *, folder: Any, options: suites.Options
 ) -> Task:
-    place = {"data": data, "image_size": model.image_size}
+    place = {"data": options.data, "image_size": model.image_size}
     evaluated = EvaluatedSet(
         model,
         set_data.open_set(entry, **place),
         functools.partial(set_data.open_train, entry, **place),
         functools.partial(set_data.open_validation, entry, **place),
-        prompts_file=_prompts_file(prompts, entry.id),
+        prompts_file=_prompts_file(options.prompts, entry.id),
         classifiers=str(folder / "classifiers"),
-        folder=data,
-        folds_file=_folds(entry, data),
+        folder=options.data,
+        folds_file=_folds(entry, options.data),
     )
     return Task(_new_record(evaluated), evaluated)
 
