@@ -121,6 +121,15 @@ def write_arrays(
     write(path, content.getvalue())
 
 
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The arrays in an .npz that `write_arrays` wrote."""
+    import numpy as np
+    from etils import epath
+
+    with epath.Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
 @contextlib.contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A file to write to, which becomes `path` as the block ends; errors as `write`."""

@@ -26,6 +26,11 @@ from clipjax.evals.suites.set_data import Missing
 
 WITHIN_KM = (1, 25, 200, 750, 2500)  # street, city, region, country, continent
 EARTH_KM = 6371.0088  # mean radius
+IM2GPS = {  # paper, table 17: share of 237 photographs within so many kilometres
+    "CLIP (paper)": {1: 0.139, 25: 0.329, 200: 0.43, 750: 0.62, 2500: 0.793},
+    "ISNs": {1: 0.169, 25: 0.43, 200: 0.519, 750: 0.667, 2500: 0.802},
+    "PlaNet": {1: 0.084, 25: 0.245, 200: 0.376, 750: 0.536, 2500: 0.713},
+}
 
 
 def places(

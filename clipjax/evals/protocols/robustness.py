@@ -106,6 +106,12 @@ class Line:
         low, high = np.quantile(lines, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
         return low, high
 
+    def drawn(self, first: float, last: float) -> tuple[np.ndarray, ...]:
+        """Accuracies before the shift, even on the logit axis, what the line expects, and its
+        band: float64 [50] each."""
+        before = share_of(np.linspace(logit(first), logit(last), 50))
+        return before, self.expected(before), *self.band(before)
+
 
 def fit_line(before: Sequence[float], after: Sequence[float], *, seed: int = 0) -> Line:
     """The line of least squares through models' accuracies, as shares.
