@@ -176,7 +176,7 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
         )
     _fit_batches(config, mesh=model.mesh)
     lead = distributed.is_lead()
-    found: dict[str, Any] = {}
+    evaluations: dict[str, Any] = {}
     failed: dict[str, str] = {}
     rows = []
     open_one = functools.partial(
@@ -201,7 +201,7 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
         seconds = round(time.perf_counter() - began, 2)
         if lead:
             print(f"{name}: {counted(evaluator.n, 'image')}, {seconds:.1f} s", flush=True)
-        found[name] = {
+        evaluations[name] = {
             "kind": config.evals[name].kind,
             "n": evaluator.n,
             "metrics": metrics,
@@ -217,7 +217,7 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
     result = {
         "step": model.step,
         "examples_seen": model.run["examples_seen"],
-        "evaluations": found,
+        "evaluations": evaluations,
         "failed": failed,
         "devices": f"{model.mesh.size} × {jax.devices()[0].device_kind}",
         "clipjax": clipjax.__version__,
@@ -226,7 +226,7 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
     if lead:
         file = output_file(workdir, f"{step_name(model.step, average=average)}.json")
         notes = [f"weights: {note}" for note in model.run.get("notes", ())]
-        notes += [f"{name}: {note}" for name, each in found.items() for note in each["notes"]]
+        notes += [f"{name}: {note}" for name, each in evaluations.items() for note in each["notes"]]
         print(f"\n{table.text(rows, notes=notes)}\n", flush=True)
         files.write_json(file, result)  # last: what cannot be kept is shown all the same
         print(file, flush=True)
@@ -290,25 +290,25 @@ GO_WITH = {  # a flag → the one without which nothing reads it
 def main() -> int:
     """`run` with the flags; returns the exit code."""
     cli.check_go_with(GO_WITH)
-    given = flags.FLAGS
+    values = flags.FLAGS
     return run(
-        given.workdir or "",
-        step=given.step,
-        queries=given.query,
-        images=given.images,
-        image=given.image,
-        labels=[label.strip() for label in given.labels.split(",") if label.strip()],
-        templates=given.template,
-        weights=given.weights,
-        suite=given.suite,
-        watch=given.watch,
-        output=given.output,
-        average=given.average,
-        data=given.data,
-        prompts=given.prompts,
-        only=given.protocols,
-        compare=given.compare,
-        force=given.force,
+        values.workdir or "",
+        step=values.step,
+        queries=values.query,
+        images=values.images,
+        image=values.image,
+        labels=[label.strip() for label in values.labels.split(",") if label.strip()],
+        templates=values.template,
+        weights=values.weights,
+        suite=values.suite,
+        watch=values.watch,
+        output=values.output,
+        average=values.average,
+        data=values.data,
+        prompts=values.prompts,
+        only=values.protocols,
+        compare=values.compare,
+        force=values.force,
     )
 
 

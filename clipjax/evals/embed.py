@@ -116,12 +116,12 @@ class Embedder:
     def _embed(
         self, encode: Any, batches: Iterator[dict[str, np.ndarray]], *, key: str, poll: Poll
     ) -> np.ndarray:
-        made: list[np.ndarray] = []
+        parts: list[np.ndarray] = []
         running: collections.deque[tuple[jax.Array, jax.Array]] = collections.deque()
 
         def finish() -> None:
             embeds, mask = running.popleft()
-            made.append(np.asarray(embeds)[np.asarray(mask)])
+            parts.append(np.asarray(embeds)[np.asarray(mask)])
 
         for batch in batches:
             if poll():
@@ -133,9 +133,9 @@ class Embedder:
                 finish()
         while running:
             finish()
-        if not made:
+        if not parts:
             return np.zeros((0, self._width), np.float32)
-        return np.concatenate(made)
+        return np.concatenate(parts)
 
 
 class _Held:
@@ -161,9 +161,9 @@ class _Held:
         """The embeddings; the error of any process, on all of them."""
         if jax.process_count() == 1:
             return embeddings
-        told = "" if self.error is None else _in_one_line(self.error)
+        reason = "" if self.error is None else _in_one_line(self.error)
         line = np.zeros(LINE, np.uint8)
-        line[: len(told.encode()[:LINE])] = np.frombuffer(told.encode()[:LINE], np.uint8)
+        line[: len(reason.encode()[:LINE])] = np.frombuffer(reason.encode()[:LINE], np.uint8)
         lines = distributed.gather(line)
         if self.error is not None:
             raise self.error

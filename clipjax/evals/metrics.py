@@ -198,8 +198,8 @@ def mean_average_precision(
 
     def measure(indices: np.ndarray) -> float:
         times = np.bincount(indices, minlength=len(scores))
-        found = [value for ranked in classes if (value := ranked.precision(times)) is not None]
-        return float(np.mean(found)) if found else float("nan")
+        precisions = [value for ranked in classes if (value := ranked.precision(times)) is not None]
+        return float(np.mean(precisions)) if precisions else float("nan")
 
     n = len(scores)
     return estimate(measure(np.arange(n)), bootstrap(measure, n), n=n)
@@ -216,9 +216,9 @@ class _Ranked:
     @classmethod
     def of(cls, scores: np.ndarray, positive: np.ndarray, kept: np.ndarray) -> "_Ranked":
         places = np.flatnonzero(kept)
-        found = worst_case(scores[places], positive[places])
-        order = np.argsort(-found, kind="stable")
-        ordered = found[order]
+        own = worst_case(scores[places], positive[places])
+        order = np.argsort(-own, kind="stable")
+        ordered = own[order]
         last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], [True] * bool(len(order))))
         return cls(places[order], positive[places][order], last)
 

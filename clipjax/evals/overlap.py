@@ -52,7 +52,7 @@ class Neighbours:
             "look": self.look >= 0,
             "embedding": self.cosine >= threshold,
         }
-        counts = {name: int(found.sum()) for name, found in each.items()}
+        counts = {name: int(images.sum()) for name, images in each.items()}
         return counts | {"any": int(self.overlapping(threshold).sum())}
 
 

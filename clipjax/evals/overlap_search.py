@@ -35,7 +35,7 @@ class Measured:
 
 def measured(suite: suites.Suite, *, data: str, folder: str, image_size: int) -> list[Measured]:
     """The sets with zero-shot results in `folder`; ConfigError without any, or of other data."""
-    found = []
+    sets = []
     for entry in suite.entries:
         file = epath.Path(folder) / "arrays" / f"{entry.id}.zero_shot.npz"
         if not file.exists():
@@ -47,10 +47,10 @@ def measured(suite: suites.Suite, *, data: str, folder: str, image_size: int) ->
             raise ConfigError(
                 f"{file}: has {len(right):,} images, the set now {len(source):,}; evaluate again"
             )
-        found.append(Measured(entry.id, entry.name, source, right))
-    if not found:
+        sets.append(Measured(entry.id, entry.name, source, right))
+    if not sets:
         raise ConfigError(f"{folder}: holds no zero-shot results; run clipjax.evaluate first")
-    return found
+    return sets
 
 
 def neighbours(

@@ -45,8 +45,8 @@ def of_set(
       ConfigError: names and keys do not match; or there are no names, and keys are no words.
     """
     where = f"prompts of {entry.id}"
-    if place := own or entry.prompts_file:
-        table, origin = read(place, keys=keys, where=where), place
+    if file := own or entry.prompts_file:
+        table, origin = read(file, keys=keys, where=where), file
     else:
         table, origin = _of_data(entry, source=source, keys=keys, where=where)
     return prompts.make(keys, table=table, where=where), origin
@@ -68,13 +68,13 @@ def _of_data(
         templates = tuple(text.replace("{c}", "{}") for text in listed)
         origin.append(f"templates: {WHEEL} {wheel['version']}")
     if names is not None:
-        found = dict(zip(source.labels, zip(names), strict=True))
+        by_key = dict(zip(source.labels, zip(names), strict=True))
         origin.append("names: data")
     elif wheel and "names" in entry.prompts:
-        found = _joined(entry, wheel["names"][entry.prompts["names"]], keys=keys, where=where)
+        by_key = _joined(entry, wheel["names"][entry.prompts["names"]], keys=keys, where=where)
         origin.append(f"names: {WHEEL} {wheel['version']}")
     elif entry.keys_are_words and not all(NUMBER.fullmatch(key) for key in keys):
-        found = {key: (words(key),) for key in keys}
+        by_key = {key: (words(key),) for key in keys}
         origin.append("names: the data's label keys")
     else:
         raise ConfigError(
@@ -84,7 +84,7 @@ def _of_data(
     if not templates:
         templates = prompts.GENERIC
         origin.append("templates: one for anything")
-    return prompts.Table(found, tuple(templates)), "; ".join(origin)
+    return prompts.Table(by_key, tuple(templates)), "; ".join(origin)
 
 
 def words(key: str) -> str:
@@ -99,17 +99,17 @@ def joined(names: Sequence[str], *, keys: Iterable[str]) -> dict[str, str]:
     letters and digits alone), each only where no other of its side is the same in that form: "C"
     and "C++" stay apart, "Saint-Bernard" finds "saint bernard".
     """
-    found: dict[str, str] = {}
+    by_key: dict[str, str] = {}
     left_keys, left_names = list(dict.fromkeys(keys)), list(names)
     for form in (str, _composed, _caseless, _letters):
         by_form = {form(name): name for name in left_names}
         alone = {k for k, count in Counter(map(form, left_names)).items() if count == 1}
         alone &= {k for k, count in Counter(map(form, left_keys)).items() if count == 1}
-        found |= {key: by_form[form(key)] for key in left_keys if form(key) in alone}
-        used = set(found.values())
-        left_keys = [key for key in left_keys if key not in found]
+        by_key |= {key: by_form[form(key)] for key in left_keys if form(key) in alone}
+        used = set(by_key.values())
+        left_keys = [key for key in left_keys if key not in by_key]
         left_names = [name for name in left_names if name not in used]
-    return found
+    return by_key
 
 
 def _composed(name: str) -> str:
@@ -135,9 +135,9 @@ def _joined(
         if len(set(names)) != len(names):
             raise ConfigError(f"{where}: names of the list are not unique, join it by another key")
         known = joined(names, keys=[aliases.get(key, key) for key in keys])
-        found = {key: known[alias] for key in keys if (alias := aliases.get(key, key)) in known}
-        unused = [name for name in names if name not in found.values()]
-        pairs = [*found.items(), *zip(unused, unused, strict=True)]
+        by_key = {key: known[alias] for key in keys if (alias := aliases.get(key, key)) in known}
+        unused = [name for name in names if name not in by_key.values()]
+        pairs = [*by_key.items(), *zip(unused, unused, strict=True)]
         return {key: (name,) for key, name in pairs}  # `prompts.make` tells what differs
     ordered = {
         "sorted": lambda: sorted(keys),
@@ -166,16 +166,16 @@ def imagenet_wnids() -> list[str]:
 def wheel_content() -> Mapping[str, Any] | None:
     """{"names", "templates", "version"} of the installed wheel; None where it is not installed."""
     try:
-        found = importlib.metadata.distribution(WHEEL)
+        wheel = importlib.metadata.distribution(WHEEL)
     except importlib.metadata.PackageNotFoundError:
         return None
-    content: dict[str, Any] = {"version": found.version}
+    content: dict[str, Any] = {"version": wheel.version}
     for what, file in WHEEL_FILES.items():
         try:
-            content[what] = json.loads(epath.Path(str(found.locate_file(file))).read_text())
+            content[what] = json.loads(epath.Path(str(wheel.locate_file(file))).read_text())
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"package {WHEEL} {found.version}: {file} cannot be read ({error}); install it"
+                f"package {WHEEL} {wheel.version}: {file} cannot be read ({error}); install it"
                 " again"
             ) from None
     return content
@@ -205,14 +205,14 @@ def read(place: str, *, keys: Sequence[str], where: str) -> prompts.Table:
     if lines is None:
         raise ConfigError(f"{where}: {place} holds no classnames.txt")
     rows = _rows(lines, keys=keys)
-    names = {key: tuple(filter(None, found)) for key, *found in rows}
+    names = {key: tuple(filter(None, own)) for key, *own in rows}
     if len(names) != len(rows):
         twice = next(key for key, count in Counter(row[0] for row in rows).items() if count > 1)
         raise ConfigError(f"{where}: {place}/classnames.txt names {twice!r} twice")
-    if nameless := next((key for key, found in names.items() if not found), None):
+    if nameless := next((key for key, own in names.items() if not own), None):
         raise ConfigError(f"{where}: {place}/classnames.txt has no name for {nameless!r}")
-    made = tuple(captions.clean(line).replace("{c}", "{}") for line in templates or ())
-    return prompts.Table(names, made or prompts.GENERIC)
+    wrapped = tuple(captions.clean(line).replace("{c}", "{}") for line in templates or ())
+    return prompts.Table(names, wrapped or prompts.GENERIC)
 
 
 def _rows(lines: Sequence[str], *, keys: Sequence[str]) -> list[list[str]]:

@@ -160,8 +160,8 @@ def read(file: str, *, where: str) -> Table:
     try:
         content = json.loads(text_lines.text(file), object_pairs_hook=_each_once)
         names = {key: _as_names(value) for key, value in content["names"].items()}
-        given = lists.texts(content.get("templates", GENERIC), what="templates")
-        templates = tuple(captions.clean(text).replace("{c}", "{}") for text in given)
+        listed = lists.texts(content.get("templates", GENERIC), what="templates")
+        templates = tuple(captions.clean(text).replace("{c}", "{}") for text in listed)
         return Table(names, templates or GENERIC)
     except OSError as error:
         raise ConfigError(f"{where}: cannot be read ({error.strerror or error})") from None
@@ -176,11 +176,11 @@ def read(file: str, *, where: str) -> Table:
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON; ValueError for a key that it holds twice, of which one would be lost."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    by_key = dict(pairs)
+    if len(by_key) != len(pairs):
         keys = [key for key, _ in pairs]
         raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
-    return found
+    return by_key
 
 
 def _as_names(value: Any) -> tuple[str, ...]:
@@ -192,8 +192,8 @@ def _as_names(value: Any) -> tuple[str, ...]:
 
 def _listed(what: str, keys: Sequence[str]) -> str:
     more = ", …" if len(keys) > SHOWN else ""
-    told = ", ".join(map(repr, keys[:SHOWN]))
-    return f"{what}: {len(keys)} ({told}{more})" if keys else f"{what}: none"
+    shown = ", ".join(map(repr, keys[:SHOWN]))
+    return f"{what}: {len(keys)} ({shown}{more})" if keys else f"{what}: none"
 
 
 def _objects() -> Table:

@@ -74,8 +74,8 @@ def show_best(model: Any, queries: Sequence[str], *, images: str, workdir: str) 
 def _unseen(query: str, model: Any) -> str:
     """What to say of words that the model knows by their letters alone; "" where it knows all."""
     words = [word for word in re.findall(r"[^\W\d_]+", query) if is_spelled(word, model)]
-    told = " or ".join(f'"{word}"' for word in dict.fromkeys(words))
-    return f"; the vocabulary never saw {told}, so the order may mean little" if words else ""
+    unseen = " or ".join(f'"{word}"' for word in dict.fromkeys(words))
+    return f"; the vocabulary never saw {unseen}, so the order may mean little" if words else ""
 
 
 def is_spelled(word: str, model: Any) -> bool:
@@ -101,8 +101,8 @@ def show_labels(
         raise ConfigError(f"--image={error}") from None
     ranked = sorted(zip(labels, map(float, probabilities), strict=True), key=lambda pair: -pair[1])
     if distributed.is_lead():
-        told = f'"{templates[0]}"' + (f" and {len(templates) - 1} more" if templates[1:] else "")
-        print(f"{image}, step {model.step:,}, prompts {told}")
+        shown = f'"{templates[0]}"' + (f" and {len(templates) - 1} more" if templates[1:] else "")
+        print(f"{image}, step {model.step:,}, prompts {shown}")
         width = max(map(len, labels))
         for label, probability in ranked:
             print(f"  {label.ljust(width)}  {probability:7.1%}")

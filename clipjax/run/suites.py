@@ -122,13 +122,13 @@ def watch(
 
 def _steps(workdir: str) -> list[int]:
     """The checkpoints there are, as process 0 sees them; [] before the first."""
-    found = b""
+    steps = b""
     if distributed.is_lead():
         try:
-            found = " ".join(map(str, checkpoint_reader.steps(workdir))).encode()
+            steps = " ".join(map(str, checkpoint_reader.steps(workdir))).encode()
         except ConfigError:
-            found = b""
-    return [int(step) for step in distributed.from_lead(found).split()]
+            steps = b""
+    return [int(step) for step in distributed.from_lead(steps).split()]
 
 
 def _last_step(workdir: str) -> int | None:

@@ -79,8 +79,8 @@ def stl10_folds(file: Any, *, rows: int = STL10_TRAIN) -> list[np.ndarray]:
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read as fold_indices.txt ({error})") from None
     if len(folds) != STL10_FOLDS or any(len(fold) != STL10_ROWS for fold in folds):
-        told = f"{len(folds)} lines of {sorted({len(fold) for fold in folds})} numbers"
-        raise DataError(f"{file}: STL-10 has {STL10_FOLDS} folds of {STL10_ROWS}, not {told}")
+        shape = f"{len(folds)} lines of {sorted({len(fold) for fold in folds})} numbers"
+        raise DataError(f"{file}: STL-10 has {STL10_FOLDS} folds of {STL10_ROWS}, not {shape}")
     for number, fold in enumerate(folds):
         if len(np.unique(fold)) < STL10_ROWS or fold.min() < 0 or fold.max() >= rows:
             raise DataError(f"{file}: line {number + 1} repeats an index or leaves 0 … {rows - 1}")

@@ -87,8 +87,8 @@ def turned(
     features: jax.Array, present: jax.Array, mean: jax.Array, axes: jax.Array, *, mesh: Mesh
 ) -> jax.Array:
     """(features - mean) @ axes [N, D], zero where a row is absent."""
-    found = jnp.matmul(features - mean, axes, precision=HIGHEST) * present[:, None]
-    return sharding.constrain_batch(found, mesh=mesh)
+    in_new_axes = jnp.matmul(features - mean, axes, precision=HIGHEST) * present[:, None]
+    return sharding.constrain_batch(in_new_axes, mesh=mesh)
 
 
 def _objective(
@@ -113,12 +113,12 @@ def _objective(
             logits = jnp.matmul(features, weights, precision=HIGHEST) + bias
             loss, gradient = family(logits, targets)
             gradient = gradient * used[:, None]
-            found = (
+            sums = (
                 jnp.sum(loss * used),
                 jnp.matmul(features.T, gradient, precision=HIGHEST),
                 jnp.sum(gradient, axis=0),
             )
-            return jax.tree.map(jnp.add, total, found), None
+            return jax.tree.map(jnp.add, total, sums), None
 
         zero = (jnp.zeros((), jnp.float32), jnp.zeros_like(weights), jnp.zeros_like(bias))
         zero = jax.lax.pcast(zero, BATCH_AXES, to="varying")

@@ -96,8 +96,10 @@ def curve(
             )
             own, known = features[drawn], labels[drawn]
             rows = logistic.Rows(own, known, classes=classes, mesh=mesh, length=longest)
-            found = penalty.fit_and_search(rows, own, known, apart=apart, metric=metric, poll=poll)
-            fit = found.fits[found.best]
+            searched = penalty.fit_and_search(
+                rows, own, known, apart=apart, metric=metric, poll=poll
+            )
+            fit = searched.fits[searched.best]
             scores = fit.scores(test_features)
             reached.append(classification.measure(metric, scores, test_labels))
             result.penalties.setdefault(count, []).append(fit.penalty)

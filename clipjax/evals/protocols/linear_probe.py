@@ -78,19 +78,21 @@ def probe(
     if validation is None:
         validation = drawn_validation(targets, seed=seed)
     rows = logistic.Rows(features, targets, classes=classes, mesh=mesh)
-    found = penalty.fit_and_search(
+    searched = penalty.fit_and_search(
         rows, features, targets, apart=validation, metric=metric, poll=poll
     )
-    fit = rows.fit(penalty.penalty_at(found.best), start=found.fits[found.best], poll=poll)
+    fit = rows.fit(penalty.penalty_at(searched.best), start=searched.fits[searched.best], poll=poll)
     return Probe(
         fit=fit,
         scores=fit.scores(test_features),
-        searched={penalty.penalty_at(step): found.reached[step] for step in sorted(found.reached)},
+        searched={
+            penalty.penalty_at(step): searched.reached[step] for step in sorted(searched.reached)
+        },
         trained=int(np.sum(~validation)),
         validated=int(np.sum(validation)),
         dropped=int(np.sum(~rows.finite)),
-        fits=len(found.fits) + 1,
-        iterations=fit.iterations + sum(each.iterations for each in found.fits.values()),
+        fits=len(searched.fits) + 1,
+        iterations=fit.iterations + sum(each.iterations for each in searched.fits.values()),
     )
 
 

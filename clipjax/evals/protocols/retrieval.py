@@ -33,16 +33,16 @@ def chance_of(text_image: np.ndarray) -> dict[str, float]:
     """The recalls on average for scores drawn at random. `text_image`: int32 [M]."""
     texts_each = np.bincount(text_image)
     images, texts = len(texts_each), len(text_image)
-    found = {}
+    levels = {}
     for k in RECALL_AT:
         # the share of draws whose k best texts hold none of the image's c own
         drawn = np.arange(texts_each.max())
         factors = np.clip((texts - drawn - k) / np.maximum(texts - drawn, 1), 0, 1)
         missed = np.concatenate([[1.0], np.cumprod(factors)])[texts_each]
-        found[f"image_to_text_recall_at_{k}"] = float(np.mean(1 - missed))
+        levels[f"image_to_text_recall_at_{k}"] = float(np.mean(1 - missed))
     for k in RECALL_AT:
-        found[f"text_to_image_recall_at_{k}"] = min(k / images, 1.0)
-    return found
+        levels[f"text_to_image_recall_at_{k}"] = min(k / images, 1.0)
+    return levels
 
 
 @dataclasses.dataclass(frozen=True)

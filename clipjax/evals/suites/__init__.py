@@ -152,13 +152,13 @@ class Options:
 @functools.cache
 def entries() -> dict[str, Entry]:
     """All registered sets by id."""
-    found = {}
+    sets = {}
     for key, facts in _json("sets.json")["sets"].items():
         facts = dict(facts)
         protocols = {name: Expected(**each) for name, each in facts.pop("protocols").items()}
         lists = {name: tuple(facts.pop(name, ())) for name in ("folders", "run")}
-        found[key] = Entry(id=key, protocols=protocols, **lists, **facts)
-    return found
+        sets[key] = Entry(id=key, protocols=protocols, **lists, **facts)
+    return sets
 
 
 @functools.cache
@@ -169,11 +169,11 @@ def published() -> dict[str, Any]:
 
 def reported(entry: Entry, *, protocol: str, model: str) -> dict[str, dict[str, float]]:
     """Source ("paper", "open_clip") → metric → share, of a released model on a set."""
-    found = {}
+    by_source = {}
     for source, models in published().get(protocol, {}).items():
         if entry.id in models.get(model, {}):
-            found[source] = models[model][entry.id]
-    return found
+            by_source[source] = models[model][entry.id]
+    return by_source
 
 
 def get(name: str, *, run: str | Iterable[str] = ()) -> Entry:
@@ -279,16 +279,16 @@ def find(name: str) -> Suite:
         return Suite(name, tuple(entries()[key] for key in sets), run)
     path = shipped.file(name, flag="suite", other_names=SUITES)
     try:
-        made = runpy.run_path(path)["get_suite"]()
+        suite = runpy.run_path(path)["get_suite"]()
     except ConfigError as error:
         raise ConfigError(f"--suite={name}: {error}") from None
     except (Exception, SystemExit) as error:  # the file is Python and may raise anything
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"
         more = "; define get_suite()" if text == "KeyError: 'get_suite'" else ""
         raise ConfigError(f"--suite={name}: {text}{more}") from error
-    if not isinstance(made, Suite):
-        raise ConfigError(f"--suite={name}: get_suite() must return a suites.Suite, not {made!r}")
-    return check(made, where=f"--suite={name}")
+    if not isinstance(suite, Suite):
+        raise ConfigError(f"--suite={name}: get_suite() must return a suites.Suite, not {suite!r}")
+    return check(suite, where=f"--suite={name}")
 
 
 def check(suite: Suite, *, where: str) -> Suite:

@@ -53,9 +53,9 @@ def collect(
     missing."""
     by_id = {entry.id: entry for entry in suite.entries}
     rows = [
-        _row(by_id[record.set], record, protocol, made, compare=compare)
+        _row(by_id[record.set], record, protocol, measurement, compare=compare)
         for record in records
-        for protocol, made in record.measurements.items()
+        for protocol, measurement in record.measurements.items()
     ]
     return {
         "suite": suite.name,
@@ -70,19 +70,19 @@ def collect(
 
 
 def _row(
-    entry: suites.Entry, record: Record, protocol: str, made: Measurement, *, compare: str
+    entry: suites.Entry, record: Record, protocol: str, measurement: Measurement, *, compare: str
 ) -> dict[str, Any]:
-    main = made.main
+    main = measurement.main
     family = "zero_shot" if protocol in WITHOUT_TRAINING else protocol
     reported = suites.reported(entry, protocol=family, model=compare) if compare else {}
     agrees = record.data["agrees_with"]
     published = {
-        source: values[made.metric]
+        source: values[measurement.metric]
         for source, values in reported.items()
-        if made.metric in values and source in agrees
+        if measurement.metric in values and source in agrees
     }
-    single = made.figures.get(f"single_prompt_{made.metric}")
-    notes = list(made.warnings)
+    single = measurement.figures.get(f"single_prompt_{measurement.metric}")
+    notes = list(measurement.warnings)
     if "paper" in published and entry.paper_prompts and protocol == "zero_shot":
         notes.append("the paper used other prompts")
     if reported and not set(reported) & set(agrees):
@@ -93,16 +93,18 @@ def _row(
         "set": record.set,
         "name": record.name,
         "protocol": protocol,
-        "metric": made.metric,
+        "metric": measurement.metric,
         "value": _number(main),
         "low": main.low,
         "high": main.high,
         "n": main.n,
         "single_prompt": _number(single) if single else None,
-        "chance": made.details.get("chance"),
-        "figures": {name: [_number(f), f.low, f.high, f.n] for name, f in made.figures.items()},
+        "chance": measurement.details.get("chance"),
+        "figures": {
+            name: [_number(f), f.low, f.high, f.n] for name, f in measurement.figures.items()
+        },
         "published": published,
-        "warnings": made.warnings,
+        "warnings": measurement.warnings,
         "notes": notes,
     }
 
@@ -114,13 +116,13 @@ def _number(estimate: Estimate) -> float | None:
 
 def _averages(rows: Sequence[dict[str, Any]], *, total: int) -> dict[str, Any]:
     """By protocol: the mean of main metrics, over how many sets of how many."""
-    found = {}
+    averages = {}
     for protocol in dict.fromkeys(row["protocol"] for row in rows):
         values = [r["value"] for r in rows if r["protocol"] == protocol and r["value"] is not None]
         if values:
             mean = sum(values) / len(values)
-            found[protocol] = {"mean": mean, "sets": len(values), "of": total}
-    return found
+            averages[protocol] = {"mean": mean, "sets": len(values), "of": total}
+    return averages
 
 
 def as_csv(content: dict[str, Any]) -> str:
@@ -193,8 +195,8 @@ def as_markdown(content: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
     lines += suite_page.averages(content)
-    told = [f"{number}. {note}" for note, number in notes.items()]
-    for title, which in (("Notes", told), ("Missing", "missing"), ("Failed", "failed")):
+    numbered = [f"{number}. {note}" for note, number in notes.items()]
+    for title, which in (("Notes", numbered), ("Missing", "missing"), ("Failed", "failed")):
         listed = which if isinstance(which, list) else _listed(content[which])
         if listed:
             lines += ["", f"## {title}", "", *listed]

@@ -86,25 +86,25 @@ def fitting(kind: str, names: Iterable[str]) -> tuple[str, ...]:
 
 def note(record: Record, fault: Fault, *, protocol: str = "") -> str:
     """Write a fault into the record; returns what it says."""
-    told = f"{protocol}: {fault.message}" if protocol else fault.message
+    message = f"{protocol}: {fault.message}" if protocol else fault.message
     if not fault.missing:
         record.status = "failed"
     elif not protocol:  # else the set may have others
         record.status = "missing"
-    record.message = "; ".join(filter(None, (record.message, told)))
+    record.message = "; ".join(filter(None, (record.message, message)))
     record.traceback = record.traceback or fault.traceback
-    return told
+    return message
 
 
 def _open(
     model: EvaluatedModel, entry: suites.Entry, *, folder: Any, options: suites.Options
 ) -> Task:
-    place = {"data": options.data, "image_size": model.image_size}
+    common = {"data": options.data, "image_size": model.image_size}
     evaluated = EvaluatedSet(
         model,
-        set_data.open_set(entry, **place),
-        functools.partial(set_data.open_train, entry, **place),
-        functools.partial(set_data.open_validation, entry, **place),
+        set_data.open_set(entry, **common),
+        functools.partial(set_data.open_train, entry, **common),
+        functools.partial(set_data.open_validation, entry, **common),
         prompts_file=_prompts_file(options.prompts, entry.id),
         classifiers=str(folder / "classifiers"),
         folder=options.data,
