@@ -11,7 +11,7 @@ import tiny
 from clipjax import config, evaluate
 from clipjax.common import exits
 from clipjax.common.exits import DataError, RemoteError
-from clipjax.evals import evaluator
+from clipjax.evals.evaluator import Evaluator
 from clipjax.pictures import history
 
 STEPS = "2 steps"
@@ -27,7 +27,7 @@ def watched(**changes):
 
 def failing(patch, *problems):
     """Let the measurements of "broken" raise or give these, one after the other; then its own."""
-    measured, calls, left = evaluator.Evaluator.__call__, [], list(problems)
+    measured, calls, left = Evaluator.__call__, [], list(problems)
 
     def call(self, variables, **options):
         calls.append(self)
@@ -41,7 +41,7 @@ def failing(patch, *problems):
             return values
         return measured(self, variables, **options)
 
-    patch.setattr(evaluator.Evaluator, "__call__", call)
+    patch.setattr(Evaluator, "__call__", call)
 
 
 def evaluation_lines(workdir, name):
@@ -158,14 +158,14 @@ def test_an_evaluator_that_fails_in_the_next_stage_does_not_end_the_run(tmp_path
     c = held_out(tmp_path / "held.tar")
     c.evals.held.every = "1000 steps"  # it has not measured when the second stage begins
     c.stages.small = config.stage("32 examples", image_size=16)
-    real = evaluator.Evaluator.__call__
+    real = Evaluator.__call__
 
     def call(self, *args, **options):
         (tmp_path / "held.tar").unlink(missing_ok=True)
         return real(self, *args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluator.Evaluator, "__call__", call)
+        patch.setattr(Evaluator, "__call__", call)
         assert tiny.run(c, tmp_path / "run") == exits.BAD_DATA
     out = capsys.readouterr().out
     assert "step 4, held: FAILED, training goes on" in out and "starting at 2;" in out
@@ -186,7 +186,6 @@ def test_evaluate_measures_the_others_where_one_cannot_be_opened(tmp_path, capsy
 
 BROKEN_ON_ONE = """
 import jax
-from clipjax.evals import evaluator
 from clipjax.data import eval_batches
 import tiny
 import test_evaluator_faults

@@ -24,6 +24,7 @@ from clipjax.common import exits
 from clipjax.common.exits import ConfigError, DataError, RemoteError
 from clipjax.evals import suites
 from clipjax.evals.embed import Preempted
+from clipjax.evals.evaluator import Evaluator
 from clipjax.evals.protocols import zero_shot
 from clipjax.evals.suites import faults
 from clipjax.run import suites as run_suites
@@ -310,7 +311,7 @@ def test_an_evaluators_fault_leaves_the_others(tmp_path, capsys):
     capsys.readouterr()
     model = clipjax.load(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        measured = evaluator.Evaluator.__call__
+        measured = Evaluator.__call__
 
         def call(self, variables, **options):
             if self.chance.get("top1_accuracy") and not called:
@@ -319,7 +320,7 @@ def test_an_evaluators_fault_leaves_the_others(tmp_path, capsys):
             return measured(self, variables, **options)
 
         called = []
-        patch.setattr(evaluator.Evaluator, "__call__", call)
+        patch.setattr(Evaluator, "__call__", call)
         with pytest.raises(DataError, match="1 of 3 evaluators failed: first"):
             evaluate.run_evaluators(model, workdir=str(tmp_path))
     said = capsys.readouterr().out

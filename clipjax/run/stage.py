@@ -19,7 +19,7 @@ from clipjax.config.stages import Stage
 from clipjax.data import loader
 from clipjax.data.examples import TrainExamples
 from clipjax.data.tokenizers import Tokenizer
-from clipjax.evals.embed import Evaluator
+from clipjax.evals.evaluator import Evaluator
 from clipjax.parallel import sharding
 from clipjax.run import record as run_record
 
