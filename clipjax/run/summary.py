@@ -157,7 +157,7 @@ def batch_line(batch_size: int, *, mesh: Mesh) -> str:
     shards = batch_shards(mesh)
     groups = mesh.size // shards
     within = f" (each by {groups} chips together)" if groups > 1 else ""
-    per_chip = f"{shards} chips × {batch_size // shards:,}{within}"
+    per_chip = f"{counted(shards, 'chip')} × {batch_size // shards:,}{within}"
     return f"batch       global batch {batch_size:,} = {per_chip}"
 
 
