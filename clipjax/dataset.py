@@ -112,13 +112,15 @@ def index() -> None:
     from clipjax.build import data as build_data
     from clipjax.curation import index
     from clipjax.data import sources
-    from clipjax.data.sources import shard_paths, shard_survey
+    from clipjax.data.sources import shard_paths, sharded
 
-    output = _output(shard_survey.SURVEY)
+    output = _output(sharded.SURVEY)
     data, _ = named_data.settings(image_size=IMAGE_SIZE.value)
-    if data.source in sources.SHARDED and NUM_WORKERS.value:
+    with named_data.errors_of_flags():
+        ending = sources.entry(data.source).ending
+    if ending and NUM_WORKERS.value:
         with named_data.errors_of_flags():
-            paths = shard_paths.expand(data.path, ending=sources.SHARDED[data.source])
+            paths = shard_paths.expand(data.path, ending=ending)
         make = functools.partial(build_data.source_at, data=data)
         index.walk(paths, make=make, num_workers=NUM_WORKERS.value)
     source = _source()

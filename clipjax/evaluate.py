@@ -161,7 +161,6 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
 
     import clipjax
     from clipjax.build import data as build_data
-    from clipjax.data.sources import shared_records
     from clipjax.evals.suites import faults
     from clipjax.evals.suites.results import step_name
     from clipjax.parallel import distributed
@@ -188,7 +187,7 @@ def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[st
         fault = faults.agree(faults.only(evaluator), where=f"{workdir}/{name}/open")
         began, metrics = time.perf_counter(), {}
         if fault is None:
-            if shared_records.whole(evaluator.source).fingerprint == trained_on:
+            if evaluator.source.whole.fingerprint == trained_on:
                 build_data.note_training_data(evaluator, len(evaluator.source))
             measure = functools.partial(evaluator, model.variables, poll=lambda: False)
             metrics: Any = faults.attempt(measure)

@@ -119,7 +119,7 @@ def _train_stage(run: Run, stage: OpenStage, *, start: int, state: Any) -> tuple
         profiler = Profiler(run.workdir, window=config.profile, look_every=look_every)
         bad_records = BadRecords(
             max_fraction=config.data.max_bad_fraction,
-            sources=getattr(run.source, "names", (run.source.name,)),
+            sources=run.source.names,
             seen=stage.stage.examples(start) // jax.process_count(),
         )
         saver = Saver(run.checkpoints, every_minutes=config.checkpoint.every_minutes)

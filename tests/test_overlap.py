@@ -11,13 +11,14 @@ from PIL import Image
 from clipjax import evaluate, overlap
 from clipjax.common import exits
 from clipjax.common.exits import ConfigError
+from clipjax.data.source import Source
 from clipjax.data.sources.digits import Digits
 from clipjax.evals import suites
 from clipjax.evals.evaluated import EvaluatedModel
 from clipjax.parallel import mesh as meshes
 
 
-class Joined:
+class Joined(Source):
     """Training images: the digits' own split, and every tenth evaluation image."""
 
     name, fingerprint = "digits and some of the test", "joined"

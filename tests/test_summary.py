@@ -13,6 +13,7 @@ from clipjax.build import program as build
 from clipjax.config import stages
 from clipjax.data.mixture import MixtureOrder
 from clipjax.data.order import GlobalOrder
+from clipjax.data.source import Source
 from clipjax.parallel import mesh as meshes
 from clipjax.run import summary, summary_tables
 from clipjax.run.stage import OpenStage
@@ -20,7 +21,7 @@ from clipjax.run.stage import OpenStage
 STEPS = {"total_steps": 6, "warmup_steps": 2}
 
 
-class Source:
+class Scenes(Source):
     name = "scenes"
 
     def __len__(self):
@@ -30,7 +31,7 @@ class Source:
 def opened(config, mesh):
     """The only stage of a run of this config, open."""
     (stage,) = stages.plan(config, epoch_examples=100)
-    return OpenStage(stage, mesh=mesh, source=Source(), tokenizer=None, schedule=STEPS)
+    return OpenStage(stage, mesh=mesh, source=Scenes(), tokenizer=None, schedule=STEPS)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def trained_on(source, **changes):
 
 
 def reads(source, key):
-    return key in ("keep", *sources.READS[source])
+    return key in ("keep", *sources.SOURCES[source].reads)
 
 
 def fitting(source, key):

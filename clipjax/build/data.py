@@ -1,6 +1,5 @@
 """From a config to the data of a run: sources, examples, evaluators; see also `build`."""
 
-import os
 import re
 from typing import Any
 
@@ -19,10 +18,10 @@ from clipjax.data import (
     sources,
 )
 from clipjax.data.examples import TrainExamples
-from clipjax.data.sources import shard_survey, shared_records
+from clipjax.data.source import Shards, Source, Spread
+from clipjax.data.sources import sharded, shared_records
 from clipjax.data.sources.selection import Selected
 from clipjax.data.sources.shard_files import ShardFiles
-from clipjax.data.sources.spread import Spread
 from clipjax.evals import embed
 from clipjax.evals.evaluated import EvaluatedModel
 from clipjax.evals.evaluator import Evaluator, open_evaluator
@@ -35,7 +34,7 @@ EVAL_BATCH = 1024
 DEFAULT_GIGABYTES = 100.0  # of an evaluator's own remote shards
 
 
-def source(data: Config, *, image_size: int, seed: int, where: str = "data") -> Any:
+def source(data: Config, *, image_size: int, seed: int, where: str = "data") -> Source:
     """The source that `config.data`, one part of its mixture or an evaluator's settings name.
 
     Args:
@@ -70,40 +69,22 @@ def source(data: Config, *, image_size: int, seed: int, where: str = "data") -> 
     return made
 
 
-def _open(data: Config, *, image_size: int, seed: int, where: str) -> Any:
+def _open(data: Config, *, image_size: int, seed: int, where: str) -> Source:
     """The source with all its records."""
-    make = sources.get(data.source)
-    if data.source == "scenes":
-        return make(split=data.split, image_size=image_size, seed=seed)
-    if data.source in ("objects", "objects_noto"):
-        return make(image_size=image_size, seed=seed)
-    if data.source in ("digits", "mnist_5k"):
-        return make(split=data.split)
-    if data.source == "folder":
-        made = make(data.path, split=data.split, text_key=data.text_key)
-        found = os.path.basename(os.path.realpath(made.top))
-        if data.split not in ("train", "test", found):
-            raise ConfigError(
-                f"config.{where}.split={data.split}: {data.path} holds no folder {data.split}"
-            )
-        return made
-    if data.source in sources.SHARDED:
-        index = data.get("index")
-        return make(
-            data.path,
-            image_key=data.image_key,
-            text_key=data.text_key,
-            files=shard_files(data),
-            survey=shard_survey.read(index) if index else None,
-        )
-    return make(
-        data.name,
-        split=data.split,
-        data_dir=data.path or None,
-        image_key=data.image_key,
-        text_key=data.text_key,
-        shard_files=shard_files(data),
+    entry = sources.entry(data.source)
+    index = data.get("index") if entry.ending else ""
+    opened = entry.open(
+        **{key: data.get(key) for key in sources.SETTINGS},
+        image_size=image_size,
+        seed=seed,
+        files=shard_files(data),
+        survey=sharded.read_survey(index) if index else None,
     )
+    if not opened.has_split(data.split):
+        raise ConfigError(
+            f"config.{where}.split={data.split}: {data.path} holds no folder {data.split}"
+        )
+    return opened
 
 
 def source_at(path: str, *, data: Config) -> Any:
@@ -157,20 +138,21 @@ def _order(data: Config, *, source: Any, seed: int, where: str) -> order.Order:
             )
             parts[name] = (made, part.weight, len(own))
         return mixture.MixtureOrder(parts)
-    if getattr(source, "is_remote", False):
-        _check_cache(data, getattr(source, "source", source), where=where)
-    if data.order == "window":
-        return order.WindowOrder(source.lengths, window=data.window, seed=seed)
+    shards = source.shards
+    if shards is not None and shards.is_remote:
+        _check_cache(data, shards, where=where)
+    if shards is not None and data.order == "window":
+        return order.WindowOrder(shards.lengths, window=data.window, seed=seed)
     return order.GlobalOrder(len(source), seed=seed)
 
 
-def _check_cache(data: Config, source: Any, *, where: str) -> None:
+def _check_cache(data: Config, shards: Shards, *, where: str) -> None:
     """Raise ConfigError where training would fetch remote shards over and over."""
     room = shard_files(data).cache_bytes
     if data.order == "global":
-        needed, remedy = sum(source.sizes), f"--config.{where}.order=window, or"
+        needed, remedy = sum(shards.sizes), f"--config.{where}.order=window, or"
     else:
-        needed = 2 * data.window * max(source.sizes)
+        needed = 2 * data.window * max(shards.sizes)
         remedy = f"a smaller --config.{where}.window, or"
     if needed > room:
         raise ConfigError(
@@ -220,7 +202,7 @@ def evaluator(
     )
     naming = {key: settings[key] for key in evals.KINDS[settings.kind].settings}
     opened = open_evaluator(settings.kind, data, model=model, name=name, **naming)
-    opened.of_data = getattr(data, "notes", ())
+    opened.of_data = data.notes
     if training is not None and (shared := shared_records.count(data, training)):
         note_training_data(opened, shared)
     return opened
@@ -231,7 +213,7 @@ def evaluation_source(config: Config, name: str) -> Any:
     data = _with_cache(evaluation_data.settings(config, name), config.data)
     size = config.model.vision.image_size
     whole = source(data, image_size=size, seed=config.seed, where=f"evals.{name}")
-    if evals.KINDS[config.evals[name].kind].captions and data.source not in sources.OWN:
+    if evals.KINDS[config.evals[name].kind].captions and sources.entry(data.source).needs_path:
         return same_image.some_images(whole, limit=data.max_examples)
     return Spread(whole, data.max_examples) if data.max_examples else whole
 

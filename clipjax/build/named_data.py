@@ -62,7 +62,8 @@ def _check_read(typed: dict[str, str], *, data: Any) -> None:
     """Raise ConfigError on a typed flag that nothing reads, and that would change nothing."""
     from clipjax.data import sources
 
-    reads = sources.READS.get(data.source, typed)  # an unknown source is the first to be told
+    known = data.source in sources.SOURCES  # an unknown one is the first to be told
+    reads = sources.SOURCES[data.source].reads if known else typed
     who = f"source {data.source}"
     if data.mixture:
         reads, who = (), "the config's mixture"

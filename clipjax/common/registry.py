@@ -31,6 +31,11 @@ class Entry:
     reads: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
 
+    def load(self) -> Any:
+        """The object that `code` names, imported now."""
+        module, attribute = self.code.split(":")
+        return getattr(importlib.import_module(module), attribute)
+
 
 def unread(name: str, *, table: Mapping[str, Entry]) -> list[str]:
     """The settings that other entries of a table read and this one does not, in their order."""
@@ -61,5 +66,4 @@ def lookup(name: str, *, table: Mapping[str, str] | Mapping[str, Entry], kind: s
     """The object a table of name → "module:attribute" or Entry gives for `name`, imported now."""
     check_name(name, names=table, kind=kind)
     entry = table[name]
-    module, attribute = (entry.code if isinstance(entry, Entry) else entry).split(":")
-    return getattr(importlib.import_module(module), attribute)
+    return (entry if isinstance(entry, Entry) else Entry(entry)).load()

@@ -224,23 +224,25 @@ def _check_data(data: Config) -> None:
     if data.mixture and data.name:
         _fail("data.name", data.name, "has no effect beside config.data.mixture")
     _check_records(data, where="data")
-    if not data.mixture and data.source not in sources.OWN and not (data.name or data.path):
+    is_placed = data.mixture or data.name or data.path
+    if not is_placed and sources.SOURCES[data.source].needs_path:
         raise ConfigError(NO_DATA)
 
 
 def _check_place(data: Config, *, where: str) -> None:
     """Raise ConfigError where nothing says where the data of a source lie."""
-    named = [key for key in ("path", "name") if key in sources.READS[data.source]]
+    named = [key for key in ("path", "name") if key in sources.SOURCES[data.source].reads]
     if named and not any(data[key] for key in named):
         _fail(f"{where}.source", data.source, f"set its {' or '.join(named)} too")
 
 
 def _check_records(data: Config, *, where: str) -> None:
-    if data.order == "window" and data.source not in sources.SHARDED:
+    of_shards = sources.those(lambda entry: entry.ending)
+    if data.order == "window" and not sources.SOURCES[data.source].ending:
         _fail(
             f"{where}.order",
             data.order,
-            f"needs a source of shards ({', '.join(sources.SHARDED)}), not {data.source}",
+            f"needs a source of shards ({of_shards}), not {data.source}",
         )
     weights, fields = data.text_weights, data.text_key.split(",")
     if weights and (len(weights) != len(fields) or not sum(weights)):

@@ -31,14 +31,15 @@ def settings(config: Config, name: str) -> Config:
     key, training = f"config.evals.{name}", config.data
     usual = "" if training.mixture else training.source
     if own.path:
-        own.source = sources.by_ending(own.path) or ("" if usual in sources.OWN else usual)
+        has_files = usual and sources.SOURCES[usual].needs_path
+        own.source = sources.by_ending(own.path) or (usual if has_files else "")
         if not own.source:
-            known = ", ".join(each for each in sources.names if each not in sources.OWN)
+            known = sources.those(lambda entry: entry.needs_path)
             raise ConfigError(
                 f"{key}.path={as_flag(own.path)}: its ending does not tell how to read it; set"
                 f" {key}.source, one of {known}"
             )
-    elif own.name and usual != "tfds":
+    elif own.name and not (usual and "name" in sources.SOURCES[usual].reads):
         raise ConfigError(
             f"{key}.name={as_flag(own.name)}: has no effect without {key}.source=tfds, whose data"
             " sets it names; add that, or leave it out"

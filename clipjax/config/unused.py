@@ -89,7 +89,7 @@ def _unread_records(data: Config, *, where: str) -> Iterator[tuple[str, str]]:
 
 def _unread_by(source: str, data: Config, *, where: str) -> Iterator[tuple[str, str]]:
     """The settings of `config.records` that a source does not read."""
-    reads = ("source", "keep", *sources.READS[source])
+    reads = ("source", "keep", *sources.SOURCES[source].reads)
     unread = [key for key in settings.records() if key in data and key not in reads]
     yield from _each(where, unread, f"source {source} reads none")
 

@@ -17,7 +17,6 @@ import numpy as np
 from clipjax.curation import workers
 from clipjax.curation.matching import Matcher
 from clipjax.data import captions
-from clipjax.data.examples import place
 from clipjax.data.sources.selection import Selected, SelectionWriter, unfold
 
 CHUNK = 8192  # records; a multiple of 8, so that chunks do not share a byte of bits
@@ -108,7 +107,7 @@ def select(
         if not len(numbers):
             continue
         chance = 1.0 - np.prod(1.0 - chances[numbers])
-        keep[row] = uniform(place(source, index), seed=seed) < chance
+        keep[row] = uniform(source.key(index), seed=seed) < chance
         if keep[row]:
             found.append(numbers)
     return keep, sums(found)

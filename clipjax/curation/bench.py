@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.data import captions, images
-from clipjax.data.examples import TrainExamples, read
+from clipjax.data.examples import TrainExamples
 from clipjax.data.loader import make_rows
 
 SPARE = 1.3  # cores to have for each that the mean asks for: other work, slow moments
@@ -30,7 +30,7 @@ def stages(examples: TrainExamples, *, count: int) -> dict[str, float]:
     def read_all() -> None:
         for position in range(count):
             try:
-                records.append(read(source, examples.order(position)))
+                records.append(source.read(examples.order(position)))
             except ValueError:
                 continue
 

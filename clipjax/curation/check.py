@@ -17,9 +17,9 @@ import numpy as np
 from clipjax.common.counts import counted
 from clipjax.curation import workers
 from clipjax.data import captions, images
-from clipjax.data.bad_record import BadRecord
-from clipjax.data.examples import Source, place, read, shard_of
+from clipjax.data.examples import shard_of
 from clipjax.data.same_image import digest
+from clipjax.data.source import BadRecord, Source
 
 CHUNK = 64  # records
 WORST = 10  # shards and broken records named
@@ -78,12 +78,12 @@ class Findings:
 def check(
     source: Source, *, limit: int, num_workers: int, show: bool = True
 ) -> tuple[Findings, Sequence[int]]:
-    """Look at `limit` records, see `captions.spread`, all of them if 0.
+    """Look at `limit` records, see `Source.spread`, all of them if 0.
 
     Returns:
       The findings, and the indices looked at.
     """
-    indices = captions.spread(source, limit=limit) if limit else range(len(source))
+    indices = source.spread(limit=limit) if limit else range(len(source))
     chunks = [indices[span.start : span.stop] for span in workers.spans(len(indices), size=CHUNK)]
     found = Findings()
     for part in workers.results(
@@ -104,16 +104,15 @@ def inspect(indices: Sequence[int], *, source: Source) -> Findings:
     for number, index in enumerate(indices):
         found.seen += 1
         try:
-            record = read(source, index)
-            fields = getattr(source, "fields", None)
-            if fields is not None and number == 0:  # of one in CHUNK: they are much alike
-                found.keys.update(dict.fromkeys(fields(index)))
+            record = source.read(index)
+            if number == 0:  # of one in CHUNK: they are much alike
+                found.keys.update(dict.fromkeys(source.fields(index)))
             texts = captions.usable(record["text"])
             if not texts:
                 raise captions.BadCaption("empty caption")
             size, file_format = images.probe(record["image"])
         except BadRecord as error:
-            key = place(source, index)
+            key = source.key(index)
             found.reasons[error.reason] += 1
             found.bad_by_shard[shard_of(key) or source.name] += 1
             found.bad.append((key, error.message))
@@ -144,14 +143,14 @@ def three_digits(number: int) -> int:
     return round(number, 3 - len(str(number)))
 
 
-def summary(found: Findings, *, source: Any) -> dict[str, Any]:
+def summary(found: Findings, *, source: Source) -> dict[str, Any]:
     """The findings as a few numbers, JSON-ready; image bytes to three digits."""
     return {
         "source": source.name,
-        **({"read": source.details} if hasattr(source, "details") else {}),
+        **({"read": source.details} if source.details else {}),
         "records": len(source),
         "looked at": found.seen,
-        "left out by the source": dict(getattr(source, "skipped", {})),
+        "left out by the source": dict(source.skipped),
         "broken": sum(found.reasons.values()),
         "broken by reason": dict(found.reasons.most_common()),
         "broken by shard": dict(found.bad_by_shard.most_common(WORST)),
@@ -199,7 +198,7 @@ def describe(summed: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def sheet(source: Any, indices: Sequence[int], *, count: int = 24) -> Any:
+def sheet(source: Source, indices: Sequence[int], *, count: int = 24) -> Any:
     """A picture of some usable records with their captions; None if there are none."""
     from clipjax.pictures.sheets import samples
 
@@ -209,7 +208,7 @@ def sheet(source: Any, indices: Sequence[int], *, count: int = 24) -> Any:
         if len(pixels) == count:
             break
         try:
-            record = read(source, index)
+            record = source.read(index)
             text, _ = captions.choose(record["text"], rng=rng)
             pixels.append(images.decode_eval(record["image"], size=160))
         except BadRecord:

@@ -17,8 +17,7 @@ from clipjax.common import files
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.curation import workers
 from clipjax.data import captions, images
-from clipjax.data.bad_record import BadRecord
-from clipjax.data.examples import Source, read
+from clipjax.data.source import BadRecord, Source
 from clipjax.data.sources import tf_example
 
 SETTINGS = "convert.json"
@@ -128,7 +127,7 @@ def write_shard(
         writer = array_record_module.ArrayRecordWriter(local, "group_size:1")
         for index in range(first, min(first + shard_records, len(source))):
             try:
-                example = converted(read(source, index), side=side, quality=quality)
+                example = converted(source.read(index), side=side, quality=quality)
             except BadRecord as error:
                 left_out[error.reason] += 1
                 continue

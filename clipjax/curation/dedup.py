@@ -15,9 +15,8 @@ import numpy as np
 
 from clipjax.curation import workers
 from clipjax.data import captions, images
-from clipjax.data.bad_record import BadRecord
-from clipjax.data.examples import place, read
 from clipjax.data.same_image import digest
+from clipjax.data.source import BadRecord
 from clipjax.data.sources.selection import Selected, SelectionWriter, unfold
 
 CHUNK = 256  # records
@@ -58,7 +57,7 @@ def dedup(
     first = first_copies(own, distance=distance)
     repeated = first != np.arange(len(source))
     examples = [
-        (place(source, int(index)), f"copy of {place(source, int(first[index]))}")
+        (source.key(int(index)), f"copy of {source.key(int(first[index]))}")
         for index in np.flatnonzero(repeated)[:TOLD]
     ]
     keep = usable & ~repeated
@@ -70,7 +69,7 @@ def dedup(
         inside[name] = int((found >= 0).sum())
         keep &= found < 0
         examples += [
-            (place(source, int(index)), f"in {name}: {place(other, int(found[index]))}")
+            (source.key(int(index)), f"in {name}: {other.key(int(found[index]))}")
             for index in np.flatnonzero(found >= 0)[:TOLD]
         ]
     writer.write(0, keep)
@@ -113,7 +112,7 @@ def hash_some(indices: Sequence[int], *, source: Any) -> tuple[np.ndarray, ...]:
     usable = np.zeros(len(indices), bool)
     for row, index in enumerate(indices):
         try:
-            record = read(source, index)
+            record = source.read(index)
             data = record["image"]
             texts[row] = digest("\n".join(captions.usable(record.get("text") or "")).encode())
             exact[row] = digest(data)

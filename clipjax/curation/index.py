@@ -14,7 +14,8 @@ from typing import Any
 from clipjax.common import files
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.curation import workers
-from clipjax.data.sources import nulls, shard_survey
+from clipjax.data.source import Source
+from clipjax.data.sources import shard_format, sharded
 from clipjax.data.sources.shard_files import shared_index
 
 CHUNK = 8  # shards
@@ -48,7 +49,7 @@ def _walk_some(paths: Sequence[str], *, make: Callable[[str], Any]) -> None:
         make("::".join(paths))
 
 
-def write(source: Any, *, folder: str) -> int:
+def write(source: Source, *, folder: str) -> int:
     """Write the index of a source of shards; returns how many shards' indexes are in it.
 
     A format without indexes of its own (Parquet has its footers) gets the survey alone.
@@ -58,15 +59,15 @@ def write(source: Any, *, folder: str) -> int:
     """
     from etils import epath
 
-    if not hasattr(source, "survey_of"):
+    if not isinstance(source, sharded.ShardedSource):
         raise ConfigError(f"--source: {source.name} has no shards, so there is nothing to index")
     written: collections.Counter[str] = collections.Counter()
-    for path, part in itertools.product(source.paths, ("", nulls.part(source.form))):
+    for path, part in itertools.product(source.paths, ("", shard_format.part(source.form))):
         for place in source.files.index_places(path, part=part):
             with contextlib.suppress(OSError):
                 target = shared_index(path, folder=folder, part=part)
                 files.write(target, epath.Path(place).read_bytes())
                 written[part] += 1
                 break
-    shard_survey.write(source.survey_of(), folder=folder)
+    sharded.write_survey(source.survey_of(), folder=folder)
     return written[""]

@@ -1,42 +1,35 @@
 """Caption text as it comes from the web, made fit for a tokenizer.
 
 `clipjax.data.examples` cleans and chooses one caption per example, the evaluation loader lists
-them all, and the vocabulary trainer samples them.
+them all, and the vocabulary trainer samples them. Class names and templates that people write, one
+a line on any system, are read here, too: no byte-order mark or carriage return becomes part of a
+prompt.
 """
 
 import contextlib
-import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+from etils import epath
 
 from clipjax.common.counts import counted
 from clipjax.common.exits import ConfigError, DataError
-from clipjax.data.bad_record import BadRecord
+from clipjax.data.source import BadRecord, Source, Texts
 
 MAX_CHARACTERS = 4096  # no context length in use reads this far; bounds the tokenizer's work
-REMOTE_SHARDS = 32  # fetched for a sample
 
 # Controls that are not white space, lone surrogates (they cannot be written as UTF-8), zero-width
 # space, byte order mark and non-characters.
 UNWANTED = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff\u200b\ufeff\ufffe\uffff]")
 
 
-Texts = str | bytes | Sequence[str] | Mapping[str, str | Sequence[str]]  # one, several, by field
+LINE_END = re.compile("\r\n|\r|\n")
 
 
 class BadCaption(BadRecord):
     """A record has no usable caption."""
-
-
-class HasCaptions(Protocol):
-    """The part of a source that this module reads."""
-
-    def __len__(self) -> int: ...
-
-    def caption(self, index: int, /) -> Texts: ...
 
 
 def clean(text: str | bytes) -> str:
@@ -108,8 +101,8 @@ def candidates(text: Texts) -> list[str | bytes]:
     return [one for one in listed if clean(one)]
 
 
-def sample(source: HasCaptions, *, limit: int) -> "Sample":
-    """All usable captions of at most `limit` records, see `spread`, to be gone through once.
+def sample(source: Source, *, limit: int) -> "Sample":
+    """All usable captions of at most `limit` records, see `Source.spread`, to be gone through once.
 
     Records that cannot be read are left out: the training stream counts them, not this. Going
     through it raises DataError, with the first one's reason, where there is nothing else.
@@ -126,13 +119,13 @@ class Sample:
       first: why the first of them has none.
     """
 
-    def __init__(self, source: HasCaptions, *, limit: int) -> None:
+    def __init__(self, source: Source, *, limit: int) -> None:
         self.source, self.limit = source, limit
         self.records = self.unusable = 0
         self.first = ""
 
     def __iter__(self) -> Iterator[str]:
-        for index in spread(self.source, limit=self.limit):
+        for index in self.source.spread(limit=self.limit):
             self.records += 1
             try:
                 texts, problem = usable(self.source.caption(index)), "empty caption"
@@ -164,41 +157,22 @@ class Sample:
             raise ConfigError(f"{error} ({told})") from None
 
 
-def spread(source: Any, *, limit: int, drawn: bool = False) -> list[int]:
-    """At most `limit` of a source's records, ascending, evenly over all of it.
+def lines(path: Any) -> list[str]:
+    """The lines of a file that hold anything; `clean` takes their stray spaces away.
 
-    Of remote shards, each of which would be fetched whole, a few are read instead.
-
-    Args:
-      source: the records.
-      limit: how many.
-      drawn: one at random is taken out of each of `limit` equal pieces, and not the first: so that
-        no class is missed whose records stand at every k-th place. It is the same at each call.
+    Raises:
+      OSError: it cannot be read.
+      DataError: it is not UTF-8.
     """
-    if hasattr(source, "parts"):  # a mixture
-        found: list[int] = []
-        first = 0
-        for part in source.parts.values():
-            share = -(-limit * len(part) // len(source))
-            found += [first + index for index in spread(part, limit=share, drawn=drawn)]
-            first += len(part)
-        return found
-    if getattr(source, "is_remote", False):
-        firsts = [0, *itertools.accumulate(source.lengths)]
-        chosen = evenly(len(source.lengths), limit=REMOTE_SHARDS)
-        share = -(-limit // len(chosen))
-        return [
-            firsts[shard] + row
-            for shard in chosen
-            for row in evenly(source.lengths[shard], limit=share, drawn=drawn)
-        ]
-    return evenly(len(source), limit=limit, drawn=drawn)
+    return [line for line in LINE_END.split(file_text(path)) if clean(line)]
 
 
-def evenly(length: int, *, limit: int, drawn: bool = False) -> list[int]:
-    """At most `limit` of the indices 0 … length - 1; `drawn` as for `spread`."""
-    count = min(limit, length)
-    starts = [piece * length // max(count, 1) for piece in range(count + 1)]
-    if not drawn:
-        return starts[:-1]
-    return np.random.default_rng(0).integers(starts[:-1], starts[1:]).tolist()
+def file_text(path: Any) -> str:
+    """The whole file, local or remote, without a byte-order mark; errors as `lines`."""
+    data = epath.Path(path).expanduser().read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None

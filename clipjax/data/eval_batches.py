@@ -14,8 +14,8 @@ import numpy as np
 
 from clipjax.common.exits import DataError
 from clipjax.data import captions, images
-from clipjax.data.bad_record import BadRecord
-from clipjax.data.examples import Source, Tokenizer, read
+from clipjax.data.examples import Tokenizer
+from clipjax.data.source import BadRecord, Source
 
 AHEAD = 2  # batches being decoded while one is used
 
@@ -106,7 +106,7 @@ def load_eval_image(
 ) -> dict[str, np.ndarray]:
     """{"image": uint8 [size, size, 3]} of one evaluation record; DataError if it is damaged."""
     try:
-        data = read(source, index)["image"]
+        data = source.read(index)["image"]
         return {"image": images.decode_eval(data, size=size, resize=resize)}
     except BadRecord as error:
         raise _unusable(source, index, error) from error
@@ -118,8 +118,7 @@ def _unusable(source: Source, index: int, error: Exception) -> DataError:
 
 
 def _record(source: Source, index: int) -> str:
-    key = getattr(source, "key", None)
-    return f"evaluation source {source.name}: record {key(index) if key else index}"
+    return f"evaluation source {source.name}: record {source.key(index)}"
 
 
 def padded_batches(

@@ -14,29 +14,11 @@ import numpy as np
 
 from clipjax.common.exits import DataError
 from clipjax.data import captions, images
-from clipjax.data.bad_record import BadRecord
 from clipjax.data.order import GlobalOrder, Order
 from clipjax.data.same_image import content_id
+from clipjax.data.source import BadRecord, Source
 
 ATTEMPTS = 16  # substitutes tried for one position before the data are called unusable
-
-
-class Source(Protocol):
-    """Random access to encoded records; see `clipjax.data.sources`.
-
-    `source[index]` is {"image": bytes, "text": str, list of str or these by field, "key": str},
-    with "source" where it is one of several; a record that cannot be read raises BadRecord,
-    ValueError or OSError.
-    """
-
-    name: str
-    fingerprint: str
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
-
-    def caption(self, index: int, /) -> captions.Texts: ...
 
 
 class Tokenizer(Protocol):
@@ -90,8 +72,7 @@ class TrainExamples:
 
     def prepare(self, position: int) -> None:
         """Let the source fetch what will be read from this position on, if it has to fetch."""
-        if hasattr(self.source, "prepare"):
-            self.source.prepare(self.order.upcoming(position))  # pyright: ignore
+        self.source.prepare(self.order.upcoming(position))
 
     def progress(self, position: int) -> dict[str, float]:
         """How far the stream has come after so many examples: "data/epochs", or these and
@@ -119,7 +100,7 @@ class TrainExamples:
                 index = self.order.substitute(position, rng=rng)
             key = ""
             try:
-                record = read(self.source, index)
+                record = self.source.read(index)
                 key = record["key"]
                 name = record.get("source", self.source.name)
                 weights = self.text_weights
@@ -133,7 +114,7 @@ class TrainExamples:
                 )
             except BadRecord as error:
                 if bad is None:
-                    bad, bad_key = error, key or place(self.source, index)
+                    bad, bad_key = error, key or self.source.key(index)
                 continue
             ids, truncated = self.tokenizer.encode([caption])
             content = {}
@@ -160,22 +141,6 @@ class TrainExamples:
             f"data: {ATTEMPTS} records of source {self.source.name} tried for position {position},"
             f" none usable; the first was {bad_key} ({bad.message})"
         )
-
-
-def read(source: Source, index: int) -> dict[str, Any]:
-    """`source[index]`; BadRecord, with what the source knows, if it cannot be read or parsed."""
-    try:
-        return source[index]
-    except BadRecord:
-        raise
-    except (ValueError, OSError) as error:
-        raise BadRecord("unreadable record", str(error)) from error
-
-
-def place(source: Source, index: int) -> str:
-    """What to call a record that cannot be read: its key, where the source knows it unread."""
-    key = getattr(source, "key", None)
-    return key(index) if key else f"index {index}"
 
 
 def shard_of(key: str) -> str:

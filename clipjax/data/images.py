@@ -16,7 +16,7 @@ from PIL import Image, features
 
 from clipjax.common import git_lfs
 from clipjax.data import image_metadata
-from clipjax.data.bad_record import BadRecord
+from clipjax.data.source import BadRecord
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 FILE_FORMATS = ("AVIF", "BMP", "GIF", "PPM", "TIFF")  # besides them, see `from_file`

@@ -16,18 +16,18 @@ from typing import Any
 import numpy as np
 
 from clipjax.data.order import Order
+from clipjax.data.source import Source
 
 
-class Joined:
+class Joined(Source):
     """Sources one after the other as one source; records say which one they are from.
 
     Args:
       parts: sources by name, in order.
     """
 
-    def __init__(self, parts: Mapping[str, Any]):
+    def __init__(self, parts: Mapping[str, Source]):
         self.parts = dict(parts)
-        self.names = list(self.parts)
         self._ends = list(itertools.accumulate(len(part) for part in self.parts.values()))
         self.name = "+".join(self.names)
         prints = [(name, part.fingerprint) for name, part in self.parts.items()]
@@ -37,20 +37,29 @@ class Joined:
         return self._ends[-1]
 
     @property
+    def names(self) -> list[str]:
+        return list(self.parts)
+
+    @property
+    def attribution(self) -> str:
+        """Those of all parts."""
+        each = (part.attribution for part in self.parts.values())
+        return "; ".join(dict.fromkeys(filter(None, each)))
+
+    @property
     def skipped(self) -> dict[str, int]:
         """What the parts left out, by part and reason."""
         return {
             f"{name}: {reason}": count
             for name, part in self.parts.items()
-            for reason, count in getattr(part, "skipped", {}).items()
+            for reason, count in part.skipped.items()
         }
 
-    def _place(self, index: int) -> tuple[str, Any, int]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"index {index} is outside 0 … {len(self) - 1}")
+    def _place(self, index: int) -> tuple[str, Source, int]:
+        index = self.checked(index)
         number = bisect.bisect_right(self._ends, index)
         name = self.names[number]
-        return name, self.parts[name], int(index) - (self._ends[number - 1] if number else 0)
+        return name, self.parts[name], index - (self._ends[number - 1] if number else 0)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The part's record, with its name as "source"; raises as the part does."""
@@ -63,17 +72,35 @@ class Joined:
         return part.caption(own)
 
     def key(self, index: int) -> str:
-        """Part and key of one record, as far as the part knows it unread."""
+        """Part and key of one record."""
         name, part, own = self._place(index)
-        known = getattr(part, "key", None)
-        return f"{name}: {known(own) if known else f'index {own}'}"
+        return f"{name}: {part.key(own)}"
+
+    def label(self, index: int) -> Any:
+        """The class of one record, where its part has classes."""
+        _, part, own = self._place(index)
+        return part.label(own)
+
+    def fields(self, index: int) -> Sequence[str]:
+        """Names of what one record holds."""
+        _, part, own = self._place(index)
+        return part.fields(own)
 
     def prepare(self, indices: Sequence[int]) -> None:
         """Tell each part which of its records' shards will be wanted soon."""
         for index in indices:
             _, part, own = self._place(index)
-            if hasattr(part, "prepare"):
-                part.prepare([own])
+            part.prepare([own])
+
+    def spread(self, *, limit: int, drawn: bool = False) -> list[int]:
+        """Of each part its share, see `Source.spread`."""
+        indices: list[int] = []
+        first = 0
+        for part in self.parts.values():
+            share = -(-limit * len(part) // len(self))
+            indices += [first + index for index in part.spread(limit=share, drawn=drawn)]
+            first += len(part)
+        return indices
 
 
 class MixtureOrder:

@@ -16,8 +16,7 @@ import numpy as np
 
 from clipjax.common.counts import counted
 from clipjax.data import captions
-from clipjax.data.bad_record import BadRecord
-from clipjax.data.sources.spread import Spread
+from clipjax.data.source import BadRecord, Source, Spread, View
 
 THREADS = 8  # that read images; most of the time goes in waiting for a disk
 COMPARED = 100_000  # records at most, where only some are to be taken
@@ -36,7 +35,7 @@ def content_id(content: bytes) -> np.uint32:
     return np.uint32(zlib.crc32(content))
 
 
-def numbers(source: Any, *, contents: bool = True) -> np.ndarray:
+def numbers(source: Source, *, contents: bool = True) -> np.ndarray:
     """int32 [N]: which image each record shows, counted in the order of their first records.
 
     Every image is read once; a source that knows the file of an image (`image_file`) has it read
@@ -62,15 +61,15 @@ def numbers(source: Any, *, contents: bool = True) -> np.ndarray:
     return np.array([found.setdefault(known[file], len(found)) for file in files], np.int32)
 
 
-def _file(source: Any, index: int) -> Hashable:
+def _file(source: Source, index: int) -> Hashable:
     """What is equal for records of one file: its path where the source knows it, or the index."""
     try:
-        return (hasattr(source, "image_file") and source.image_file(index)) or index
+        return source.image_file(index) or index
     except (BadRecord, ValueError, OSError):
         return index
 
 
-class ByImage:
+class ByImage(View):
     """The images of a source, each with the captions of all its records, in their order.
 
     Args:
@@ -78,9 +77,8 @@ class ByImage:
       images: int32 [N], the image of each record, see `numbers`.
     """
 
-    def __init__(self, source: Any, *, images: np.ndarray):
+    def __init__(self, source: Source, *, images: np.ndarray):
         self.source = source
-        self.name = source.name
         order = np.argsort(images, kind="stable")
         ends = np.cumsum(np.bincount(images))
         self.records = np.split(order, ends[:-1])  # of each image
@@ -90,34 +88,27 @@ class ByImage:
     def notes(self) -> list[str]:
         """What changes how a figure of these images is read."""
         told = f"{len(self.source):,} records are captions of {counted(len(self), 'image')}"
-        return [*getattr(self.source, "notes", []), told]
+        return [*self.source.notes, told]
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The image's first record with all captions; raises as the source does."""
-        return {**self.source[self._first(index)], "text": self.caption(index)}
+        return {**super().__getitem__(index), "text": self.caption(index)}
 
     def caption(self, index: int) -> list[str | bytes]:
         """All captions of an image."""
-        self._first(index)
-        texts = (self.source.caption(int(record)) for record in self.records[index])
+        records = self.records[self.checked(index)]
+        texts = (self.source.caption(int(record)) for record in records)
         return [text for some in texts for text in captions.candidates(some)]
 
-    def _first(self, index: int) -> int:
-        if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
-        return int(self.records[index][0])
-
-    @property
-    def key(self) -> Any:
-        """The source's function from an index to a key, where it has one."""
-        known = self.source.key
-        return lambda index: known(self._first(index))
+    def place(self, index: int) -> int:
+        """The image's first record."""
+        return int(self.records[self.checked(index)][0])
 
 
-def by_image(source: Any, *, contents: bool = True) -> Any:
+def by_image(source: Source, *, contents: bool = True) -> Source:
     """The source with the records of an image taken together, or itself where none are two.
 
     Without `contents` only records of one file are one image, and no image is read.
@@ -126,7 +117,7 @@ def by_image(source: Any, *, contents: bool = True) -> Any:
     return source if len(images) == images.max(initial=-1) + 1 else ByImage(source, images=images)
 
 
-def some_images(source: Any, *, limit: int) -> Any:
+def some_images(source: Source, *, limit: int) -> Source:
     """At most `limit` images of a source, all if 0, each with its captions.
 
     Of more than COMPARED records only the chosen ones are compared: reading all images would take

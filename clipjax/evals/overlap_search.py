@@ -15,6 +15,7 @@ from tqdm import tqdm
 from clipjax.common import files
 from clipjax.common.exits import ConfigError
 from clipjax.curation import dedup
+from clipjax.data.source import Source, View
 from clipjax.evals import overlap, suites
 from clipjax.evals.evaluated import EvaluatedModel
 from clipjax.evals.suites import results, set_data
@@ -101,18 +102,14 @@ def _embedded(model: EvaluatedModel, training: Any, *, usable: np.ndarray) -> It
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Part(View):
     """Some records of a source."""
 
-    source: Any
+    source: Source
     rows: np.ndarray
-
-    @property
-    def name(self) -> str:
-        return self.source.name
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.source[int(self.rows[index])]
+    def place(self, index: int) -> int:
+        return int(self.rows[index])

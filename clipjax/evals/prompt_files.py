@@ -17,7 +17,7 @@ from typing import Any
 from etils import epath
 
 from clipjax.common.exits import ConfigError, DataError
-from clipjax.data import captions, text_lines
+from clipjax.data import captions
 from clipjax.evals import prompts
 from clipjax.evals.suites import Entry
 
@@ -56,9 +56,9 @@ def _of_data(
     entry: Entry, *, source: Any, keys: Sequence[str], where: str
 ) -> tuple[prompts.Table, str]:
     # A folder of the user's may have the name of a source of ours.
-    if not hasattr(source, "templates") and source.name in prompts.TABLE_OF_SOURCE:
+    if source.templates is None and source.name in prompts.TABLE_OF_SOURCE:
         return prompts.table("", source=source, keys=keys, where=where), "clipjax"
-    names, templates = getattr(source, "class_names", None), getattr(source, "templates", ())
+    names, templates = source.class_names, source.templates or ()
     if names is not None and templates:
         return prompts.Table(dict(zip(source.labels, zip(names), strict=True)), templates), "data"
     wheel = wheel_content() if entry.prompts else None
@@ -230,7 +230,7 @@ def _rows(lines: Sequence[str], *, keys: Sequence[str]) -> list[list[str]]:
 def _lines(path: Any, names: Sequence[str], *, where: str) -> list[str] | None:
     for name in names:
         try:
-            return text_lines.read(path / name)
+            return captions.lines(path / name)
         except OSError:
             continue
         except DataError as error:

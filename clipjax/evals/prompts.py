@@ -17,7 +17,7 @@ import numpy as np
 from clipjax.common import lists
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.common.registry import closest
-from clipjax.data import captions, text_lines
+from clipjax.data import captions
 
 GENERIC = ("a photo of a {}.",)  # the paper's one template for anything (section 3.1.4)
 SHOWN = 5  # keys named in an error
@@ -158,7 +158,7 @@ def table(name: str, *, source: Any, keys: Sequence[str], where: str) -> Table:
 def read(file: str, *, where: str) -> Table:
     """The table in a JSON file, as `table` describes it; ConfigError naming what is wrong."""
     try:
-        content = json.loads(text_lines.text(file), object_pairs_hook=_each_once)
+        content = json.loads(captions.file_text(file), object_pairs_hook=_each_once)
         names = {key: _as_names(value) for key, value in content["names"].items()}
         listed = lists.texts(content.get("templates", GENERIC), what="templates")
         templates = tuple(captions.clean(text).replace("{c}", "{}") for text in listed)

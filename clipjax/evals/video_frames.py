@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.data.source import Source, View
+
 
 @dataclasses.dataclass(frozen=True)
 class Videos:
@@ -50,57 +52,42 @@ def videos(keys: Sequence[str], *, parts: int = 2) -> Videos:
 
 
 @dataclasses.dataclass(frozen=True)
-class MiddleFrames:
+class MiddleFrames(View):
     """Source of one image for each video, its middle frame; a key is the video's name.
 
     Attributes:
-      every: source of all frames.
+      source: of all frames.
       parts: of its keys, see `videos`.
     """
 
-    every: Any
+    source: Source
     parts: int
 
     @functools.cached_property
     def videos(self) -> Videos:
-        keys = [self.every.key(index) for index in range(len(self.every))]
+        keys = [self.source.key(index) for index in range(len(self.source))]
         return videos(keys, parts=self.parts)
 
     def __len__(self) -> int:
         return len(self.videos.names)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self.every[self._frame(index)], "key": self.key(index)}
+        return {**super().__getitem__(index), "key": self.key(index)}
 
     def key(self, index: int) -> str:
         return self.videos.names[index]
 
-    def label(self, index: int) -> str:
-        return self.every.label(self._frame(index))
-
     @property
-    def labels(self) -> Any:
-        return self.every.labels
-
-    @property
-    def class_names(self) -> Any:
-        return self.every.class_names
-
-    @property
-    def templates(self) -> Any:
-        return self.every.templates
-
-    @property
-    def name(self) -> str:
-        return self.every.name
+    def every(self) -> Source:
+        return self.source
 
     @property
     def fingerprint(self) -> str:
         """Of all frames."""
-        return f"{self.every.fingerprint}[middle]"
+        return f"{self.source.fingerprint}[middle]"
 
-    def _frame(self, index: int) -> int:
-        return int(self.videos.middle[index])
+    def place(self, index: int) -> int:
+        return int(self.videos.middle[self.checked(index)])
 
 
 def mean_predictions(

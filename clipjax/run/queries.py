@@ -5,7 +5,6 @@ The evaluating program answers `--query` and `--image` with these.
 
 import os
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,8 +43,6 @@ def show_best(model: Any, queries: Sequence[str], *, images: str, workdir: str) 
     ]
     title = f"{os.path.basename(workdir.rstrip('/'))}, step {model.step:,}"
     subtitle = f"the best of {counted(len(source), 'image')} of {images or source.name}"
-    whole = getattr(source, "source", source)  # one cut to its first records says whose
-    attribution = getattr(sys.modules[type(whole).__module__], "ATTRIBUTION", "")
     sheet = contact_sheet.draw(
         queries,
         images=[[thumbnail(record["image"], side=256) for record in row] for row in records],
@@ -53,7 +50,7 @@ def show_best(model: Any, queries: Sequence[str], *, images: str, workdir: str) 
         names=names if images else None,
         title=title,
         subtitle=subtitle,
-        attribution=attribution,
+        attribution=source.attribution,
     )
     words = "_".join(re.findall(r"[a-z0-9]+", queries[0].lower()))[:60] or "query"
     more = f"_and_{len(queries) - 1}_more" if len(queries) > 1 else ""
@@ -66,7 +63,8 @@ def show_best(model: Any, queries: Sequence[str], *, images: str, workdir: str) 
         print(f'note: "{query}" is longer than the model reads; its end was cut off')
     if not np.isfinite(scores).all():
         print("note: scores are not finite: this checkpoint is damaged or its training diverged")
-    files.write(file, canvas.png(sheet, title=title, description=subtitle, attribution=attribution))
+    labelled = {"title": title, "description": subtitle, "attribution": source.attribution}
+    files.write(file, canvas.png(sheet, **labelled))
     print(file, flush=True)
     return file
 

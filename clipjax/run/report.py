@@ -5,7 +5,6 @@
 
 import copy
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from clipjax import losses
 from clipjax.config import Config
 from clipjax.data.examples import TrainExamples
+from clipjax.data.source import Source
 from clipjax.evals import classification
 from clipjax.evals.evaluator import Evaluator
 from clipjax.pictures.report import Report
@@ -30,7 +30,7 @@ class RunReport:
       evaluators: by name.
       config: the run's settings.
       total_steps: of the whole run.
-      source: whose images it shows; its module may have an ATTRIBUTION.
+      source: whose images it shows, and whose `attribution`.
       notes: sentences without which the figures of training are misread.
       say: prints a line, past the progress bar.
     """
@@ -43,7 +43,7 @@ class RunReport:
         evaluators: Mapping[str, Evaluator],
         config: Config,
         total_steps: int,
-        source: Any,
+        source: Source,
         notes: Sequence[str] = (),
         say: Callable[[str], None] = print,
     ) -> None:
@@ -54,7 +54,7 @@ class RunReport:
             chance=chance_levels(evaluators, batch_size=config.batch_size, loss=config.loss.name),
             total_steps=total_steps,
             notes=[f"train: {note}" for note in notes],
-            attribution=getattr(sys.modules[type(source).__module__], "ATTRIBUTION", ""),
+            attribution=source.attribution,
             say=say,
         )
 

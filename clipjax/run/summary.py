@@ -14,7 +14,7 @@ from clipjax.config import Config, evaluation_data
 from clipjax.config import unused as unused_settings
 from clipjax.config.stages import Stage
 from clipjax.data import sources
-from clipjax.data.sources import shared_records
+from clipjax.data.sources.folder import Folder
 from clipjax.evals.evaluator import Evaluator
 from clipjax.optim import optimizer as optimizers
 from clipjax.parallel import sharding
@@ -77,7 +77,7 @@ def describe(
         weights_line(config, state.params, start=start),
         f"data        {source.name}: {counted(len(source), 'record')}; {examples:,} examples ="
         f" {epochs}",
-        *([f"            {source.details}"] if hasattr(source, "details") else []),
+        *([f"            {source.details}"] if source.details else []),
         f"steps       {total:,} (warm-up {horizon.warmup:,}), starting at {start:,};"
         f" checkpoint every {horizon.save_every:,}, log every {horizon.log_every:,}",
         *_stage_line(stage, total=total),
@@ -192,10 +192,11 @@ def _evaluator_lines(
     for name, evaluator in evaluators.items():
         data, kind = evaluation_data.settings(config, name), config.evals[name].kind
         place = [urls.shown(data.path)] if data.path else []
-        part = [f"split {data.split}"] if "split" in sources.READS[data.source] else []
-        if top := getattr(shared_records.whole(evaluator.source), "top", ""):  # a folder, or split
-            place, part = [top], []
-        labels = getattr(evaluator.source, "labels", ()) if evals.KINDS[kind].settings else ()
+        part = [f"split {data.split}"] if "split" in sources.SOURCES[data.source].reads else []
+        whole = evaluator.source.whole
+        if isinstance(whole, Folder):  # the folder that is read may be the split
+            place, part = [whole.top], []
+        labels = evaluator.source.labels if evals.KINDS[kind].settings else ()
         size = counted(len(evaluator.source), "record")
         size += f" in {counted(len(labels), 'class', 'classes')}" if labels else ""
         where = ", ".join([evaluator.source.name, *place, *part])

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from clipjax.common.exits import DataError
-from clipjax.data.bad_record import BadRecord
 from clipjax.data.examples import shard_of
+from clipjax.data.source import BadRecord
 
 AT_LEAST = 20  # bad records before the fraction means anything
 MEMORY = (

@@ -4,9 +4,11 @@ import dataclasses
 
 import numpy as np
 
+from clipjax.data.source import Source
+
 
 @dataclasses.dataclass(frozen=True)
-class Pool:
+class Pool(Source):
     """Captions of eight words drawn by Zipf's law from "w0", "w1", …"""
 
     length: int

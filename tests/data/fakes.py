@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from clipjax.data.source import Source
+
 WORDS = ("fox", "owl", "pizza", "boat", "left", "of", "right", "above", "red", "blue", "green")
 
 
@@ -31,7 +33,7 @@ def sentence(index: int) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class FakeSource:
+class FakeSource(Source):
     """`length` JPEGs with captions; records whose index is in `broken` have no valid image."""
 
     length: int = 40

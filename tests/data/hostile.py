@@ -22,8 +22,8 @@ from PIL import Image
 
 from clipjax.common.exits import DataError
 from clipjax.data import captions, images
-from clipjax.data.examples import BadRecord, read
-from clipjax.data.sources import tar_index, tar_reader
+from clipjax.data.source import BadRecord
+from clipjax.data.sources import shard_files, tar_index
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.tar import open_tars
 from clipjax.data.sources.tfrecord import open_tfrecords
@@ -118,7 +118,7 @@ def fuzz(count, seed, folder):
             (folder / name).write_bytes(data)
             source = make(folder / name, files=files)
             for index in range(min(len(source), 8)):
-                record = read(source, index)
+                record = source.read(index)
                 captions.choose(record["text"], rng=np.random.default_rng(0))
 
         return call
@@ -127,7 +127,7 @@ def fuzz(count, seed, folder):
         def call():
             entries = [("1.jpg", b"x"), ("1.json", data)]
             path = tars.write(folder / "j.tar", entries)
-            record = read(open_tars(path, files=files, text_key="caption"), 0)
+            record = open_tars(path, files=files, text_key="caption").read(0)
             captions.choose(record["text"], rng=np.random.default_rng(0))
 
         return call
@@ -207,7 +207,7 @@ def bombs(folder):
         name: functools.partial(images.decode_train, value, size=32, rng=np.random.default_rng(0))
         for name, value in data.items()
     }
-    calls["caption of 1 GB"] = functools.partial(read, source, 0)
+    calls["caption of 1 GB"] = functools.partial(source.read, 0)
     calls["json of 100,000 brackets"] = functools.partial(
         open_tars, folder / "j", files=files, text_key="caption"
     )
@@ -235,7 +235,7 @@ def members(count, folder):
             file.write(header)
         file.write(bytes(1024))
     before, began = peak(reset=True), time.process_time()
-    index = tar_index.build(tar_reader.OpenTar(str(path)))
+    index = tar_index.build(shard_files.OpenFile(str(path)))
     path.unlink()
     return [len(index.key_ends), time.process_time() - began, peak() - before]
 

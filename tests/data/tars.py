@@ -8,7 +8,7 @@ import tarfile
 import fakes
 import pytest
 
-from clipjax.data.sources import tar_reader
+from clipjax.data.sources import shard_files, tar_index
 from clipjax.data.sources.tar import open_tars
 
 
@@ -80,5 +80,6 @@ def refused(error, pattern, *arguments, **options):
 
 def listed(path):
     return [
-        (name.decode(), size) for name, _, size in tar_reader.members(tar_reader.OpenTar(str(path)))
+        (name.decode(), size)
+        for name, _, size in tar_index.members(shard_files.OpenFile(str(path)))
     ]

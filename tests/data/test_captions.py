@@ -6,6 +6,7 @@ import pytest
 
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import captions, mixture
+from clipjax.data.source import REMOTE_SHARDS, Shards, Source
 from clipjax.data.sources.table import open_tables
 from clipjax.data.tokenizers.sentencepiece import train_sentencepiece
 
@@ -58,7 +59,7 @@ def test_sample_is_spread_over_the_source_and_capped():
 
 
 def test_sample_leaves_out_records_that_cannot_be_read():
-    class Source:
+    class Captions(Source):
         def __len__(self):
             return 6
 
@@ -67,7 +68,7 @@ def test_sample_leaves_out_records_that_cannot_be_read():
                 raise ValueError("over-long")
             return f"caption {index}"
 
-    found = list(captions.sample(Source(), limit=10))
+    found = list(captions.sample(Captions(), limit=10))
     assert found == [f"caption {index}" for index in (0, 1, 3, 4, 5)]
 
 
@@ -112,26 +113,25 @@ def test_cleaning_is_told(text, altered):
 def test_drawn_records_are_spread_without_a_rhythm(period):
     """Records stand in turn by class; each class is met about as often as by chance."""
     source = fakes.FakeSource(length=40 * period)
-    indices = captions.spread(source, limit=40, drawn=True)
-    assert indices == captions.spread(source, limit=40, drawn=True) and len(indices) == 40
+    indices = source.spread(limit=40, drawn=True)
+    assert indices == source.spread(limit=40, drawn=True) and len(indices) == 40
     assert [index // period for index in indices] == list(range(40))  # one of each piece
     assert len({index % period for index in indices}) > min(period, 40) / 2
-    assert {index % period for index in captions.spread(source, limit=40)} == {0}
-    assert captions.spread(source, limit=10**9, drawn=True) == list(range(40 * period))
+    assert {index % period for index in source.spread(limit=40)} == {0}
+    assert source.spread(limit=10**9, drawn=True) == list(range(40 * period))
 
 
 def test_samples_of_remote_shards_read_few_of_them():
     class Remote(fakes.FakeSource):
-        is_remote = True
-        lengths = (10,) * 400
+        shards = Shards((10,) * 400, (1,) * 400, is_remote=True)
 
-    indices = captions.spread(Remote(length=4000), limit=100)
-    assert len({index // 10 for index in indices}) == captions.REMOTE_SHARDS
-    assert 100 <= len(indices) <= 100 + captions.REMOTE_SHARDS
-    assert captions.spread(Remote(length=4000), limit=10**9)[-1] == 3879  # whole shards
+    indices = Remote(length=4000).spread(limit=100)
+    assert len({index // 10 for index in indices}) == REMOTE_SHARDS
+    assert 100 <= len(indices) <= 100 + REMOTE_SHARDS
+    assert Remote(length=4000).spread(limit=10**9)[-1] == 3879  # whole shards
     near, far = fakes.FakeSource(length=100), Remote(length=4000)
     joined = mixture.Joined({"near": near, "far": far})
-    both = captions.spread(joined, limit=410)
+    both = joined.spread(limit=410)
     assert sum(index < 100 for index in both) == 10 and max(both) < 4100
 
 

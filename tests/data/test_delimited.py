@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clipjax.common.exits import DataError
-from clipjax.data.bad_record import BadRecord
+from clipjax.data.source import BadRecord
 from clipjax.data.sources import delimited
 
 pa = pytest.importorskip("pyarrow")

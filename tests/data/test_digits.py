@@ -122,7 +122,7 @@ def test_sub_folders_are_classes(pets):
 def test_a_plain_folder_has_no_labels(pets):
     source = Folder(str(pets / "dog"))
     assert len(source) == 2 and source.caption(0) == "a" and "label" not in source[0]
-    assert not hasattr(source, "labels")
+    assert source.labels is None
 
 
 def test_wrong_folders_are_named(pets):

@@ -71,13 +71,13 @@ def test_a_damaged_image_ends_the_evaluation(damage):
     batches = eval_batches.eval_image_batches(
         fakes.FakeSource(length=9, **damage), size=16, batch_size=4
     )
-    with pytest.raises(DataError, match=r"fake: record 6 is unusable") as caught:
+    with pytest.raises(DataError, match=r"fake: record index 6 is unusable") as caught:
         list(batches)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_caption_is_named():
-    with pytest.raises(DataError, match="record 2 has no caption"):
+    with pytest.raises(DataError, match="record index 2 has no caption"):
         eval_batches.eval_caption_list(fakes.FakeSource(length=4, uncaptioned=(2,)))
 
 

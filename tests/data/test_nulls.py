@@ -11,8 +11,8 @@ import tars
 from clipjax.common.exits import DataError
 from clipjax.curation import index
 from clipjax.data import order
-from clipjax.data.bad_record import BadRecord
-from clipjax.data.sources import shard_survey, tf_example, tfrecord
+from clipjax.data.source import BadRecord
+from clipjax.data.sources import sharded, tf_example, tfrecord
 from clipjax.data.sources.parquet import open_parquet
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.table import open_tables
@@ -116,7 +116,7 @@ def test_an_index_holds_what_is_left_out(tmp_path, write, monkeypatch):
     index.write(source, folder=folder)
     monkeypatch.setattr(type(source.form), "null_finder", unknown(source.form))
     files = ShardFiles(str(tmp_path / "cache"), index=folder)
-    other = make(str(path), files=files, survey=shard_survey.read(folder))
+    other = make(str(path), files=files, survey=sharded.read_survey(folder))
     assert other.fingerprint == source.fingerprint and other.skipped == COUNTED
     assert [other[n] for n in range(len(other))] == [source[n] for n in range(len(source))]
 
@@ -244,7 +244,7 @@ def test_nothing_but_nulls_names_the_fields_there_are(tmp_path):
 def test_features_are_looked_for_without_reading_images(tmp_path):
     record = fakes.example(a="x", image=b"i" * 3_000_000, n=7, text=["t", "u"], none=[])
     path = fakes.write_tfrecord(tmp_path / "a.tfrecord", [b"", record])
-    file = tfrecord.OpenTar(path)
+    file = tfrecord.OpenFile(path)
     table = tfrecord.load_table(path, files=ShardFiles(str(tmp_path / "cache")))
     taken = []
 

@@ -21,7 +21,7 @@ from clipjax.build import data as build_data
 from clipjax.common import exits, urls
 from clipjax.common.exits import ConfigError, DataError, RemoteError
 from clipjax.data import examples, loader, order
-from clipjax.data.sources import index_file, remote, shard_files, shard_survey
+from clipjax.data.sources import index_file, remote, shard_files, sharded
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.tar import open_tars
 
@@ -209,11 +209,11 @@ def test_windows_over_http_with_an_index(server, tmp_path):
             remote.read(place), names=("numbers", "members", "keys", "key_ends", "extensions")
         )
         index_file.write(columns, shard_files.shared_index(path, folder=str(tmp_path / "index")))
-    shard_survey.write(first.survey_of(), folder=str(tmp_path / "index"))
+    sharded.write_survey(first.survey_of(), folder=str(tmp_path / "index"))
     server.asked.clear()
 
     fresh = ShardFiles(str(tmp_path / "fresh"), index=str(tmp_path / "index"))
-    stream = windowed(server, fresh, survey=shard_survey.read(str(tmp_path / "index")))
+    stream = windowed(server, fresh, survey=sharded.read_survey(str(tmp_path / "index")))
     assert stream.source.fingerprint == first.fingerprint
     assert not server.asked
     rows = loader.make_rows(0, examples=stream, start=0, batch_size=8, rows=np.arange(8))
@@ -265,10 +265,10 @@ def test_an_index_for_something_else_is_refused(server, tmp_path):
     with pytest.raises(DataError, match=r"1 of 7 shards are not in it, first 7.tar"):
         open_tars(server.folder, survey=survey)
     with pytest.raises(ConfigError, match=r"cannot be read: .*clipjax.dataset index"):
-        shard_survey.read(str(tmp_path / "none"))
+        sharded.read_survey(str(tmp_path / "none"))
     (tmp_path / "survey.json").write_text("{")
     with pytest.raises(DataError, match="damaged"):
-        shard_survey.read(str(tmp_path))
+        sharded.read_survey(str(tmp_path))
 
 
 def test_signed_addresses(server, tmp_path):

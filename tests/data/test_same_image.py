@@ -10,8 +10,8 @@ from fakes import encode, photo
 
 from clipjax.common.exits import DataError
 from clipjax.data import eval_batches, same_image
+from clipjax.data.source import Spread
 from clipjax.data.sources import get
-from clipjax.data.sources.spread import Spread
 
 IMAGES = 6
 CAPTIONS = {i: [f"image {i} seen in way {k}" for k in range(2 + i % 3)] for i in range(IMAGES)}

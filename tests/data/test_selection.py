@@ -52,7 +52,7 @@ def test_records_and_shards(tmp_path):
         config.records(source="tar", path=str(tmp_path / "set"), keep=path), image_size=16, seed=0
     )
     again = pickle.loads(pickle.dumps(made))  # noqa: S301 (our own bytes)
-    assert made.lengths == again.lengths == [3, 1, 1]
+    assert made.shards.lengths == again.shards.lengths == [3, 1, 1]
     assert [again[i]["text"] for i in range(5)] == [f"text {n}" for n in (0, 3, 9, 10, 29)]
     assert made.caption(4) == "text 29" and made.key(1) == source.key(3)
     assert made.fingerprint != source.fingerprint

@@ -6,9 +6,9 @@ import pickle
 import fakes
 import pytest
 
+from clipjax.data.source import Shards, Spread
 from clipjax.data.sources.digits import Digits
 from clipjax.data.sources.folder import Folder
-from clipjax.data.sources.spread import Spread
 
 
 def by_class(top, *, classes=10, each=20):
@@ -50,7 +50,6 @@ def test_more_than_there_are_is_all_in_order_and_needs_no_note():
 
 def test_no_more_than_asked_are_taken_of_remote_shards():
     class Remote(fakes.FakeSource):
-        is_remote = True
-        lengths = (10,) * 400
+        shards = Shards((10,) * 400, (1,) * 400, is_remote=True)
 
     assert len(Spread(Remote(length=4000), 100)) == 100

@@ -14,7 +14,7 @@ import pytest
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.curation import check
 from clipjax.data import examples, images, loader
-from clipjax.data.bad_record import BadRecord
+from clipjax.data.source import BadRecord
 from clipjax.data.sources.table import open_tables
 from clipjax.training import bad_records
 
@@ -103,7 +103,7 @@ def test_what_is_wrong_with_a_row_is_told_with_its_line(folder):
     assert len(source) == len(ROWS)
     for index, told in enumerate(ROWS.values()):
         try:
-            message = examples.read(source, index) and ""
+            message = source.read(index) and ""
         except BadRecord as error:
             message = error.message
         assert message == told.replace("FOLDER", str(folder))

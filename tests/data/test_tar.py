@@ -17,7 +17,7 @@ import tars
 
 from clipjax.common.exits import DataError
 from clipjax.data import captions, eval_batches, examples, loader, sources
-from clipjax.data.sources import sharded, tar, tar_index, tar_reader
+from clipjax.data.sources import shard_files, sharded, tar, tar_index
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.tar import open_tars
 
@@ -40,9 +40,9 @@ def test_records_across_shards(tmp_path):
 def test_captions_are_read_without_images(tmp_path, monkeypatch):
     source = open_tars(tars.write(tmp_path / "a.tar", tars.pairs(2)))
     taken = []
-    read = tar_reader.OpenTar.read
+    read = shard_files.OpenFile.read
     monkeypatch.setattr(
-        tar_reader.OpenTar,
+        shard_files.OpenFile,
         "read",
         lambda file, size, **options: taken.append(size) or read(file, size, **options),
     )
@@ -128,7 +128,7 @@ def test_members_above_the_limits_are_bad_records(tmp_path):
         big[0].size = tar.MAX_IMAGE + 1
         file.seek(end)
         file.write(big[0].tobuf(tarfile.GNU_FORMAT))
-        file.truncate(end + 512 + tar_reader.padded(big[0].size) + 1024)
+        file.truncate(end + 512 + tar_index.padded(big[0].size) + 1024)
     source = open_tars(path)
     assert len(source) == 3 and source[2]["image"] == b"fine"
     for index in (0, 1):
@@ -323,7 +323,7 @@ def test_speed(tmp_path, record_property, capsys):
     tries = []
     for _ in range(3):
         start = time.process_time()
-        tar_index.build(tar_reader.OpenTar(path))
+        tar_index.build(shard_files.OpenFile(path))
         tries.append(time.process_time() - start)
     made = min(tries)
     assert made < 0.5

@@ -9,7 +9,7 @@ import pytest
 import tars
 
 from clipjax.common.exits import DataError
-from clipjax.data.sources import tar_index, tar_reader
+from clipjax.data.sources import shard_files, tar_index
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.tar import open_tars
 
@@ -132,7 +132,7 @@ def test_many_extensions_and_samples_cost_little(tmp_path):
     path = tars.raw(
         tmp_path / "a.tar", *parts, tars.header("1.jpg", 1), b"x", tars.header("1.txt", 1), b"x"
     )
-    index = tar_index.build(tar_reader.OpenTar(path))
+    index = tar_index.build(shard_files.OpenFile(path))
     assert len(index.extension_names) == tar_index.MAX_EXTENSIONS
     tars.refused(DataError, "0 of the first .* seen: e0, e1, ", path)
 
@@ -147,8 +147,8 @@ def test_many_extensions_and_samples_cost_little(tmp_path):
 def test_more_than_an_index_may_hold_is_refused(tmp_path, monkeypatch, bound, value, told):
     """Members that are no part of a sample count too, and a sample's name once."""
     path = tars.write(tmp_path / "a.tar", [*tars.pairs(2), ("no extension", b"")])
-    tar_index.build(tar_reader.OpenTar(path))
+    tar_index.build(shard_files.OpenFile(path))
     monkeypatch.setattr(tar_index, bound, value)
-    assert len(tar_index.build(tar_reader.OpenTar(path)).key_ends) == 2
+    assert len(tar_index.build(shard_files.OpenFile(path)).key_ends) == 2
     path = tars.write(tmp_path / "a.tar", [*tars.pairs(3)])
     tars.refused(DataError, told, path)

@@ -11,7 +11,7 @@ import pytest
 import tars
 
 from clipjax.common.exits import DataError
-from clipjax.data.sources import tar_reader
+from clipjax.data.sources import shard_files, tar_index
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.tar import open_tars
 
@@ -47,7 +47,7 @@ def test_members_are_those_that_tarfile_finds(tmp_path, form):
         expected = [
             (info.name.encode(), info.offset_data, info.size) for info in file if info.isreg()
         ]
-    assert list(tar_reader.members(tar_reader.OpenTar(path))) == expected
+    assert list(tar_index.members(shard_files.OpenFile(path))) == expected
     assert len(expected) == 2 * len(names)
 
 
@@ -127,7 +127,7 @@ def test_headers_that_add_up_signed_bytes(tmp_path):
 
 
 def test_extended_headers_are_capped_and_loops_end(tmp_path):
-    size = tar_reader.MAX_EXTENDED + 1
+    size = tar_index.MAX_EXTENDED + 1
     path = tars.raw(
         tmp_path / "a.tar", tars.header("x", size, kind=b"x"), bytes(size), tars.header("1.jpg", 0)
     )
@@ -155,7 +155,7 @@ def test_what_follows_the_end_marker(tmp_path):
     path = tmp_path / "a.tar"
     path.write_bytes(one + one)
     tars.refused(DataError, "several tars joined", str(path))
-    path.write_bytes(one + bytes(tar_reader.MAX_PADDING + 1))  # a copy whose tail never arrived
+    path.write_bytes(one + bytes(tar_index.MAX_PADDING + 1))  # a copy whose tail never arrived
     tars.refused(DataError, "or damaged", str(path))
     path.write_bytes(one + bytes(100_000))
     assert len(open_tars(str(path))) == 2
@@ -178,7 +178,7 @@ def test_flipped_headers_give_one_error_or_the_same_data(tmp_path):
     good = tars.write(tmp_path / "good.tar", tars.pairs(4))
     whole = pathlib.Path(good).read_bytes()
     expected = open_tars(good)
-    starts = [offset - 512 for _, offset, _ in tar_reader.members(tar_reader.OpenTar(good))]
+    starts = [offset - 512 for _, offset, _ in tar_index.members(shard_files.OpenFile(good))]
     rng = np.random.default_rng(0)
     path = tmp_path / "a.tar"
     refusals = 0
@@ -214,4 +214,4 @@ def test_headers_with_right_sums_and_wild_fields(tmp_path):
 
 
 def listed_raw(path):
-    return [(name, size) for name, _, size in tar_reader.members(tar_reader.OpenTar(str(path)))]
+    return [(name, size) for name, _, size in tar_index.members(shard_files.OpenFile(str(path)))]

@@ -8,7 +8,7 @@ import fakes
 import pytest
 
 from clipjax.common.exits import DataError
-from clipjax.data.sources import tfrecord_reader
+from clipjax.data.sources import tfrecord
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.tfrecord import open_tfrecords
 
@@ -74,7 +74,7 @@ def test_names_as_tfds_gives_them(tmp_path):
 def test_the_index_is_kept(tmp_path, monkeypatch):
     path = write(tmp_path / "a.tfrecord", 5)
     source = open_tfrecords(path)
-    monkeypatch.setattr(tfrecord_reader, "offsets", None)
+    monkeypatch.setattr(tfrecord, "offsets", None)
     assert open_tfrecords(path)[4] == source[4]
     assert (tmp_path / "a.tfrecord.index.npz").exists()
 
@@ -122,6 +122,6 @@ def test_a_flipped_bit_is_a_bad_record(tmp_path):
 
 def test_checksums_against_known_values():
     """From the CRC32C test vectors of RFC 3720, B.4."""
-    crc = tfrecord_reader.masked_crc(bytes(32))
-    assert crc == tfrecord_reader.mask(0x8A9136AA)
-    assert tfrecord_reader.masked_crc(bytes(range(32))) == tfrecord_reader.mask(0x46DD794E)
+    crc = tfrecord.masked_crc(bytes(32))
+    assert crc == tfrecord.mask(0x8A9136AA)
+    assert tfrecord.masked_crc(bytes(range(32))) == tfrecord.mask(0x46DD794E)

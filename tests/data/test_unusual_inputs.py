@@ -15,7 +15,7 @@ from PIL import Image
 from clipjax.common import git_lfs
 from clipjax.common.exits import CleanExit
 from clipjax.data import images, sources
-from clipjax.data.bad_record import BadRecord
+from clipjax.data.source import BadRecord
 from clipjax.data.sources.folder import Folder
 from clipjax.data.sources.parquet import open_parquet
 from clipjax.data.sources.table import open_tables

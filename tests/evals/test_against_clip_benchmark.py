@@ -5,9 +5,9 @@ import json
 import pytest
 import webdatasets
 
+from clipjax.data.source import Spread
 from clipjax.data.sources.digits import NAMES, Digits
 from clipjax.data.sources.scenes import Scenes
-from clipjax.data.sources.spread import Spread
 
 pytestmark = pytest.mark.interop
 CLOSE = 1e-4  # 0.01 point

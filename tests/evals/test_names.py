@@ -11,8 +11,9 @@ import tars
 import webdatasets
 
 from clipjax.common.exits import CleanExit, ConfigError, DataError
-from clipjax.data import text_lines
-from clipjax.data.sources.labelled_table import LabelledTable
+from clipjax.data import captions
+from clipjax.data.source import Source
+from clipjax.data.sources.table import LabelledTable
 from clipjax.data.sources.webdataset_folder import WebDatasetFolder
 from clipjax.evals import prompt_files, prompts, suites
 
@@ -262,7 +263,8 @@ def test_captions_of_a_set_are_what_its_table_says(tmp_path):
 
 @pytest.mark.parametrize("keys", [("0", "1"), ("-1", "1"), ("0.5", "1.5")])
 def test_numbers_are_no_words(keys):
-    source = types.SimpleNamespace(name="mine", labels=keys)
+    source = Source()
+    source.name, source.labels = "mine", keys
     with pytest.raises(ConfigError, match="are no words"):
         prompt_files.of_set(suites.own("x", path="d"), source=source, keys=keys)
 
@@ -280,7 +282,7 @@ def test_read_alike_is_what_the_tokens_say():
 
 def test_a_text_file_is_read_alike_on_every_machine(tmp_path, monkeypatch):
     (tmp_path / "x").write_bytes("\ufeffa\u2028b\n\x85".encode() + b"\r\nc")
-    assert text_lines.read(tmp_path / "x") == ["a\u2028b", "c"]
+    assert captions.lines(tmp_path / "x") == ["a\u2028b", "c"]
     (tmp_path / "y").write_bytes(b"\xff\xfea\x00")
     with pytest.raises(CleanExit, match="y: is not UTF-8"):
-        text_lines.read(tmp_path / "y")
+        captions.lines(tmp_path / "y")

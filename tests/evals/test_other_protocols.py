@@ -10,6 +10,7 @@ from scipy import stats
 
 from clipjax.common.exits import DataError
 from clipjax.curation import dedup
+from clipjax.data.source import Source
 from clipjax.evals import metrics, nearest, overlap, video_frames
 from clipjax.evals.probe import folds
 from clipjax.evals.protocols import geolocation, lexicon
@@ -55,14 +56,14 @@ def test_overlap_finds_copies_edited_copies_and_near_embeddings(mesh):
         grey.resize((side, side), Image.Resampling.BICUBIC).save(data, "JPEG", quality=quality)
         return data.getvalue()
 
-    class Source(list):
+    class Pictures(list, Source):
         name = "pictures"
 
         def key(self, index):
             return str(index)
 
     def source(*images):
-        return Source({"image": image, "key": str(i)} for i, image in enumerate(images))
+        return Pictures({"image": image, "key": str(i)} for i, image in enumerate(images))
 
     training = source(*(encoded(k) for k in (4, 2, 7, 0)))
     mine = source(encoded(0), encoded(1), encoded(2, quality=60, side=80), encoded(3))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from clipjax.common.exits import ConfigError
+from clipjax.data.source import Source
 from clipjax.data.sources.digits import Digits
 from clipjax.data.sources.scenes import Objects
 from clipjax.evals import prompt_files, prompts, suites
@@ -110,9 +111,9 @@ def test_other_sources_are_named_by_their_labels():
 
 
 def test_a_folder_named_like_a_source_of_ours_keeps_its_own_prompts():
-    folder = types.SimpleNamespace(
-        name="digits", labels=("0", "1"), class_names=("nought", "one"), templates=("{}, drawn",)
-    )
+    folder = Source()
+    folder.name, folder.labels = "digits", ("0", "1")
+    folder.class_names, folder.templates = ("nought", "one"), ("{}, drawn",)
     entry = suites.own("x", path="/data/digits", run=("zero_shot",))
     made, origin = prompt_files.of_set(entry, source=folder, keys=folder.labels)
     assert origin == "data"

@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from clipjax.common.exits import DataError
+from clipjax.data.source import Source
 from clipjax.evals import suites
 from clipjax.evals.protocols import (
     action,
@@ -24,7 +25,7 @@ from clipjax.evals.protocols import (
 from clipjax.evals.suites import set_data
 
 
-class Source:
+class Keys(Source):
     """Images known by key, whose class is the first part of the key."""
 
     def __init__(self, keys, *, name="s", fingerprint="f"):
@@ -41,7 +42,7 @@ class Source:
 
 
 def split(keys, *, classes, fingerprint="f", metric="top1_accuracy", path=""):
-    source = Source(keys, fingerprint=fingerprint)
+    source = Keys(keys, fingerprint=fingerprint)
     labels = np.array([classes.index(source.label(i)) for i in range(len(source))], np.int32)
     return types.SimpleNamespace(
         entry=suites.Entry("mine", "Mine", path=str(path)),

@@ -10,7 +10,8 @@ import pytest
 import tars
 
 from clipjax.common.exits import ConfigError
-from clipjax.data.sources import tfds_labelled
+from clipjax.data.source import Source
+from clipjax.data.sources import tfds as tfds_sources
 from clipjax.evals import prompt_files, suites
 from clipjax.evals.suites import set_data
 
@@ -94,8 +95,10 @@ def names_of_prompts(entry, keys):
     return [f"name {i}" for i in range(1000 if join == "wnid" else len(keys))]
 
 
-class Records:
+class Records(Source):
     """What a prepared set serves: encoded images, and each feature of labels."""
+
+    name = "prepared"
 
     def __init__(self, entry, classes):
         self.entry, self.classes = entry, classes
@@ -138,12 +141,12 @@ def test_tfds_entries_open_offline_and_their_prompts_join(entry, monkeypatch):
 
     options = {k: v for k, v in entry.tfds.items() if k in ("label", "also", "recipe")}
     with tfds.testing.mock_data(as_data_source_fn=as_data_source):
-        source = tfds_labelled.TfdsLabelled(entry.tfds["name"], split=entry.tfds["test"], **options)
+        source = tfds_sources.TfdsLabelled(entry.tfds["name"], split=entry.tfds["test"], **options)
     assert asked["split"] == entry.tfds["test"]
     assert isinstance(asked["decoders"]["image"], type(tfds.decode.SkipDecoding()))
     data = set_data.SetData(entry, source, "mocked", "classification", "test", ())
     assert len(data.keys) == entry.classes
-    if source.has_targets:
+    if source.kind == "multilabel":
         positive, ignored = data.targets
         assert positive.sum(axis=1).tolist() == [2] * len(source)
         assert ignored.any() == (entry.id == "voc2007")
@@ -184,12 +187,12 @@ def has_split(builder, split):
 
 def test_recipes_are_vtabs():
     kitti = {"objects": {"type": np.array([0, 3]), "location": np.array([[0, 0, 8.5], [0, 0, 1]])}}
-    assert tfds_labelled.kitti_distance(kitti) == "1"
+    assert tfds_sources.kitti_distance(kitti) == "1"
     kitti["objects"]["type"] = np.array([5, 3])
-    assert tfds_labelled.kitti_distance(kitti) == "3"
+    assert tfds_sources.kitti_distance(kitti) == "3"
     clevr = {"objects": {"size": np.zeros(7), "pixel_coords": np.array([[0, 0, 8.5], [0, 0, 9]])}}
-    assert tfds_labelled.clevr_count(clevr) == "7"
-    assert tfds_labelled.clevr_distance(clevr) == "1"
+    assert tfds_sources.clevr_count(clevr) == "7"
+    assert tfds_sources.clevr_distance(clevr) == "1"
 
 
 @pytest.mark.skipif(prompt_files.wheel_content() is None, reason="clip-benchmark is not installed")
@@ -198,7 +201,7 @@ def test_prompts_of_the_real_wheel_join(entry):
     if entry.id in NEEDS_TENSORFLOW or not entry.prompts:
         pytest.skip("no classes")
     if "recipe" in entry.tfds:
-        keys = tfds_labelled.RECIPES[entry.tfds["recipe"]][1]
+        keys = tfds_sources.RECIPES[entry.tfds["recipe"]][1]
     else:
         feature = tfds.builder(entry.tfds["name"]).info.features[entry.tfds["label"]]
         keys = tuple(getattr(feature, "feature", feature).names)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from clipjax.common.exits import DataError
+from clipjax.data.source import Source, Spread
 from clipjax.data.sources.scenes import Objects
-from clipjax.data.sources.spread import Spread
 from clipjax.evals import classification, embed, notes, prompts
 from clipjax.evals.evaluated import EvaluatedModel
 from clipjax.evals.evaluator import open_evaluator
@@ -170,11 +170,14 @@ def test_classes_that_nothing_can_be_right_of_are_said_beside_the_figure(mesh):
     )
 
 
-class Records(list):
+class Records(list, Source):
     name = "records"
 
     def key(self, index):
         return f"number {index}"
+
+    def label(self, index):
+        return self[index].get("label")
 
 
 def test_labels_are_read_from_records_where_the_source_does_not_tell():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clipjax.common.exits import DataError
-from clipjax.data import captions, examples, images
+from clipjax.data import captions, images, source
 from clipjax.training import bad_records
 
 
@@ -22,7 +22,7 @@ def info(*bad, sources=None, keys=None):
 
 def test_every_reason_has_a_counter():
     raised = set()
-    for module in (captions, images, examples):
+    for module in (captions, images, source):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             name = getattr(getattr(node, "func", None), "id", "")
             if name in ("BadImage", "BadCaption", "BadRecord"):

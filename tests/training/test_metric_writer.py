@@ -9,8 +9,8 @@ import logging
 import pytest
 from tensorboardX.proto import event_pb2
 
-from clipjax.data.sources import tfrecord_reader
-from clipjax.data.sources.tar_reader import OpenTar
+from clipjax.data.sources import tfrecord
+from clipjax.data.sources.shard_files import OpenFile
 from clipjax.training.logging.appended_file import AppendedFile
 from clipjax.training.logging.metric_writer import MetricWriter, cut_torn_line
 
@@ -51,8 +51,8 @@ def test_tensorboard_reads_what_was_written(tmp_path):
     writer.write(7, {"train/loss": 2.5, "eval/a/name": "text"})
     writer.close()
     (path,) = glob.glob(f"{tmp_path}/tensorboard/events.out.tfevents.*")
-    file = OpenTar(path)
-    places = zip(*(column.tolist() for column in tfrecord_reader.offsets(file)), strict=True)
+    file = OpenFile(path)
+    places = zip(*(column.tolist() for column in tfrecord.offsets(file)), strict=True)
     events = [event_pb2.Event.FromString(file.read(size, offset=at)) for at, size in places]
     assert [event.step for event in events] == [0, 7]
     assert events[0].file_version == "brain.Event:2"

@@ -1,60 +1,79 @@
-"""Where records come from, by name.
+"""Where records come from, by name: `config.data.source`.
 
-A source gives random access to encoded records: `len(source)`, `source[index]` →
-{"image": bytes, "text": str, list of str or these by field, "key": str} (with "label": str where
-the data have classes), `source.caption(index)`, `source.name` and `source.fingerprint`, which
-changes when the content does. It may tell `labels`, all label keys, and `label(index)` and
-`key(index)` without reading the record, and fetch ahead in `prepare(indices)`. Sources can be
-pickled, for worker processes. A new one is a module here and a line in the table; a new format of
-shards is a `shard_format.Format`.
+A source is a `clipjax.data.source.Source`: a module here and a line in the table. Formats of
+shards are `shard_format.Format`s instead, which `sharded` makes sources of. What a source reads and
+needs stands in its entry, and the checks of a config, its builders and the programs ask there.
 """
 
+import dataclasses
+import functools
 import os
 import re
+from collections.abc import Callable
 from typing import Any
 
 from clipjax.common import registry
 
-SOURCES = {
-    "digits": "clipjax.data.sources.digits:Digits",
-    "mnist_5k": "clipjax.data.sources.mnist:Mnist5k",
-    "folder": "clipjax.data.sources.folder:Folder",
-    "objects": "clipjax.data.sources.scenes:Objects",
-    "objects_noto": "clipjax.data.sources.noto:NotoObjects",
-    "scenes": "clipjax.data.sources.scenes:Scenes",
-    "parquet": "clipjax.data.sources.parquet:open_parquet",
-    "tar": "clipjax.data.sources.tar:open_tars",
-    "table": "clipjax.data.sources.table:open_tables",
-    "csv": "clipjax.data.sources.table:open_tables",  # as people call it
-    "tfds": "clipjax.data.sources.tfds:TfdsSource",
-    "tfrecord": "clipjax.data.sources.tfrecord:open_tfrecords",
-}
-SHARDED = {  # `sources.sharded`, from `path`; what a folder's shards end with
-    "parquet": ".parquet",
-    "table": ".csv",
-    "csv": ".csv",
-    "tar": ".tar",
-    "tfrecord": ".tfrecord",
-}
+
+@dataclasses.dataclass(frozen=True)
+class Entry(registry.Entry):
+    """What there is to know of a source before it is made.
+
+    It `reads` settings of `config.records`; every source reads `keep`, too.
+
+    Attributes:
+      takes: what its code takes beside the settings named in SETTINGS.
+      ending: of the files that a folder of its shards is searched for; "" where none are shards.
+      others: endings of files that it reads, too.
+    """
+
+    takes: tuple[str, ...] = ()
+    ending: str = ""
+    others: tuple[str, ...] = ()
+
+    @property
+    def needs_path(self) -> bool:
+        """Whether somebody must say where the data lie; packages hold those of the others."""
+        return "path" in self.reads
+
+    def open(self, **values: Any) -> Any:
+        """The source, from those of the values that it takes."""
+        takes = {*self.takes, *(set(SETTINGS) & set(self.reads))}
+        return self.load()(**{name: value for name, value in values.items() if name in takes})
+
+
+SETTINGS = ("path", "name", "split", "image_key", "text_key")  # that code takes as they are
 FIELDS = ("image_key", "text_key", "text_weights")
-# Which settings of `config.records` each one reads; all read `keep`.
-READS: dict[str, tuple[str, ...]] = {
-    "digits": ("split",),
-    "mnist_5k": ("split",),
-    "folder": ("path", "split", "text_key"),
-    "objects": (),
-    "objects_noto": (),
-    "scenes": ("split",),
-    "tfds": ("path", "name", "split", *FIELDS),
-    **dict.fromkeys(SHARDED, ("path", "index", "order", "window", *FIELDS)),
-}
-# Need no path: packages hold the data.
-OWN = tuple(name for name, reads in READS.items() if "path" not in reads)
-SPLIT = (*(name for name in OWN if "split" in READS[name]), "folder")  # into "train" and others
-DRAWN = ("objects", "objects_noto", "scenes")  # in any size
-ENDINGS = {ending: name for name, ending in SHARDED.items()} | dict.fromkeys(
-    (".csv", ".tsv", ".jsonl", ".ndjson"), "table"
+_shards = functools.partial(
+    Entry, reads=("path", "index", "order", "window", *FIELDS), takes=("files", "survey")
 )
+_tables = _shards("clipjax.data.sources.table:open_tables", ending=".csv")
+DRAWN = ("image_size", "seed")
+
+SOURCES = {
+    "digits": Entry("clipjax.data.sources.digits:Digits", reads=("split",)),
+    "mnist_5k": Entry("clipjax.data.sources.mnist:Mnist5k", reads=("split",)),
+    "folder": Entry("clipjax.data.sources.folder:Folder", reads=("path", "split", "text_key")),
+    "objects": Entry("clipjax.data.sources.scenes:Objects", takes=DRAWN),
+    "objects_noto": Entry("clipjax.data.sources.noto:NotoObjects", takes=DRAWN),
+    "scenes": Entry("clipjax.data.sources.scenes:Scenes", reads=("split",), takes=DRAWN),
+    "parquet": _shards("clipjax.data.sources.parquet:open_parquet", ending=".parquet"),
+    "tar": _shards("clipjax.data.sources.tar:open_tars", ending=".tar"),
+    "table": dataclasses.replace(_tables, others=(".tsv", ".jsonl", ".ndjson")),
+    "csv": _tables,  # as people call it
+    "tfds": Entry(
+        "clipjax.data.sources.tfds:open_split",
+        reads=("path", "name", "split", *FIELDS),
+        takes=("files",),
+    ),
+    "tfrecord": _shards("clipjax.data.sources.tfrecord:open_tfrecords", ending=".tfrecord"),
+}
+ENDINGS = {  # of two sources with the same ending the first one is named
+    ending: name
+    for name, entry in reversed(SOURCES.items())
+    for ending in (entry.ending, *entry.others)
+    if ending
+}
 ARROW = "datasets.load_from_disk(FOLDER).to_parquet('NEW.parquet') writes what is read"
 REMEDIES = {  # of files that none reads as they are
     **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip"), "uncompress it"),
@@ -67,6 +86,11 @@ REMEDIES = {  # of files that none reads as they are
     **dict.fromkeys((".xls", ".xlsx", ".ods"), "save it as CSV in UTF-8"),
 }
 names = tuple(SOURCES)
+
+
+def those(is_wanted: Callable[[Entry], Any]) -> str:
+    """The names of some sources, for a message: "tar, table, csv"."""
+    return ", ".join(name for name, entry in SOURCES.items() if is_wanted(entry))
 
 
 def by_ending(path: str) -> str:
@@ -107,6 +131,12 @@ def by_content(folder: str) -> list[str]:
     return sorted({by_ending(file) for file in others} - {""}) or ["folder"]
 
 
+def entry(name: str) -> Entry:
+    """The entry of the source called `name`; ConfigError naming the closest one without any."""
+    registry.check_name(name, names=SOURCES, kind="config.data.source")
+    return SOURCES[name]
+
+
 def get(name: str) -> Any:
-    """What makes the source called `name`; ConfigError naming the closest one if there is none."""
-    return registry.lookup(name, table=SOURCES, kind="config.data.source")
+    """What makes the source called `name`; errors as `entry`."""
+    return entry(name).load()

@@ -13,9 +13,9 @@ import functools
 import hashlib
 import json
 import os
-from typing import Any
 
 from clipjax.common.exits import DataError
+from clipjax.data.source import Source
 from clipjax.data.sources.table import read_image
 
 IMAGES = "winogavil_images"
@@ -31,7 +31,7 @@ class Cue:
     associated: tuple[bool, ...]
 
 
-class Associations:
+class Associations(Source):
     """Source of the candidate images, each once; a record is {"image", "key"}.
 
     Args:
@@ -43,8 +43,6 @@ class Associations:
     Raises:
       DataError: other columns, no rows, a row that is damaged, or images that are not there.
     """
-
-    kind = "associations"
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = os.fspath(path)
@@ -69,12 +67,16 @@ class Associations:
                 f" such as {missing[0]}.jpg; unpack {IMAGES}.zip beside {self.name}"
             )
 
+    @property
+    def kind(self) -> str:
+        return "associations"
+
     def __len__(self) -> int:
         return len(self._names)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """One record; ValueError or OSError if its image cannot be read."""
-        return {"image": read_image(self._file(index)), "key": self.key(index)}
+    def image(self, index: int) -> bytes:
+        """The candidate's picture; ValueError or OSError if it cannot be read."""
+        return read_image(self._file(index))
 
     def key(self, index: int) -> str:
         """The candidate's name."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from clipjax.common.exits import DataError
-from clipjax.data.bad_record import BadRecord
+from clipjax.data.source import BadRecord
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}

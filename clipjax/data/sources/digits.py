@@ -17,6 +17,7 @@ from PIL import Image
 
 from clipjax.common.exits import ConfigError
 from clipjax.common.registry import check_name
+from clipjax.data.source import Source
 
 LABELS = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -53,7 +54,7 @@ def _digits() -> tuple[Any, Any]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Digits:
+class Digits(Source):
     """Source of one split: 1,433 records in "train", 364 in "test".
 
     A record is {'image': PNG of 38 × 32 pixels, light on dark, 'text': list of captions, 'key',
@@ -86,9 +87,11 @@ class Digits:
         return content.hexdigest()[:16]
 
     def _place(self, index: int) -> int:
-        if not 0 <= index < len(self):
-            raise IndexError(f"index {index} is outside 0 … {len(self) - 1}")
-        return self._places[index]
+        return self._places[self.checked(index)]
+
+    def key(self, index: int) -> str:
+        """The place in scikit-learn's copy."""
+        return str(self._place(index))
 
     def label(self, index: int) -> str:
         """The label of a record, without drawing it."""
@@ -98,14 +101,8 @@ class Digits:
         name = NAMES[LABELS.index(self.label(index))]
         return [caption.replace("{}", name) for caption in CAPTIONS]
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        place = self._place(index)
-        return {
-            "image": _png(place),
-            "text": self.caption(index),
-            "key": str(place),
-            "label": self.label(index),
-        }
+    def image(self, index: int) -> bytes:
+        return _png(self._place(index))
 
 
 @functools.cache

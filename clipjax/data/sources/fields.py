@@ -13,8 +13,7 @@ import numpy as np
 from clipjax.common.counts import counted
 from clipjax.common.exits import DataError
 from clipjax.common.registry import closest
-from clipjax.data.bad_record import BadRecord
-from clipjax.data.sources.shard_format import Nulls
+from clipjax.data.source import BadRecord
 
 # As img2dataset, TFDS, Hugging Face datasets and the classic TFRecord converters name them.
 IMAGES = ("jpg", "jpeg", "png", "webp", "image", "image/encoded", "image_raw", "image_bytes")
@@ -26,6 +25,15 @@ TEXTS = (
 ADDRESS = re.compile(r"(image|img)?_?urls?", re.IGNORECASE)  # a name of where images can be had
 MOST_SEEN = 30  # names of fields that an error lists
 NO_COLUMNS = "rows of files without image or text column"  # why rows are left out
+
+
+@dataclasses.dataclass(frozen=True)
+class Nulls:
+    """What the n rows of a table lack."""
+
+    no_image: np.ndarray  # bool [n]
+    no_text: np.ndarray  # bool [n]
+    seen: Sequence[str] = ()  # names of fields, where the table does not know them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +67,8 @@ class FieldChoice:
 
     def texts_in(self, names: Collection[str]) -> list[str]:
         """The names of the texts among a record's names."""
-        found = [name for name in self.texts if name in names]
-        return found if self.given else found[:1]
+        present = [name for name in self.texts if name in names]
+        return present if self.given else present[:1]
 
     def texts_of(self, values: Mapping[str, Any]) -> Any:
         """The text, list of texts, or of several `given` fields these by name, "" for null.

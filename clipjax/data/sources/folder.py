@@ -4,26 +4,37 @@ In the registry under "folder"; training, evaluators, suites, `evaluate --images
 read folders with it, by the rules of torchvision's ImageFolder. Images are found at any depth, in
 the order of their paths. A picture's label is the sub-folder that it lies in. Its caption stands
 in a file of its name beside it, as in img2dataset's "files" format; without such files it is the
-label, or without sub-folders the image's name, as words.
+label, or without sub-folders the image's name, as words. Links are followed, as torchvision follows
+them; what is no image is passed over, but not unheard: it is kept by reason.
 """
 
+import collections
 import dataclasses
 import functools
 import hashlib
 import logging
 import os
 import re
-from collections.abc import Sequence
+import stat
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from clipjax.common.counts import counted
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import images
-from clipjax.data.sources import ARROW, folder_files
-from clipjax.data.sources.folder_files import ENDINGS, FolderFiles
-from clipjax.data.sources.tar import MAX_TEXT, field_texts, parse
-from clipjax.data.sources.tar_table import Choice
+from clipjax.data.source import Extent, Source
+from clipjax.data.sources import ARROW
+from clipjax.data.sources.tar import MAX_TEXT, Choice, field_texts, parse
 
+# What Pillow reads without a further package.
+ENDINGS = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif"),
+    *(".pbm", ".pgm", ".pnm", ".ppm", ".tif", ".tiff"),
+)
+SYSTEM = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")  # what systems leave behind, besides .NAME
+HIDDEN = "hidden"
+NOWHERE = "link that leads nowhere"
+TWICE = "link to a folder that is read already"
 CAPTIONS = (".txt", ".caption")  # files that hold the caption of the image beside them, and no more
 METADATA = ("metadata.csv", "metadata.jsonl")  # captions in a Hugging Face ImageFolder
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")  # may hold captions, see `sources.table`
@@ -38,7 +49,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Folder:
+class Folder(Source):
     """Source of the images below a local folder.
 
     Args:
@@ -80,16 +91,16 @@ class Folder:
     @functools.cached_property
     def top(self) -> str:
         path = os.path.expanduser(self.path)
-        folders = folder_files.sub_folders(path) if self.split else []
+        folders = sub_folders(path) if self.split else []
         if self.split in folders:
             inside = os.path.join(path, self.split)
-            if folder_files.sub_folders(inside) or all(map(SPLITS.fullmatch, folders)):
+            if sub_folders(inside) or all(map(SPLITS.fullmatch, folders)):
                 return inside
         return path
 
     @functools.cached_property
-    def _found(self) -> FolderFiles:
-        return folder_files.find(self.top)
+    def _found(self) -> "FolderFiles":
+        return files_below(self.top)
 
     def _check_classes(self) -> None:
         found, where = self._found, f"folder {self.top}"
@@ -124,7 +135,7 @@ class Folder:
             )
 
     def _holds_folders(self, name: str) -> bool:
-        return bool(folder_files.sub_folders(os.path.join(self.top, name)))
+        return bool(sub_folders(os.path.join(self.top, name)))
 
     def _contents(self, name: str) -> str:
         """What a class folder holds in place of images: "3 .heic"."""
@@ -197,8 +208,8 @@ class Folder:
         return {why: len(each) for why, each in self._unused.items()}
 
     @property
-    def extents(self) -> list[tuple[str, int, int]]:
-        """Where the records lie, see `shared_records`."""
+    def extents(self) -> list[Extent]:
+        """Each image file."""
         top = os.path.realpath(self.top)
         return [(os.path.join(top, file), 0, 1) for file in self.files]
 
@@ -225,33 +236,31 @@ class Folder:
         return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """All labels, sorted; AttributeError without sub-folders."""
-        if os.sep not in self.files[0]:
-            raise AttributeError("labels")
-        return self._found.classes
+    def labels(self) -> tuple[str, ...] | None:
+        """All labels, sorted; None without sub-folders."""
+        return self._found.classes or None
 
-    def label(self, index: int) -> str:
-        """The name of the sub-folder that a record lies in."""
-        return self._file(index).split(os.sep)[0]
+    def label(self, index: int) -> str | None:
+        """The name of the sub-folder that a record lies in; None where it lies in none."""
+        folder, sep, _ = self.files[self.checked(index)].partition(os.sep)
+        return folder if sep else None
+
+    def has_split(self, split: str) -> bool:
+        """Whether it is a sub-folder, or of a folder without splits what evaluators ask for."""
+        return split in ("train", "test", os.path.basename(os.path.realpath(self.top)))
 
     def key(self, index: int) -> str:
         """A record's path below the top, made fit for a log line."""
-        file = self._file(index)
+        file = self.files[self.checked(index)]
         return file if file.isprintable() else ascii(file)[1:-1]
-
-    def _file(self, index: int) -> str:
-        if not 0 <= index < len(self):
-            raise IndexError(f"index {index} is outside 0 … {len(self) - 1}")
-        return self.files[index]
 
     def caption(self, index: int) -> Any:
         """The text of one record, or texts by field; ValueError or OSError if it cannot be read."""
-        file = self._file(index)
+        file = self.files[self.checked(index)]
         if self._texts:
             texts = {name: self._text(file, *where) for name, where in self._texts.items()}
             return texts if len(texts) > 1 else next(iter(texts.values()))
-        words = self.label(index) if os.sep in file else os.path.splitext(file)[0]
+        words = self.label(index) or os.path.splitext(file)[0]
         return words.replace("_", " ").replace("-", " ")
 
     def _text(self, image: str, ending: str, field: str) -> Any:
@@ -269,13 +278,10 @@ class Folder:
         """The file of that ending that belongs to an image, or ""."""
         return self._found.beside.get(ending, {}).get(image, "")
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """One record; ValueError or OSError if its image or text cannot be read."""
-        file = self._file(index)
-        with open(self._full(file), "rb") as opened:
-            image = images.from_file(opened.read())
-        record = {"image": image, "text": self.caption(index), "key": self.key(index)}
-        return {**record, "label": self.label(index)} if os.sep in file else record
+    def image(self, index: int) -> bytes:
+        """The file's bytes; ValueError or OSError if it cannot be read."""
+        with open(self._full(self.files[self.checked(index)]), "rb") as opened:
+            return images.from_file(opened.read())
 
     def _full(self, file: str) -> str:
         return os.path.join(self.top, file)
@@ -284,3 +290,138 @@ class Folder:
 def _is_text(name: str) -> bool:
     """Whether the name of a file is text, and not bytes of an unknown encoding."""
     return not any("\udc80" <= character <= "\udcff" for character in name)
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderFiles:
+    """Paths below a folder.
+
+    Attributes:
+      images: sorted.
+      beside: ending in lower case → image → the other file of the image's name: {".txt":
+        {"dog/1.jpg": "dog/1.txt"}}.
+      folders: names of the sub-folders at the top, sorted; those without images too.
+      others: HIDDEN, NOWHERE, TWICE or an ending → what is no image.
+    """
+
+    images: tuple[str, ...]
+    beside: Mapping[str, Mapping[str, str]]
+    folders: tuple[str, ...]
+    others: Mapping[str, Sequence[str]]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the sub-folders that hold images, sorted."""
+        return tuple(sorted({file.split(os.sep)[0] for file in self.images if os.sep in file}))
+
+    @property
+    def loose(self) -> str:
+        """The first image that lies in no sub-folder, or ""."""
+        return next((file for file in self.images if os.sep not in file), "")
+
+
+def files_below(top: str) -> FolderFiles:
+    """All files below a local folder, at any depth.
+
+    A link is followed unless it leads to a folder that was read already for the same sub-folder of
+    the top: so a circle of links ends.
+
+    Raises:
+      DataError: a folder cannot be read.
+    """
+    walk = _Walk(top)
+    walk.look("", seen={_identity(top)})
+    return FolderFiles(
+        images=tuple(sorted(walk.images)),
+        beside=walk.beside,
+        folders=tuple(walk.folders),
+        others=dict(sorted(walk.others.items(), key=lambda item: (-len(item[1]), item[0]))),
+    )
+
+
+def sub_folders(path: str) -> list[str]:
+    """Names of the sub-folders of a folder that are not hidden; DataError if it cannot be read."""
+    return [
+        entry.name
+        for entry in _entries(path)
+        if stat.S_ISDIR(_mode(entry)) and not _is_hidden(entry.name)
+    ]
+
+
+class _Walk:
+    """What has been seen so far below `top`; paths are relative to it."""
+
+    def __init__(self, top: str) -> None:
+        self.top = top
+        self.images: list[str] = []
+        self.folders: list[str] = []
+        self.beside: dict[str, dict[str, str]] = collections.defaultdict(dict)
+        self.others: dict[str, list[str]] = collections.defaultdict(list)
+
+    def look(self, folder: str, *, seen: set[tuple[int, int]]) -> None:
+        """Note what lies in a folder; `seen` are the folders read for the same class."""
+        images, others = [], []
+        for entry in _entries(os.path.join(self.top, folder)):
+            path = os.path.join(folder, entry.name)
+            is_image, mode = entry.name.lower().endswith(ENDINGS), _mode(entry)
+            if _is_hidden(entry.name):
+                if is_image or stat.S_ISDIR(mode):
+                    self.others[HIDDEN].append(path)
+            elif stat.S_ISDIR(mode):
+                self._enter(path, seen=seen if folder else set(seen))
+            elif stat.S_ISREG(mode):
+                (images if is_image else others).append(entry.name)
+            else:
+                self.others[NOWHERE if entry.is_symlink() else "special file"].append(path)
+                if not folder and not is_image:
+                    self.folders.append(path)  # a class, as far as one can tell
+        self._pair(folder, images=images, others=others)
+
+    def _enter(self, path: str, *, seen: set[tuple[int, int]]) -> None:
+        if os.sep not in path:
+            self.folders.append(path)
+        identity = _identity(os.path.join(self.top, path))
+        if identity in seen:
+            self.others[TWICE].append(path)
+            return
+        seen.add(identity)
+        self.look(path, seen=seen)
+
+    def _pair(self, folder: str, *, images: list[str], others: list[str]) -> None:
+        """Note the images of one folder, and the files of their names beside them."""
+        of_stem: dict[str, list[str]] = collections.defaultdict(list)
+        for name in images:
+            of_stem[os.path.splitext(name)[0]].append(os.path.join(folder, name))
+        for same in of_stem.values():
+            self.images += same
+        for name in others:
+            stem, ending = os.path.splitext(name)
+            path, ending = os.path.join(folder, name), ending.lower()
+            self.others[ending or "without ending"].append(path)
+            self.beside[ending].update(dict.fromkeys(of_stem.get(stem, ()), path))
+
+
+def _entries(path: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"folder {path}: cannot be read ({error.strerror})") from None
+
+
+def _mode(entry: os.DirEntry[str]) -> int:
+    """The mode of a file, or of what a link leads to; 0 of a link that leads nowhere."""
+    try:
+        return entry.stat().st_mode
+    except OSError:
+        return 0
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in SYSTEM
+
+
+def _identity(path: str) -> tuple[int, int]:
+    """Device and inode, which a folder and all links to it share."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino

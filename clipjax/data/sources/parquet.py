@@ -10,111 +10,68 @@ import bisect
 import collections
 import contextlib
 import dataclasses
+import functools
 import os
 import threading
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 
 from clipjax.common.exits import ConfigError, DataError
-from clipjax.data.bad_record import BadRecord
-from clipjax.data.sources.fields import IMAGES, NO_COLUMNS, FieldChoice
-from clipjax.data.sources.shard_files import ShardFiles
-from clipjax.data.sources.shard_format import Nulls
-from clipjax.data.sources.sharded import ShardedSource
-from clipjax.data.sources.tar_reader import REMEDY
+from clipjax.data.source import BadRecord
+from clipjax.data.sources.fields import FieldChoice, Nulls
+from clipjax.data.sources.shard_files import REMEDY, ShardFiles
+from clipjax.data.sources.shard_format import Format, Table
+from clipjax.data.sources.sharded import open_shards
 
 GROUP_BYTES = 1 << 30  # of decoded row groups in one open file
 BATCH = 256  # rows read at a time where nulls are looked for
 
 
-def open_parquet(
-    path: str | os.PathLike[str],
-    *,
-    image_key: str = "",
-    text_key: str = "",
-    files: ShardFiles | None = None,
-    survey: Mapping[str, Any] | None = None,
-) -> ShardedSource:
-    """The image-text pairs of Parquet files; arguments and errors as `ShardedSource`, and:
-
-    Args:
-      image_key: the column of the encoded image, binary or {"bytes", "path"}; "" is one of
-        `fields.IMAGES`.
-      text_key: the column of the text or list of texts, or several joined by ","; "" is one of
-        `fields.TEXTS`.
-
-    Raises:
-      ConfigError: pyarrow is not installed.
-    """
-    form = ParquetFormat(FieldChoice.of(image_key=image_key, text_key=text_key, images=IMAGES))
-    return ShardedSource(path, form=form, files=files or ShardFiles(), survey=survey)
-
-
-@dataclasses.dataclass(frozen=True)
-class ParquetTable:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParquetTable(Table):
     """What a file's footer says."""
 
-    identity: tuple[int, int]
-    digest: int
-    rows: int
-    columns: tuple[str, ...]
-    usable: bool
     with_nulls: tuple[str, ...]  # columns of image and text that may hold nulls
-
-    def __len__(self) -> int:
-        return self.rows if self.usable else 0
-
-    @property
-    def samples(self) -> int:
-        return self.rows
-
-    @property
-    def skipped(self) -> dict[str, int]:
-        return {} if self.usable else {NO_COLUMNS: self.rows}
-
-    @property
-    def seen(self) -> tuple[str, ...]:
-        return self.columns
-
-    def key(self, row: int) -> str:
-        """The row's number: its own key would cost a read."""
-        return str(row)
 
 
 @dataclasses.dataclass(frozen=True)
-class ParquetFormat:
-    """Parquet as a `sharded.Format`."""
+class ParquetFormat(Format):
+    """Parquet as a `shard_format.Format`; an image is binary or {"bytes", "path"}.
+
+    Its methods raise ConfigError where pyarrow is not installed.
+    """
 
     kind: ClassVar[str] = "Parquet file"
     ending: ClassVar[str] = ".parquet"
-
-    names: FieldChoice
-
-    def choice(self) -> tuple[Any, ...]:
-        return dataclasses.astuple(self.names)
 
     def load(self, path: str, *, files: ShardFiles) -> ParquetTable:
         file = files.opened(path, opener=self.open)
         columns = tuple(file.parquet.schema_arrow.names)
         digest = zlib.crc32(repr((columns, file.ends)).encode())
-        usable = self.names.pair_in(columns)
         return ParquetTable(
-            file.identity, digest, file.rows, columns, usable, tuple(file.with_nulls())
+            identity=file.identity,
+            digest=digest,
+            samples=file.rows,
+            usable=self.names.pair_in(columns),
+            seen=columns,
+            with_nulls=tuple(file.with_nulls()),
         )
 
     def null_finder(self, table: ParquetTable, /) -> Callable[["OpenParquet"], Nulls] | None:
         """The footer tells whether there are nulls, and reading the columns where."""
         if not (table.usable and table.with_nulls):
             return None
-        texts = self.names.texts_in(table.columns)
+        texts = self.names.texts_in(table.seen)
 
         def find(file: OpenParquet) -> Nulls:
             nulls = {
-                name: file.nulls(name) if name in table.with_nulls else np.zeros(table.rows, bool)
-                for name in (self.names.image_in(table.columns), *texts)
+                name: file.nulls(name)
+                if name in table.with_nulls
+                else np.zeros(table.samples, bool)
+                for name in (self.names.image_in(table.seen), *texts)
             }
             no_image, *no_text = nulls.values()
             return Nulls(no_image, np.logical_and.reduce(no_text))
@@ -125,7 +82,7 @@ class ParquetFormat:
         return OpenParquet(path, names=self.names)
 
     def image(self, file: "OpenParquet", table: ParquetTable, row: int, /) -> bytes:
-        name = self.names.image_in(table.columns)
+        name = self.names.image_in(table.seen)
         value = file.value(name, row)
         if isinstance(value, dict):  # Hugging Face's Image feature
             path, value = value.get("path"), value.get("bytes")
@@ -137,17 +94,11 @@ class ParquetFormat:
         return value
 
     def text(self, file: "OpenParquet", table: ParquetTable, row: int, /) -> Any:
-        names = self.names.texts_in(table.columns)
+        names = self.names.texts_in(table.seen)
         return self.names.texts_of({name: file.value(name, row) for name in names})
 
-    def fields(self, file: "OpenParquet", table: ParquetTable, row: int, /) -> Sequence[str]:
-        return table.columns
 
-    def no_pairs(self, name: str, *, samples: int, seen: Sequence[str]) -> DataError:
-        return self.names.no_pairs(name, samples=samples, seen=seen)
-
-    def missing_fields(self, source: ShardedSource) -> str:
-        return ""  # the footer has told
+open_parquet = functools.partial(open_shards, ParquetFormat)
 
 
 class OpenParquet:

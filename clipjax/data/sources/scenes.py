@@ -24,12 +24,14 @@ import hashlib
 import io
 import itertools
 import random
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import ClassVar
 
 from PIL import Image
 
 from clipjax.common.exits import ConfigError
 from clipjax.common.registry import check_name
+from clipjax.data.source import Source
 from clipjax.data.sources.sprites import (
     ARTWORK_VERSION,
     ATTRIBUTION,
@@ -114,7 +116,7 @@ class Scene:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scenes:
+class Scenes(Source):
     """Source of two-object scenes; `length` defaults to 1,000,000 (train) or 1,000 (test).
 
     A record is {'image': JPEG of image_size x image_size pixels, 'text': str, 'key': str}.
@@ -123,6 +125,7 @@ class Scenes:
     """
 
     name: ClassVar[str] = "scenes"
+    attribution: ClassVar[str] = ATTRIBUTION
 
     split: str = "train"
     seed: int = 0
@@ -146,7 +149,7 @@ class Scenes:
 
     def describe(self, index: int) -> Scene:
         """The scene at `index`, without drawing it."""
-        _check_index(index, length=len(self))
+        self.checked(index)
         generator = random.Random(f"{self.name}/{self.split}/{self.seed}/{index}")
         if self.split == "test":
             pair, relation, background = _test_meanings(self.seed)[index]
@@ -159,17 +162,16 @@ class Scenes:
     def caption(self, index: int) -> str:
         return self.describe(index).text
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def key(self, index: int) -> str:
+        return f"{self.split}/{self.seed}/{index}"
+
+    def image(self, index: int) -> bytes:
         scene = self.describe(index)
-        return {
-            "image": draw(scene.objects, background=scene.background, size=self.image_size),
-            "text": scene.text,
-            "key": f"{self.split}/{self.seed}/{index}",
-        }
+        return draw(scene.objects, background=scene.background, size=self.image_size)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Objects:
+class Objects(Source):
     """Source of single objects, for zero-shot classification; the labels are names of OBJECTS.
 
     Records are those of `Scenes` with a 'label'. No picture of `Scenes` shows one object alone,
@@ -177,6 +179,7 @@ class Objects:
     """
 
     name: ClassVar[str] = "objects"
+    attribution: ClassVar[str] = ATTRIBUTION
     labels: ClassVar[tuple[str, ...]] = tuple(kind.name for kind in OBJECTS)
 
     seed: int = 0
@@ -198,7 +201,7 @@ class Objects:
         return self.labels[self._kind_and_background(index)[0]]
 
     def _kind_and_background(self, index: int) -> tuple[int, str]:
-        _check_index(index, length=len(self))
+        self.checked(index)
         return index % len(OBJECTS), tuple(BACKGROUNDS)[index // len(OBJECTS) % len(BACKGROUNDS)]
 
     def describe(self, index: int) -> tuple[Placed, str]:
@@ -213,14 +216,13 @@ class Objects:
         kind, background = self._kind_and_background(index)
         return f"{OBJECTS[kind].phrase} on {with_article(background)} background"
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def key(self, index: int) -> str:
+        return f"{self.seed}/{index}"
+
+    def image(self, index: int, *, sprite: Callable[..., Image.Image] = sprite) -> bytes:
+        """The picture, its object drawn by `sprite` (as `sprites.sprite`)."""
         placed, background = self.describe(index)
-        return {
-            "image": draw((placed,), background=background, size=self.image_size),
-            "text": self.caption(index),
-            "key": f"{self.seed}/{index}",
-            "label": self.label(index),
-        }
+        return draw((placed,), background=background, size=self.image_size, sprite=sprite)
 
 
 def _check_length(length: int, *, most: int | None = None) -> None:
@@ -230,11 +232,6 @@ def _check_length(length: int, *, most: int | None = None) -> None:
         raise ConfigError(
             f"length of the emoji scenes: split test has {most:,} distinct scenes, got {length:,}"
         )
-
-
-def _check_index(index: int, *, length: int) -> None:
-    if not 0 <= index < length:
-        raise IndexError(f"index {index} is outside 0 … {length - 1}")
 
 
 def _fingerprint(*identity: str | int) -> str:

@@ -5,15 +5,18 @@ that a selection trains, converts and is checked without copying data. The file 
 text and then the bits, least significant first.
 """
 
+import dataclasses
+import functools
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from clipjax.common import files
 from clipjax.common.exits import ConfigError, DataError
+from clipjax.data.source import Shards, Source, View
 
 BLOCK = 512  # bytes of bits between two running counts
 PIECE = 1 << 20  # bytes of bits looked at together
@@ -62,7 +65,7 @@ def read(path: str) -> tuple[int, str, np.ndarray]:
     return int(length), fingerprint.decode().strip(), bits
 
 
-class Selected:
+class Selected(View):
     """The records of a source that a file keeps; everything else is as in the source.
 
     Args:
@@ -74,10 +77,9 @@ class Selected:
       DataError: it is damaged, is for another source, or keeps nothing.
     """
 
-    def __init__(self, source: Any, *, path: str):
+    def __init__(self, source: Source, *, path: str):
         self.source = source
         self.path = path
-        self.name = source.name
         self._start()
         length, fingerprint, _ = read(path)
         if (length, fingerprint) != (len(source), source.fingerprint):
@@ -88,10 +90,19 @@ class Selected:
         if not len(self):
             raise DataError(f"config.data.keep: {path} keeps none of {length:,} records")
         self.fingerprint = f"{source.fingerprint}&{digest(self.bits)}"
-        if hasattr(source, "lengths"):
-            ends = np.cumsum(source.lengths)
-            kept = np.array([self.rank(int(end)) for end in ends])
-            self.lengths = np.diff(kept, prepend=0).tolist()
+
+    @functools.cached_property
+    def shards(self) -> Shards | None:
+        """The source's, with as many records as are kept of each."""
+        shards = self.source.shards
+        if shards is None:
+            return None
+        kept = np.array([self.rank(int(end)) for end in np.cumsum(shards.lengths)])
+        return dataclasses.replace(shards, lengths=np.diff(kept, prepend=0).tolist())
+
+    @property
+    def kept(self) -> np.ndarray:
+        return self.bits
 
     def _start(self) -> None:
         _, _, self.bits = read(self.path)
@@ -119,52 +130,12 @@ class Selected:
 
     def place(self, index: int) -> int:
         """The source's index of a kept record."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"index {index} is outside 0 … {len(self) - 1}")
+        index = self.checked(index)
         block = int(np.searchsorted(self._ends, index, side="right"))
-        rest = int(index) - (int(self._ends[block - 1]) if block else 0)
+        rest = index - (int(self._ends[block - 1]) if block else 0)
         inside = self.bits[block * BLOCK : (block + 1) * BLOCK]
         within = np.flatnonzero(np.unpackbits(inside, bitorder="little"))[rest]
         return block * BLOCK * 8 + int(within)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.source[self.place(index)]
-
-    def caption(self, index: int) -> Any:
-        """The text of one record."""
-        return self.source.caption(self.place(index))
-
-    def prepare(self, indices: Sequence[int]) -> None:
-        """Let the source fetch ahead, if it does."""
-        if hasattr(self.source, "prepare"):
-            self.source.prepare([self.place(index) for index in indices])
-
-    @property
-    def skipped(self) -> Any:
-        """What the source left out, by reason."""
-        return getattr(self.source, "skipped", {})
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether reading a record may fetch its whole shard."""
-        return getattr(self.source, "is_remote", False)
-
-    @property
-    def key(self) -> Any:
-        """The source's function from an index to a key, where it has one."""
-        known = self.source.key
-        return lambda index: known(self.place(index))
-
-    @property
-    def labels(self) -> Any:
-        """All label keys of the data, where the source tells them."""
-        return self.source.labels
-
-    @property
-    def label(self) -> Any:
-        """The source's function from an index to a label, where it has one."""
-        known = self.source.label
-        return lambda index: known(self.place(index))
 
 
 def unfold(path: str, *, selected: Selected) -> None:

@@ -12,6 +12,7 @@ import functools
 import itertools
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -23,6 +24,13 @@ from clipjax.data.sources import index_file, remote
 DEFAULT_BYTES = 100 << 30
 FORGET_FAILURE = 60.0  # seconds until a shard that was not there is looked for again
 REOPENED = 10  # times that a copy may be evicted before it is open
+REMEDY = "copy or write it again, or leave it out of config.data.path"
+COMPRESSED = {  # by how files begin, what makes them readable
+    b"\x1f\x8b": "gunzip",
+    b"\x28\xb5\x2f\xfd": "unzstd",
+    b"BZh": "bunzip2",
+    b"\xfd7zXZ": "unxz",
+}
 INDEXES, COPIES = "index", "shards"  # sub-folders of the cache
 
 T = TypeVar("T")
@@ -39,7 +47,7 @@ class ShardFiles:
         written, else `index_file.CACHE_FOLDER`.
       cache_bytes: bound on all copies together; the least recently opened ones make room. The
         shard just fetched stays, however large.
-      index: folder, local or remote, where `shard_survey` wrote all indexes; "" is none.
+      index: folder, local or remote, where `clipjax.dataset index` wrote all indexes; "" is none.
 
     Raises:
       ConfigError: anyone may write the cache folder, and so change what is trained on.
@@ -204,6 +212,45 @@ class ShardFiles:
                 with contextlib.suppress(CleanExit):  # processes that have it open go on
                     files.remove(place)
                     total -= size
+
+
+class OpenFile:
+    """A local file that threads may read from; closed when the last reference goes.
+
+    A cache of these may drop one while a thread still reads: closing it there and then would hand
+    its number to the next file opened, and the thread would read that one.
+    """
+
+    _fd = -1  # until it is open
+
+    def __init__(self, path: str):
+        self.path = path
+        # Without O_NONBLOCK, opening a named pipe would wait for a writer.
+        self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        status = os.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(f"{path} is not a file")
+        self.length = status.st_size
+        self.identity = (status.st_size, status.st_mtime_ns)
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        if self._fd >= 0:
+            close(self._fd)
+
+    def has_changed(self) -> bool:
+        """Whether somebody wrote to the file since it was opened."""
+        status = os.fstat(self._fd)
+        return (status.st_size, status.st_mtime_ns) != self.identity
+
+    def read(self, size: int, *, offset: int) -> bytes:
+        """`size` bytes, or fewer where the file ends."""
+        data = os.pread(self._fd, size, offset)
+        while 0 < len(data) < size:  # network file systems may give a part at a time
+            more = os.pread(self._fd, size - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
 
 
 def shared_index(path: str, *, folder: str, part: str = "") -> str:

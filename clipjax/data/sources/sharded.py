@@ -18,14 +18,15 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clipjax.common import git_lfs, urls
-from clipjax.common.exits import DataError
-from clipjax.data.bad_record import BadRecord
-from clipjax.data.sources import nulls, remote, shard_paths
-from clipjax.data.sources.shard_files import ShardFiles
+from clipjax.common import files, git_lfs, urls
+from clipjax.common.exits import ConfigError, DataError
+from clipjax.data.source import BadRecord, Shards, Source
+from clipjax.data.sources import remote, shard_format, shard_paths
+from clipjax.data.sources.shard_files import REMEDY, ShardFiles
 from clipjax.data.sources.shard_format import Format
-from clipjax.data.sources.tar_reader import REMEDY
 
+SURVEY = "survey.json"  # in the folder that config.data.index names
+SURVEY_VERSION = 1
 OPEN_FILES = 128  # shards open at a time in a process
 TABLES = 2048  # shards whose tables are in memory: 10,000 samples take about 0.3 MB
 THREADS = 8  # that open shards; most of the time goes in waiting for a disk
@@ -35,7 +36,7 @@ PATIENCE = 10.0  # seconds between notes on progress
 log = logging.getLogger(__name__)
 
 
-class ShardedSource:
+class ShardedSource(Source):
     """Random access to the image-text pairs of many files of one format.
 
     Args:
@@ -58,12 +59,13 @@ class ShardedSource:
         self,
         path: str | os.PathLike[str],
         *,
-        form: Any,
+        form: Format,
         files: ShardFiles,
         survey: Mapping[str, Any] | None = None,
     ):
-        self.form: Format = form
+        self.form = form
         self.files = files
+        form.check_path(os.fspath(path))
         self.paths = shard_paths.expand(path, ending=form.ending)
         _check_fetched(self.paths, kind=form.kind)
         self.name, self._names = short_names(self.paths, form=form)
@@ -83,13 +85,12 @@ class ShardedSource:
         self.sizes = sizes
 
     @property
-    def is_remote(self) -> bool:
-        """Whether reading a record may fetch its whole shard."""
-        return any(map(remote.is_remote, self.paths))
+    def shards(self) -> Shards:
+        return Shards(self.lengths, self.sizes, is_remote=any(map(remote.is_remote, self.paths)))
 
     @property
     def extents(self) -> list[tuple[str, int, int]]:
-        """Where the records lie, see `shared_records`."""
+        """Each shard with all its records."""
         files = [p if remote.is_remote(p) else os.path.realpath(p) for p in self.paths]
         return [(file, 0, length) for file, length in zip(files, self.lengths, strict=True)]
 
@@ -125,8 +126,7 @@ class ShardedSource:
 
     def image_file(self, index: int) -> str:
         """The path of a record's image where it is a file of its own, else ""; raises as above."""
-        named = getattr(self.form, "image_file", None)
-        return named(*self.locate(index)) if named else ""
+        return self.form.image_file(*self.locate(index))
 
     def key(self, index: int) -> str:
         """Shard and sample of one record, without reading it."""
@@ -138,10 +138,9 @@ class ShardedSource:
 
     def place(self, index: int) -> tuple[int, int]:
         """Number of the shard, and of the usable row there."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"index {index} is outside 0 … {len(self) - 1}")
+        index = self.checked(index)
         shard = bisect.bisect_right(self._ends, index)
-        return shard, int(index) - (self._ends[shard - 1] if shard else 0)
+        return shard, index - (self._ends[shard - 1] if shard else 0)
 
     def locate(self, index: int) -> tuple[Any, Any, int]:
         """The open shard of a record, its table, and the row there."""
@@ -162,7 +161,7 @@ class ShardedSource:
         return file, table.table, table.row(row)
 
     def prepare(self, indices: Sequence[int]) -> None:
-        """Fetch the remote shards of these records in the background, as they are wanted soon."""
+        """Fetch the remote shards of these records in the background."""
         for index in indices:
             path = self.paths[self.place(index)[0]]
             if path not in self._prepared and remote.is_remote(path):
@@ -190,7 +189,7 @@ class ShardedSource:
 
     def _start(self) -> None:
         self._table = functools.lru_cache(TABLES)(
-            functools.partial(nulls.load, form=self.form, files=self.files)
+            functools.partial(shard_format.load, form=self.form, files=self.files)
         )
         self._open = functools.lru_cache(OPEN_FILES)(self._open_shard)
         self._fetcher = concurrent.futures.ThreadPoolExecutor(2, "fetch-shards")
@@ -272,6 +271,27 @@ def _check_fetched(paths: Sequence[str], *, kind: str) -> None:
                     raise DataError(f"{kind} {path}: {git_lfs.FETCH}")
 
 
+def open_shards(
+    form: type[Format],
+    path: str | os.PathLike[str],
+    *,
+    image_key: str = "",
+    text_key: str = "",
+    files: ShardFiles | None = None,
+    survey: Mapping[str, Any] | None = None,
+) -> ShardedSource:
+    """The image-text pairs of shards of a format.
+
+    Arguments as those of `form.of` and `ShardedSource`, and errors as theirs.
+    """
+    return ShardedSource(
+        path,
+        form=form.of(image_key=image_key, text_key=text_key),
+        files=files or ShardFiles(),
+        survey=survey,
+    )
+
+
 def short_names(paths: Sequence[str], *, form: Format) -> tuple[str, list[str]]:
     """A name for the whole set, and for each shard as much of its path as tells shards apart."""
     full = [urls.shown(p) if remote.is_remote(p) else os.path.abspath(p) for p in paths]
@@ -301,3 +321,33 @@ def surveyed(
             f" {missing[0]}; make it again: python -m clipjax.dataset index"
         )
     return [by_name[name] for name in names]
+
+
+def read_survey(folder: str) -> dict[str, Any]:
+    """The survey in a folder, for `ShardedSource(survey=…)`.
+
+    Raises:
+      ConfigError: there is none.
+      DataError: it is damaged, or of another version.
+    """
+    place = f"{folder.rstrip('/')}/{SURVEY}"
+    try:
+        survey = json.loads(remote.read(place))
+    except OSError as error:
+        raise ConfigError(
+            f"config.data.index: cannot be read: {error.strerror or error}; make {place} with"
+            " python -m clipjax.dataset index"
+        ) from None
+    except ValueError:
+        survey = {}
+    if not isinstance(survey, dict) or survey.get("version") != SURVEY_VERSION:
+        raise DataError(
+            f"config.data.index: {place} is damaged or of another version; make it again with"
+            " python -m clipjax.dataset index"
+        )
+    return survey
+
+
+def write_survey(survey: Mapping[str, Any], *, folder: str) -> None:
+    """Write a survey, after the indexes it belongs to."""
+    files.write(f"{folder.rstrip('/')}/{SURVEY}", json.dumps({"version": SURVEY_VERSION, **survey}))

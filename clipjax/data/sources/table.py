@@ -8,88 +8,40 @@ TSV are taken apart: `sources.delimited`.
 """
 
 import dataclasses
+import functools
+import hashlib
 import json
 import os
+import re
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import images, sources
-from clipjax.data.bad_record import BadRecord
+from clipjax.data.source import BadRecord, Source
 from clipjax.data.sources import delimited, index_file, remote
-from clipjax.data.sources.fields import NO_COLUMNS, FieldChoice
-from clipjax.data.sources.shard_files import ShardFiles
-from clipjax.data.sources.shard_format import Nulls
-from clipjax.data.sources.sharded import ShardedSource
-from clipjax.data.sources.tar_reader import OpenTar
+from clipjax.data.sources.fields import TEXTS, FieldChoice, Nulls, texts_of
+from clipjax.data.sources.shard_files import OpenFile, ShardFiles
+from clipjax.data.sources.shard_format import Format, Table
+from clipjax.data.sources.sharded import open_shards
 
 FORMAT = 2  # raise it when what is stored changes
 COLUMNS = ("starts", "head", "jumps", "numbers")
 IMAGES = ("filepath", "file_name", "filename", "image_path", "image", "path", "file")
 MAX_IMAGE = 64 << 20  # bytes
+LABELS = ("label", "class")
 LINES = (".jsonl", ".ndjson")
 
 
-def open_tables(
-    path: str | os.PathLike[str],
-    *,
-    image_key: str = "",
-    text_key: str = "",
-    files: ShardFiles | None = None,
-    survey: Mapping[str, Any] | None = None,
-) -> ShardedSource:
-    """The image-text pairs that tables name; arguments and errors as `ShardedSource`, and:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RowTable(Table):
+    """Where the rows of a file begin; `seen` is its head, () for JSON lines."""
 
-    Args:
-      path: of .csv, .tsv or .jsonl files; a folder stands for its .csv files.
-      image_key: the column of the image's path; "" is one of `IMAGES`.
-      text_key: the column of the text, or several joined by ","; "" is one of `fields.TEXTS`. A
-        list in JSON gives several captions.
-
-    Raises:
-      ConfigError: a table is remote, or has another ending.
-    """
-    if remote.is_remote(os.fspath(path)):
-        raise ConfigError(
-            f"config.data.path: {path} is remote, and tables name local image files; copy both, or"
-            " convert them to tar shards"
-        )
-    form = TableFormat(FieldChoice.of(image_key=image_key, text_key=text_key, images=IMAGES))
-    return ShardedSource(path, form=form, files=files or ShardFiles(), survey=survey)
-
-
-@dataclasses.dataclass(frozen=True)
-class RowTable:
-    """Where the rows of a file begin."""
-
-    identity: tuple[int, int]
-    digest: int
     starts: np.ndarray  # uint64 [n + 1], the end of the last row too
     jumps: np.ndarray  # uint64 [k, 2]: row and line, see `delimited.RowStarts`
-    columns: tuple[str, ...]  # of the head; () for JSON lines
-    usable: bool  # the head names image and text
-
-    def __len__(self) -> int:
-        return self.samples if self.usable else 0
-
-    @property
-    def samples(self) -> int:
-        return len(self.starts) - 1
-
-    @property
-    def skipped(self) -> dict[str, int]:
-        return {} if self.usable else {NO_COLUMNS: self.samples}
-
-    @property
-    def seen(self) -> tuple[str, ...]:
-        return self.columns
-
-    def key(self, row: int) -> str:
-        """The row's number, from 0, without the head."""
-        return str(row)
 
     def line(self, row: int) -> int:
         """The number of a row's first line in the file, from 1."""
@@ -98,34 +50,36 @@ class RowTable:
         return line + row - first
 
 
-class OpenTable:
-    """An open table: a file to read from by offset, and what its name says."""
+class OpenTable(OpenFile):
+    """An open table, and what its name says."""
 
     def __init__(self, path: str):
-        self.file = OpenTar(path)
-        self.identity = self.file.identity
+        super().__init__(path)
         self.folder = os.path.dirname(os.path.abspath(path))
         self.ending = ending_of(path)
 
 
 @dataclasses.dataclass(frozen=True)
-class TableFormat:
-    """Tables as a `sharded.Format`."""
+class TableFormat(Format):
+    """Tables as a `shard_format.Format`; the image of a row is the file whose path it has."""
 
     kind: ClassVar[str] = "table"
     ending: ClassVar[str] = ".csv"
+    images: ClassVar[tuple[str, ...]] = IMAGES
 
-    names: FieldChoice
-
-    def choice(self) -> tuple[Any, ...]:
-        return dataclasses.astuple(self.names)
+    def check_path(self, path: str) -> None:
+        if remote.is_remote(path):
+            raise ConfigError(
+                f"config.data.path: {path} is remote, and tables name local image files; copy both,"
+                " or convert them to tar shards"
+            )
 
     def load(self, path: str, *, files: ShardFiles) -> RowTable:
         return load_table(path, names=self.names, files=files)
 
     def null_finder(self, table: RowTable, /) -> Callable[[OpenTable], Nulls] | None:
         """In JSON lines a field may be null or not there; in CSV there is no null."""
-        if table.columns or not table.usable:
+        if table.seen or not table.usable:
             return None
         return lambda file: self.names.nulls(
             _names_in(file, table, row) for row in range(table.samples)
@@ -160,11 +114,118 @@ class TableFormat:
     def fields(self, file: OpenTable, table: RowTable, row: int, /) -> Sequence[str]:
         return list(read_row(file, table, row))
 
-    def no_pairs(self, name: str, *, samples: int, seen: Sequence[str]) -> DataError:
-        return self.names.no_pairs(name, samples=samples, seen=seen)
 
-    def missing_fields(self, source: ShardedSource) -> str:
-        return ""  # the head has told, or the nulls
+open_tables = functools.partial(open_shards, TableFormat)
+
+
+class LabelledTable(Source):
+    """An evaluation set as one table; a record has a "label", or a "text" of several captions.
+
+    Columns: the image's path (`IMAGES`); a class key (`LABELS`) or a caption (`fields.TEXTS`); and
+    any columns of groups, such as `region`. A row is a record: `same_image` takes several captions
+    of one image together. Here a row that cannot be read is an error.
+
+    Args:
+      path: of the file, local.
+
+    Raises:
+      DataError: no rows, no such columns, or rows without values.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = os.fspath(path)
+        self.name = os.path.basename(self.path)
+        self._folder = os.path.dirname(os.path.abspath(self.path))
+        rows = rows_of(self.path)
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        image, label, text = (_one_of(names, columns) for names in (IMAGES, LABELS, TEXTS))
+        if not image or not (label or text):
+            raise DataError(
+                f"{self.path}: needs a column with the image's path ({', '.join(IMAGES)}) and one"
+                f" with its class ({', '.join(LABELS)}) or caption ({', '.join(TEXTS)}); has:"
+                f" {', '.join(columns) or 'no rows'}"
+            )
+        for number, row in enumerate(rows):
+            has_image = row.get(image) and isinstance(row[image], str)
+            if not has_image or (label and row.get(label) in (None, "")):
+                or_label = f" or no {label}" if label else ""
+                raise DataError(f"{self.path}: row {number} has no {image}{or_label}")
+        self._captions = [] if label else _captions([row.get(text) for row in rows], self.path)
+        self._images = [row[image] for row in rows]
+        self._labels = _class_keys([row[label] for row in rows], path=self.path) if label else []
+        self.group_names = tuple(name for name in columns if name not in (image, label, text))
+        self._groups = [tuple(str(row.get(name)) for name in self.group_names) for row in rows]
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def image(self, index: int) -> bytes:
+        """The image that a row names; ValueError or OSError if it cannot be read."""
+        return read_image(self.image_file(index))
+
+    def image_file(self, index: int) -> str:
+        """The path of a record's image."""
+        return os.path.normpath(os.path.join(self._folder, self._images[index]))
+
+    def key(self, index: int) -> str:
+        """The image's path as it stands in the file."""
+        return self._images[index]
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """All class keys, sorted; None without."""
+        return tuple(sorted(set(self._labels))) or None
+
+    def label(self, index: int) -> str | None:
+        """The class key of a record; None without."""
+        return self._labels[index] if self._labels else None
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether there are columns of groups."""
+        return bool(self.group_names)
+
+    def groups(self, index: int) -> tuple[str, ...]:
+        """What stands in the columns of groups."""
+        return self._groups[index]
+
+    def caption(self, index: int) -> list[str] | None:
+        """The captions of a record; None where there are classes."""
+        return self._captions[index] if self._captions else None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all rows; images are not read."""
+        texts = sorted(zip(self._images, self._captions, strict=False))
+        content = repr((self._images, self._labels, self._groups, texts))
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _captions(values: list[Any], path: str) -> list[list[str]]:
+    """The captions of each row; an image without any is told where it is measured on."""
+    captions = []
+    for row, value in enumerate(values):
+        try:
+            texts = texts_of(value)
+        except BadRecord as error:
+            raise DataError(f"{path}: row {row}: {error.message}; repair it") from None
+        captions.append([texts] if isinstance(texts, str) else texts)
+    return captions
+
+
+def _class_keys(values: list[Any], *, path: str) -> list[str]:
+    """Labels as texts; whole numbers that pandas has written as 0.0, 1.0 lose their point."""
+    for number, value in enumerate(values):
+        if not isinstance(value, str | int | float) or value != value:
+            raise DataError(f"{path}: row {number} has the class {value!r}, no text and no number")
+    keys = [str(value).strip() for value in values]
+    if all(re.fullmatch(r"-?\d+(\.0)?", key) for key in keys):
+        return [key.removesuffix(".0") for key in keys]
+    return keys
+
+
+def _one_of(names: tuple[str, ...], columns: list[str]) -> str:
+    return next((name for name in names if name in columns), "")
 
 
 def ending_of(path: str) -> str:
@@ -202,7 +263,15 @@ def load_table(path: str, *, names: FieldChoice, files: ShardFiles) -> RowTable:
             raise DataError(
                 f"table {path}: its head names column {name!r} {head.count(name)} times"
             )
-    return RowTable((size, mtime), digest, columns["starts"], jumps, head, usable)
+    return RowTable(
+        identity=(size, mtime),
+        digest=digest,
+        samples=len(columns["starts"]) - 1,
+        usable=usable,
+        seen=head,
+        starts=columns["starts"],
+        jumps=jumps,
+    )
 
 
 def rows_of(path: str) -> list[dict[str, Any]]:
@@ -212,9 +281,14 @@ def rows_of(path: str) -> list[dict[str, Any]]:
     """
     rows, head = walk(path)
     file = OpenTable(path)
-    starts = np.array([*rows.starts, file.file.length], np.uint64)
-    jumps = np.array(rows.jumps, np.uint64).reshape(-1, 2)
-    table = RowTable(file.identity, 0, starts, jumps, tuple(head), usable=True)
+    table = RowTable(
+        identity=file.identity,
+        digest=0,
+        samples=len(rows.starts),
+        seen=tuple(head),
+        starts=np.array([*rows.starts, file.length], np.uint64),
+        jumps=np.array(rows.jumps, np.uint64).reshape(-1, 2),
+    )
     values = []
     for row in range(table.samples):
         try:
@@ -239,7 +313,7 @@ def walk(path: str) -> tuple[delimited.RowStarts, list[str]]:
 def read_row(file: OpenTable, table: RowTable, row: int) -> dict[str, Any]:
     """The values of one row by column, without nulls; BadRecord if it cannot be taken apart."""
     values = with_nulls(file, table, row)
-    if table.columns:
+    if table.seen:
         return values
     return {name: value for name, value in values.items() if value is not None}
 
@@ -247,15 +321,15 @@ def read_row(file: OpenTable, table: RowTable, row: int) -> dict[str, Any]:
 def with_nulls(file: OpenTable, table: RowTable, row: int) -> dict[str, Any]:
     """As `read_row`, of JSON with the fields that are null."""
     begin, end = int(table.starts[row]), int(table.starts[row + 1])
-    data = file.file.read(min(end - begin, delimited.MAX_ROW + 1), offset=begin)
+    data = file.read(min(end - begin, delimited.MAX_ROW + 1), offset=begin)
     if file.ending in LINES:
         return fields_of(data)
     values = delimited.values_of(data, ending=file.ending)
-    if len(values) != len(table.columns):
+    if len(values) != len(table.seen):
         raise BadRecord(
-            "wrong number of fields", f"{len(values)} where the head has {len(table.columns)}"
+            "wrong number of fields", f"{len(values)} where the head has {len(table.seen)}"
         )
-    return dict(zip(table.columns, values, strict=True))
+    return dict(zip(table.seen, values, strict=True))
 
 
 def fields_of(data: bytes) -> dict[str, Any]:
@@ -266,7 +340,10 @@ def fields_of(data: bytes) -> dict[str, Any]:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadRecord("the line is no JSON", getattr(error, "msg", str(error))) from None
+        raise BadRecord(
+            "the line is no JSON",
+            error.msg if isinstance(error, json.JSONDecodeError) else str(error),
+        ) from None
     if not isinstance(values, dict):
         raise BadRecord("the line holds no fields", f"a JSON {type(values).__name__}")
     return values
@@ -304,7 +381,7 @@ def named_image(name: str, *, folder: str) -> bytes:
 def read_image(path: str) -> bytes:
     """An image file, see `images.from_file`; BadRecord where it is too large or damaged, OSError
     where it cannot be read."""
-    file = OpenTar(path)
+    file = OpenFile(path)
     if file.length > MAX_IMAGE:
         detail = f"an image of {file.length:,} bytes is above the limit of {MAX_IMAGE:,}"
         raise BadRecord("too many bytes", detail)

@@ -6,7 +6,7 @@ by `clipjax.curation.convert`.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from clipjax.data.bad_record import BadRecord
+from clipjax.data.source import BadRecord
 
 WINDOW = 4096  # bytes read at a time where content is stepped over
 HEAD = 24  # bytes: a tag and a length, or a tag and a number

@@ -1,34 +1,71 @@
 """Prepared TensorFlow Datasets as a source, without TensorFlow.
 
-Reads local array_record files by index through TFDS's data sources, remote ones and TFRecord files
-through `tfds_records`; images stay encoded (`SkipDecoding`), so the same decoder runs as for every
-other source. Text is a caption, a list of captions or, failing both, a class name. In the registry
-of `clipjax.data.sources` as "tfds".
+Records are read by index (`tfds_files`); images stay encoded (`SkipDecoding`), so the same decoder
+runs as for every other source. Text is a caption, a list of captions or, failing both, a class
+name. In the registry of `clipjax.data.sources` as "tfds".
 """
 
 import bisect
 import hashlib
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from clipjax.common import files
+import numpy as np
+
 from clipjax.common.exits import ConfigError, DataError
-from clipjax.common.registry import closest
-from clipjax.data import sources
-from clipjax.data.bad_record import BadRecord
-from clipjax.data.sources import remote
+from clipjax.common.registry import check_name, closest
+from clipjax.data.source import BadRecord, Extent, Source
+from clipjax.data.sources import tfds_files
 from clipjax.data.sources.shard_files import ShardFiles
-from clipjax.data.sources.tfds_features import Path, choose_image, choose_text, leaves, value_at
-from clipjax.data.sources.tfds_records import ShardRecords
+from clipjax.data.sources.tfds_files import Path, PathLike
 
-PathLike = str | os.PathLike[str]
-Shard = tuple[str, int, int]  # file, records skipped, records taken
-DEFAULT_FOLDER = "~/tensorflow_datasets"  # TFDS's own default, for messages
+# Feature names that mean a caption, most specific first. Other text features (file names, ids,
+# questions) are used only where `text_key` names them.
+CAPTION_NAMES = ("captions", "caption", "texts", "text", "title", "description")
+LABEL_NAMES = ("label", "fine_label", "class")
+
+# VTAB's labels (google-research/task_adaptation): upper bounds are exclusive.
+KITTI_BOUNDS = (-100.0, 8.0, 20.0, 999.0)  # metres; the last class is "no vehicle"
+KITTI_VEHICLES = 3  # types below this: car, van, truck
+NO_VEHICLE = 1000.0
+CLEVR_BOUNDS = (0.0, 8.0, 8.5, 9.0, 9.5, 10.0)
 
 
-class TfdsSource:
+def kitti_distance(record: Mapping[str, Any]) -> str:
+    """How far the nearest vehicle is, "0" (left or right) … "3" (none)."""
+    types = np.asarray(value_at(record, ("objects", "type")))
+    places = np.asarray(value_at(record, ("objects", "location"))).reshape(-1, 3)
+    depths = np.append(places[types < KITTI_VEHICLES, 2], NO_VEHICLE)
+    return str(_last_below(KITTI_BOUNDS, depths.min()))
+
+
+def clevr_count(record: Mapping[str, Any]) -> str:
+    """The number of objects, "3" … "10"."""
+    return str(len(value_at(record, ("objects", "size"))))
+
+
+def clevr_distance(record: Mapping[str, Any]) -> str:
+    """How near the nearest object is to the camera, "0" … "5"."""
+    places = np.asarray(value_at(record, ("objects", "pixel_coords"))).reshape(-1, 3)
+    depths = places[:, 2]
+    return str(_last_below(CLEVR_BOUNDS, depths.min()))
+
+
+def _last_below(bounds: tuple[float, ...], value: float) -> int:
+    return max(k for k, bound in enumerate(bounds) if bound < value)
+
+
+Recipe = Callable[[Mapping[str, Any]], str]
+RECIPES: dict[str, tuple[Recipe, tuple[str, ...]]] = {  # with all the keys there are
+    "kitti_distance": (kitti_distance, tuple(map(str, range(4)))),
+    "clevr_count": (clevr_count, tuple(map(str, range(3, 11)))),
+    "clevr_distance": (clevr_distance, tuple(map(str, range(6)))),
+}
+
+
+class TfdsSource(Source):
     """Random access to the records of one split.
 
     Args:
@@ -66,7 +103,7 @@ class TfdsSource:
             "text_key": text_key,
             "shard_files": shard_files,
         }
-        builder, prepared = find_builder(name, data_dir=data_dir)
+        builder, is_prepared = tfds_files.find_builder(name, data_dir=data_dir)
         info = builder.info
         self.name = info.name
         features = dict(leaves(info.features))
@@ -76,22 +113,17 @@ class TfdsSource:
         }
         first = next(iter(self._text_paths.values()))
         self._class_names = getattr(features[first], "names", None)
-        form = use_format(builder, name=name or self.name, data_dir=data_dir) if prepared else ""
-        self._shards = list_shards(builder, split=split, prepared=prepared)
-        self._ends = list(itertools.accumulate(taken for _, _, taken in self._shards))
-        self.extents = [  # see `shared_records`
-            (os.path.join(builder.data_path, file), skipped, skipped + taken)
-            for file, skipped, taken in self._shards
-        ]
-        self._records = open_records(
+        self._shards, self._records = tfds_files.open_split(
             builder,
-            name=name,
+            is_prepared=is_prepared,
+            name=name or self.name,
             split=split,
             data_dir=data_dir,
             features=features,
-            form=form,
             shard_files=shard_files,
         )
+        self._ends = list(itertools.accumulate(taken for _, _, taken in self._shards))
+        self._data_path = builder.data_path
         if len(self._records) == 0:
             raise DataError(f"config.data.split: {self.name} has 0 records in split {split!r}")
         if self._shards and len(self._records) != self._ends[-1]:
@@ -118,11 +150,23 @@ class TfdsSource:
         return self._texts(self._read(index))
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """All classes, those without records too; AttributeError where the text is no class."""
+    def labels(self) -> tuple[str, ...] | None:
+        """All classes, those without records too; None where the text is no class."""
         if not self._class_names:
-            raise AttributeError("labels")
+            return None
         return tuple(name.replace("_", " ") for name in self._class_names)
+
+    def label(self, index: int) -> str | None:
+        """The class of one record, which is its text; None where the text is no class."""
+        return self.caption(index) if self._class_names else None
+
+    @property
+    def extents(self) -> list[Extent]:
+        """The records of each file; of mocked data, whose files are not known, as usual."""
+        return [
+            (os.path.join(self._data_path, file), skipped, skipped + taken)
+            for file, skipped, taken in self._shards
+        ] or super().extents
 
     def __getstate__(self) -> dict[str, Any]:
         return self._arguments
@@ -155,168 +199,215 @@ class TfdsSource:
         return f"{file}/{skipped + index - (self._ends[shard] - taken)}"
 
 
-def find_builder(name: str, *, data_dir: PathLike | None) -> tuple[Any, bool]:
-    """The TFDS builder, and whether its files were found.
+def open_split(*, path: str = "", files: ShardFiles | None = None, **settings: Any) -> TfdsSource:
+    """The source from settings of `config.records`, whose `path` is TFDS's `data_dir`."""
+    return TfdsSource(**settings, data_dir=path or None, shard_files=files)
 
-    Files come first: they need no code of the data set, so sets whose code needs TensorFlow can
-    be read once they are prepared.
+
+class TfdsLabelled(Source):
+    """A split for evaluation: {"image", "key"}, with "label" where an image has one class.
+
+    `TfdsSource` is for training and gives a class as a caption. Here a class keeps the key that the
+    data set itself uses ("american_bulldog", "n01440764"), may be computed from the objects in the
+    picture, and there may be several to an image.
+
+    Args:
+      name, split, data_dir: as for `TfdsSource`.
+      image: the image feature.
+      label: a class feature, or one that lists classes: then images have `targets`.
+      also: a second list of classes. Those that stand only in it are ignored for the image (VOC's
+        "labels", whose difficult objects `label` leaves out).
+      recipe: of RECIPES, in place of `label`.
 
     Raises:
-      ConfigError: neither files nor a builder of that name.
-      DataError: not prepared, and the builder needs a package that is missing.
+      ConfigError, DataError: as `TfdsSource`; the features are not as named.
     """
+
+    labels: tuple[str, ...]
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        split: str,
+        data_dir: PathLike | None = None,
+        image: str = "image",
+        label: str = "label",
+        also: str = "",
+        recipe: str = "",
+    ):
+        import tensorflow_datasets as library
+
+        if recipe:
+            check_name(recipe, names=RECIPES, kind="recipe of labels")
+        self._arguments = {
+            **{"name": name, "split": split, "data_dir": data_dir, "image": image},
+            **{"label": label, "also": also, "recipe": recipe},
+        }
+        builder, is_prepared = tfds_files.find_builder(name, data_dir=data_dir)
+        info = builder.info
+        self.name = info.name
+        features = dict(leaves(info.features))
+        self._image: Path = (image,)
+        if not isinstance(features.get(self._image), library.features.Image):
+            raise DataError(f"data set {self.name}: has no image feature {image!r}")
+        self._shards, self._records = tfds_files.open_split(
+            builder,
+            is_prepared=is_prepared,
+            name=name,
+            split=split,
+            data_dir=data_dir,
+            features=features,
+        )
+        self._recipe: Recipe | None = None
+        if recipe:
+            self._recipe, self.labels = RECIPES[recipe]
+        else:
+            self.labels = self._class_keys(info.features, label)
+        one_class = recipe or isinstance(info.features[label], library.features.ClassLabel)
+        self._kind = "classification" if one_class else "multilabel"
+        identity = (info.full_name, split, self._shards, len(self._records), self._arguments)
+        self.fingerprint = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
+
+    def _class_keys(self, features: Any, label: str) -> tuple[str, ...]:
+        import tensorflow_datasets as library
+
+        feature = dict(features.items()).get(label)
+        feature = getattr(feature, "feature", feature)  # what a sequence is one of
+        if not isinstance(feature, library.features.ClassLabel) or not feature.num_classes:
+            known = ", ".join(features)
+            raise DataError(f"data set {self.name}: {label!r} is no class feature; has: {known}")
+        return tuple(feature.names)
+
+    @property
+    def kind(self) -> str:
+        return self._kind
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One record; ValueError if it is damaged."""
+        record = self._read(index)
+        found = {"image": value_at(record, self._image), "key": self.key(index)}
+        return found if self.kind == "multilabel" else {**found, "label": self._label(record)}
+
+    def key(self, index: int) -> str:
+        """The record's place in its split."""
+        return f"{self._arguments['split']}/{index}"
+
+    def label(self, index: int) -> str | None:
+        """The class key of a record, where it has one class."""
+        return None if self.kind == "multilabel" else self._label(self._read(index))
+
+    def targets(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """bool [C] twice: the classes in the image, and the classes to ignore."""
+        record = self._read(index)
+        positive, listed = np.zeros((2, len(self.labels)), bool)
+        positive[np.asarray(record[self._arguments["label"]], int)] = True
+        if self._arguments["also"]:
+            listed[np.asarray(record[self._arguments["also"]], int)] = True
+        return positive, listed & ~positive
+
+    def _label(self, record: Mapping[str, Any]) -> str:
+        if self._recipe:
+            return self._recipe(record)
+        return self.labels[int(record[self._arguments["label"]])]
+
+    def _read(self, index: int) -> Mapping[str, Any]:
+        try:
+            return self._records[index]
+        except RuntimeError as error:  # array_record: failed checksum, failed read
+            raise ValueError(f"{self.key(index)}: {error}") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._arguments
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        TfdsLabelled.__init__(self, **state)
+
+
+def leaves(features: Any, prefix: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """(path, feature) of every leaf; for a sequence, what it is a sequence of."""
     import tensorflow_datasets as tfds
-    from etils import epath
-    from tensorflow_datasets.core import read_only_builder, registered
 
-    place = files.resolve(data_dir or "", setting="config.data.path")
-    folder = epath.Path(place) if place else None
-    if folder and (folder / "features.json").exists():
-        builder = read_only_builder.builder_from_directory(folder)
-        _check_named(name, info=builder.info, folder=folder)
-        return builder, True
-    if not name:
-        other = sources.by_ending(os.fspath(data_dir or ""))
-        hint = f"; source {other} reads it: set config.data.source={other}" if other else ""
-        raise ConfigError(
-            f"config.data.name: not set, and {folder or 'config.data.path'} holds no"
-            f" features.json{hint}"
-        )
-    try:
-        return read_only_builder.builder_from_files(name, data_dir=folder), True
-    except registered.DatasetNotFoundError:
-        pass
-    except ValueError as error:  # several folders fit, or the name cannot be parsed
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ConfigError(
-            f"config.data.name: {name!r} names no one TFDS data set ({reason})"
-        ) from None
-    where = folder or DEFAULT_FOLDER
-    try:
-        return tfds.builder(name, data_dir=folder), False
-    except registered.DatasetNotFoundError:
-        near = closest(name, registered.list_imported_builders())
-        raise ConfigError(
-            f"config.data.name: TFDS has no data set {name!r}{near}, and none of that name is"
-            f" prepared in {where}"
-        ) from None
-    except ImportError as error:
-        reason = str(error.__cause__ or error)
-        raise DataError(
-            f"config.data.name: {name} is not prepared in {where} and its builder needs what is"
-            f" missing here ({reason}); in an environment that has it, run:"
-            f" {prepare_command(name, data_dir=folder)}"
-        ) from None
+    for name, feature in features.items():
+        path = (*prefix, name)
+        if isinstance(feature, (tfds.features.Sequence, tfds.features.Dataset)):
+            if isinstance(feature.feature, tfds.features.ClassLabel):
+                continue  # several classes in one picture make no caption
+            feature = feature.feature
+        if isinstance(feature, tfds.features.FeaturesDict):
+            yield from leaves(feature, path)
+        else:
+            yield path, feature
 
 
-def _check_named(name: str, *, info: Any, folder: Any) -> None:
-    """Raise ConfigError where a folder of one data set does not hold the one that is named."""
-    base, _, version = name.partition(":")
-    if (name and base.split("/")[0] != info.name) or version not in ("", str(info.version)):
-        raise ConfigError(
-            f"config.data.name: {name!r} is not what {folder} holds, {info.full_name}; leave it"
-            " out, or set config.data.path to the folder that holds the data sets"
-        )
+def choose_image(features: Mapping[Path, Any], *, key: str, name: str) -> Path:
+    """The path of the image feature that `key` names, or of the only one, or of "image"."""
+    import tensorflow_datasets as tfds
+
+    found = [path for path, kind in features.items() if isinstance(kind, tfds.features.Image)]
+    return choose(found, features, preferred=("image",), key=key, name=name, kind="image")
 
 
-def prepare_command(name: str, *, data_dir: PathLike | None) -> str:
-    """The shell command that prepares a data set so that it can be read here."""
-    place = "" if not data_dir else f", data_dir='{os.fspath(data_dir)}'"
-    return (
-        f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}'{place},"
-        " file_format='array_record').download_and_prepare()\""
-    )
+def choose_text(features: Mapping[Path, Any], *, key: str, name: str) -> Path:
+    """The path of the text or class label that `key` names, else a caption, else a class label."""
+    import tensorflow_datasets as tfds
+
+    texts = [path for path, kind in features.items() if isinstance(kind, tfds.features.Text)]
+    labels = [path for path, kind in features.items() if isinstance(kind, tfds.features.ClassLabel)]
+    captions = [path for path in texts if set(path) & set(CAPTION_NAMES)]
+    found = texts + labels if key else captions or labels
+    preferred = CAPTION_NAMES + LABEL_NAMES
+    return choose(found, features, preferred=preferred, key=key, name=name, kind="text")
 
 
-def use_format(builder: Any, *, name: str, data_dir: PathLike | None) -> str:
-    """Make a prepared builder read array_record or else TFRecord; DataError if it has neither.
-
-    TFDS would also read Parquet by index, but its Parquet files lose records.
-    """
-    formats = sorted(form.value for form in builder.info.available_file_formats())
-    usable = [form for form in ("array_record", "tfrecord") if form in formats]
-    if not usable:
-        other = f"{data_dir or DEFAULT_FOLDER}_array_record"
-        raise DataError(
-            f"data set {name} in {builder.data_path} is prepared as {', '.join(formats)}, which"
-            f" cannot be read by index; set config.data.path to {other} and run:"
-            f" {prepare_command(name, data_dir=other)}"
-        )
-    if builder.info.file_format.value != usable[0]:
-        builder.info.set_file_format(usable[0], override=True, override_if_initialized=True)
-    return usable[0]
-
-
-def list_shards(builder: Any, *, split: str, prepared: bool) -> list[Shard]:
-    """The split's shards in order; empty for a builder that knows no splits (not prepared).
-
-    Raises:
-      ConfigError: no such split.
-      DataError: the split has no records, or a shard's file is missing.
-    """
-    from etils import epath
-
-    info = builder.info
-    if not info.splits:
-        return []
-    try:
-        instructions = info.splits[split].file_instructions
-    except ValueError:
-        raise ConfigError(
-            f"config.data.split: {info.name} has no split {split!r}{closest(split, info.splits)};"
-            f" splits: {', '.join(info.splits)}"
-        ) from None
-    if not instructions:
-        raise DataError(f"config.data.split: {info.name} has 0 records in split {split!r}")
-    if prepared:
-        present = {path.name for path in epath.Path(builder.data_path).iterdir()}
-        missing = [i.filename for i in instructions if os.path.basename(i.filename) not in present]
-        if missing:
-            raise DataError(
-                f"data set {info.name}: {len(missing)} of {len(instructions)} files of split"
-                f" {split!r} are missing, first {missing[0]}; copy or prepare it again"
-            )
-    return [(os.path.basename(i.filename), i.skip, i.take) for i in instructions]
-
-
-def open_records(
-    builder: Any,
-    *,
-    name: str,
-    split: str,
-    data_dir: PathLike | None,
+def choose(
+    candidates: Sequence[Path],
     features: Mapping[Path, Any],
-    form: str,
-    shard_files: ShardFiles | None = None,
-) -> Any:
-    """Random access to the split, images still encoded; DataError if not prepared."""
-    import tensorflow_datasets as tfds
+    *,
+    preferred: Sequence[str],
+    key: str,
+    name: str,
+    kind: str,
+) -> Path:
+    """One of the candidates: the one `key` names, the most preferred, or the only one.
 
-    decoders: dict[str, Any] = {}
-    for path, feature in features.items():
-        if isinstance(feature, tfds.features.Image):
-            level = decoders
-            for part in path[:-1]:
-                level = level.setdefault(part, {})
-            level[path[-1]] = tfds.decode.SkipDecoding()
-    if form == "tfrecord" or (form and remote.is_remote(os.fspath(builder.data_path))):
-        return ShardRecords(
-            [
-                (os.fspath(i.filename), i.skip, i.take)
-                for i in builder.info.splits[split].file_instructions
-            ],
-            form=form,
-            features=builder.info.features,
-            decoders=decoders,
-            files=shard_files or ShardFiles(),
+    Raises:
+      ConfigError: `key` names none of them, or several are equally good.
+      DataError: there is none.
+    """
+    names = {"/".join(path): path for path in candidates}
+    seen = ", ".join(f"{'/'.join(path)} ({type(f).__name__})" for path, f in features.items())
+    if key:
+        matches = [path for full, path in names.items() if key in (full, path[0])]
+        if len(matches) == 1 or key in names:
+            return names.get(key, matches[0])
+        raise ConfigError(
+            f"config.data.{kind}_key: {key!r} is not one {kind} feature of {name}"
+            f"{closest(key, names)}; features seen: {seen}"
         )
-    try:
-        return builder.as_data_source(split=split, decoders=decoders)
-    except (NotImplementedError, AssertionError, KeyError, ValueError, OSError) as error:
-        raise DataError(
-            f"data set {name} is not prepared in {data_dir or DEFAULT_FOLDER}; run:"
-            f" {prepare_command(name, data_dir=data_dir)}"
-        ) from error
+    if not candidates:
+        raise DataError(f"data set {name} has no {kind} feature; features seen: {seen}")
+    for wanted in preferred:
+        for path in candidates:
+            if wanted in path:
+                return path
+    if len(candidates) > 1:
+        raise ConfigError(
+            f"config.data.{kind}_key: {name} has several {kind} features; set one of"
+            f" {', '.join(names)}"
+        )
+    return candidates[0]
+
+
+def value_at(record: Mapping[str, Any], path: Path) -> Any:
+    """The value at a path; below a sequence, the list of values."""
+    value: Any = record
+    for part in path:
+        value = value[part] if isinstance(value, Mapping) else [item[part] for item in value]
+    return value
 
 
 def as_text(value: str | bytes) -> str:

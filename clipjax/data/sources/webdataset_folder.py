@@ -19,11 +19,11 @@ import numpy as np
 from etils import epath
 
 from clipjax.common.exits import DataError
-from clipjax.data import captions, text_lines
+from clipjax.data import captions
+from clipjax.data.source import Source
 from clipjax.data.sources import tar_index
-from clipjax.data.sources.shard_files import ShardFiles
+from clipjax.data.sources.shard_files import OpenFile, ShardFiles
 from clipjax.data.sources.tar import MAX_IMAGE, MAX_TEXT, member
-from clipjax.data.sources.tar_reader import OpenTar
 
 IMAGES = ("webp", "png", "jpg", "jpeg")
 KINDS = ("classification", "retrieval", "multilabel")
@@ -32,7 +32,7 @@ TEMPLATES = "zeroshot_classification_templates.txt"
 OPEN_FILES = 64
 
 
-class WebDatasetFolder:
+class WebDatasetFolder(Source):
     """One split; a record is {"image", "key"} with "label", or "text" (a list of captions).
 
     Args:
@@ -56,44 +56,49 @@ class WebDatasetFolder:
         self.name = os.path.basename(self.path)
         self.files = files or ShardFiles()
         kind = self._lines("dataset_type.txt")
-        self.kind = kind[0].lower() if kind else KINDS[0]
+        self._kind = kind[0].lower() if kind else KINDS[0]
         if self.kind not in KINDS:
             raise DataError(f"{self.path}/dataset_type.txt: {self.kind!r} is none of {KINDS}")
         self.templates = tuple(line.replace("{c}", "{}") for line in self._lines(TEMPLATES) or ())
-        self.shards = self._shards()
+        self.paths = self._paths()
         self._start()
         self.class_names = self._class_names()
+
+    @property
+    def kind(self) -> str:
+        return self._kind
 
     def __len__(self) -> int:
         return len(self._shard)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """One record; ValueError if it is damaged."""
-        found: dict[str, Any] = {"image": self._member("image", index), "key": self.key(index)}
-        if self.kind == "retrieval":
-            return {**found, "text": self.caption(index)}
-        return {**found, "label": self.label(index)} if self.kind == KINDS[0] else found
+    def image(self, index: int) -> bytes:
+        """The image member; ValueError if it is damaged."""
+        return self._member("image", index)
 
     def key(self, index: int) -> str:
         """The shard's number and the sample's name in it."""
         return f"{self._shard[index]}.tar/{self._keys[index]}"
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """The keys of all classes, "0", "1", …; AttributeError where there are no classes."""
+    def labels(self) -> tuple[str, ...] | None:
+        """The keys of all classes, "0", "1", …; None where there are no classes."""
         if self.kind == "retrieval":
-            raise AttributeError("labels")
+            return None
         if self.class_names is not None:
             return tuple(map(str, range(len(self.class_names))))
         if self.kind == "multilabel":
             return tuple(map(str, range(len(self.targets(0)[0]))))
-        return tuple(map(str, sorted({int(self.label(i)) for i in range(len(self))})))
+        return tuple(map(str, sorted({self._number(i) for i in range(len(self))})))
 
-    def label(self, index: int) -> str:
-        """The class key of a record; DataError where its .cls is no number."""
+    def label(self, index: int) -> str | None:
+        """The class key of a record, where it has one class; DataError as `labels`."""
+        return str(self._number(index)) if self.kind == KINDS[0] else None
+
+    def _number(self, index: int) -> int:
+        """The number in a record's .cls; DataError where it is none."""
         data = self._member("cls", index, limit=MAX_TEXT)
         try:
-            return str(int(data.strip().removesuffix(b".0")))  # as pandas writes it
+            return int(data.strip().removesuffix(b".0"))  # as pandas writes it
         except ValueError:
             raise DataError(
                 f"{self.path}: sample {self.key(index)}: its .cls is {data[:20]!r}, no number"
@@ -119,8 +124,10 @@ class WebDatasetFolder:
         """int64 [fields]: the numbers of the .npy beside a class, such as region or income."""
         return self._array(index).astype(np.int64).reshape(-1)
 
-    def caption(self, index: int) -> list[str]:
-        """The captions of one image, one a line of the .txt."""
+    def caption(self, index: int) -> list[str] | None:
+        """The captions of one image, one a line of the .txt; None of other kinds than retrieval."""
+        if self.kind != "retrieval":
+            return None
         data = self._member("txt", index, limit=MAX_TEXT)
         return data.decode("utf-8", errors="surrogateescape").splitlines()
 
@@ -146,26 +153,26 @@ class WebDatasetFolder:
         nothing but space; the labels say which. Those before and after the names are space.
         """
         try:
-            content = text_lines.text(f"{self.path}/{CLASS_NAMES}")
+            content = captions.file_text(f"{self.path}/{CLASS_NAMES}")
         except (FileNotFoundError, NotADirectoryError):
             return None
-        lines = [captions.clean(line) for line in text_lines.LINE_END.split(content)]
+        lines = [captions.clean(line) for line in captions.LINE_END.split(content)]
         filled = [i for i, line in enumerate(lines) if line]
         lines = lines[filled[0] : filled[-1] + 1] if filled else []
         named = [line for line in lines if line]
         if len(named) == len(lines) or self.kind != "classification":
             return tuple(named)
-        classes = 1 + max(int(self.label(index)) for index in range(len(self)))
+        classes = 1 + max(map(self._number, range(len(self))))
         return tuple(named if classes <= len(named) else lines)
 
     def _lines(self, name: str) -> list[str] | None:
         """Lines of a text file of the folder, without stray spaces; None without the file."""
         try:
-            return [captions.clean(line) for line in text_lines.read(f"{self.path}/{name}")]
+            return [captions.clean(line) for line in captions.lines(f"{self.path}/{name}")]
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def _shards(self) -> list[str]:
+    def _paths(self) -> list[str]:
         lines = self._lines(f"{self.split}/nshards.txt")
         if not lines or not lines[0].isdigit():
             folder = epath.Path(self.path)
@@ -181,12 +188,12 @@ class WebDatasetFolder:
         wanted = {"retrieval": "txt", "multilabel": "npy"}.get(self.kind, "cls")
         shards, keys, sizes = [], [], []
         extents: dict[str, list[np.ndarray]] = {"image": [], wanted: []}
-        for number, path in enumerate(self.shards):
+        for number, path in enumerate(self.paths):
             try:
                 index = tar_index.load(path, files=self.files)
             except OSError as error:
                 raise DataError(
-                    f"{path}: shard {number} of {len(self.shards)} that nshards.txt tells of"
+                    f"{path}: shard {number} of {len(self.paths)} that nshards.txt tells of"
                     f" cannot be read ({error.strerror or error}); copy it again"
                 ) from None
             found = _members(index)
@@ -215,8 +222,8 @@ class WebDatasetFolder:
             if len(parts) == len(shards)
         }
 
-    def _open_shard(self, number: int) -> OpenTar:
-        return self.files.opened(self.shards[number], opener=OpenTar)
+    def _open_shard(self, number: int) -> OpenFile:
+        return self.files.opened(self.paths[number], opener=OpenFile)
 
     def _member(self, name: str, index: int, *, limit: int = MAX_IMAGE) -> bytes:
         extent = self._extents[name][:, index]

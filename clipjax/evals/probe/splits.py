@@ -23,7 +23,7 @@ def training(evaluated: EvaluatedSet) -> list[SetData]:
         raise Missing(f"{data.where}: has no training split of its own")
     parts = [train] if validation is None else [train, validation]
     for part in parts:
-        own, tested = (getattr(each.source, "class_names", None) for each in (part, data))
+        own, tested = (each.source.class_names for each in (part, data))
         if own and tested and own != tested:
             raise DataError(
                 f"{part.where}: its class names are others than those of {data.where}, and"
@@ -95,7 +95,7 @@ def class_warnings(data: SetData, parts: Sequence[SetData], *, metric: str) -> l
       parts: what the probe is fitted to.
       metric: its main one.
     """
-    names = getattr(data.source, "class_names", None) or data.keys
+    names = data.source.class_names or data.keys
     trained, tested = (images_of_classes(each, keys=data.keys) for each in (parts, [data]))
     untrained = notes.of_untrained(trained, number=tested, names=names)
     absent = notes.of_absent(tested, names=names, averaged=metric not in OF_ALL_ALIKE)

@@ -37,7 +37,7 @@ class Predicted:
 def predict(evaluated: EvaluatedSet, data: SetData, *, weights: np.ndarray) -> Predicted:
     """The videos of a split under a zero-shot classifier, float32 [C, E], L2-normalised."""
     model = evaluated.model
-    source = getattr(data.source, "every", data.source)  # all frames, where there are several each
+    source = data.source.every  # all frames, where there are several each
     keys = [source.key(index) for index in range(len(source))]
     videos = video_frames.videos(keys, parts=data.entry.video_parts or 2)
     whole = source is evaluated.data.source
@@ -89,7 +89,7 @@ def measure(evaluated: EvaluatedSet) -> Measurement:
 def _labels(data: SetData, *, keys: tuple[str, ...]) -> np.ndarray:
     """int32 [V], the class of each video as its place in `keys`."""
     labels, source = splits.targets(data, keys=keys), data.source
-    if hasattr(source, "every"):
+    if source.every is not source:
         return labels
     return labels[video_frames.videos([source.key(index) for index in range(data.n)]).middle]
 

@@ -16,7 +16,6 @@ from jax.sharding import Mesh
 
 from clipjax import losses
 from clipjax.common.counts import counted
-from clipjax.data.examples import read
 from clipjax.data.same_image import content_id
 from clipjax.evals import notes
 from clipjax.evals.evaluated import EvaluatedSet
@@ -123,7 +122,7 @@ def contrastive_loss(
 
 def content_ids(source: Any, texts: Sequence[str], tokenizer: Any) -> dict[str, np.ndarray]:
     """What tells equal images and equal captions, as `TrainExamples` gives it: uint32 [N] each."""
-    images = [content_id(read(source, index)["image"]) for index in range(len(source))]
+    images = [content_id(source.read(index)["image"]) for index in range(len(source))]
     tokens = [content_id(tokenizer.encode([text])[0][0].tobytes()) for text in texts]
     return {"image_id": np.array(images), "text_id": np.array(tokens)}
 

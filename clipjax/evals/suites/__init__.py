@@ -48,7 +48,7 @@ class Entry:
       protocols: "paper", "open_clip", "vtab", … → Expected. Data of any other size are refused.
       validation: images of the official validation split, which a probe's penalty is searched on;
         0 is none, and a part of the training split stands for it.
-      tfds: name, test, train, validation, and label, recipe, also or text (`tfds_labelled`); {} is
+      tfds: name, test, train, validation, and label, recipe, also or text (`sources.tfds`); {} is
         none.
       folders: where the WebDataset layout of it is looked for, below the data's folder.
       table: of cues, candidates and associations, a file in the set's folder, in place of folders

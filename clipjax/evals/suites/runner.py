@@ -124,7 +124,7 @@ def _warn(measurement: Measurement, evaluated: EvaluatedSet, *, prompted: bool) 
     main = measurement.main
     if not math.isfinite(main.value):
         measurement.warnings.append(f"{measurement.metric} is no number: nothing counts for it")
-    measurement.warnings += getattr(evaluated.data.source, "notes", [])
+    measurement.warnings += evaluated.data.source.notes
     if prompted:
         measurement.warnings += evaluated.prompt_warnings
 

@@ -12,12 +12,12 @@ other classes than the set has are errors and never a score.
 
 import dataclasses
 import functools
-from typing import Any
 
 import numpy as np
 
 from clipjax.common.exits import DataError
 from clipjax.data import eval_batches
+from clipjax.data.source import Source
 from clipjax.evals.suites import Entry, set_places
 from clipjax.evals.suites.set_places import Missing
 from clipjax.evals.video_frames import MiddleFrames
@@ -39,7 +39,7 @@ class SetData:
     """
 
     entry: Entry
-    source: Any
+    source: Source
     where: str
     kind: str
     split: str
@@ -53,7 +53,7 @@ class SetData:
     @property
     def size(self) -> int:
         """What protocols count: cues where images are candidates for them, videos, or images."""
-        return len(getattr(self.source, "cues", self.source))
+        return len(self.source.cues or self.source)
 
     @property
     def metric(self) -> str:
@@ -74,7 +74,7 @@ class SetData:
 
         Raises DataError if their number is not the set's.
         """
-        keys = tuple(getattr(self.source, "labels", None) or sorted(set(self._label_keys)))
+        keys = tuple(self.source.labels or sorted(set(self._label_keys)))
         if self.entry.subset and len(keys) != self.entry.classes:
             occur = {self.source.label(index) for index in range(self.n)}
             keys = tuple(key for key in keys if key in occur)
@@ -88,8 +88,7 @@ class SetData:
     @functools.cached_property
     def _label_keys(self) -> list[str]:
         """The label key of each record; DataError for a record without one."""
-        label = getattr(self.source, "label", None) or (lambda i: self.source[i].get("label"))
-        names = [label(index) for index in range(self.n)]
+        names = [self.source.label(index) for index in range(self.n)]
         if None in names:
             raise DataError(
                 f"source {self.source.name}: record {names.index(None)} has no label; zero_shot"
@@ -143,7 +142,7 @@ class SetData:
     def groups(self) -> np.ndarray:
         """The group of each image, [N], in the set's `group_column`; DataError without groups."""
         column = self.entry.group_column or 0
-        if not getattr(self.source, "has_groups", False):
+        if not self.source.has_groups:
             raise DataError(f"{self.where}: has no groups beside the classes; copy it again")
         return np.array([self.source.groups(index)[column] for index in range(self.n)])
 
@@ -169,7 +168,7 @@ def open_set(entry: Entry, *, data: str, image_size: int) -> SetData:
     return dataclasses.replace(made, agrees=agrees)
 
 
-def of_evaluator(source: Any, *, name: str, kind: str) -> SetData:
+def of_evaluator(source: Source, *, name: str, kind: str) -> SetData:
     """Held-out data that a run's config names, as a set of this kind without a registry entry."""
     return SetData(Entry(name, name), source, f"config.evals.{name}", kind, name, ())
 
@@ -224,20 +223,11 @@ def open_validation(entry: Entry, *, data: str, image_size: int) -> SetData | No
     return made
 
 
-def _opened(entry: Entry, source: Any, where: str, split: str) -> SetData:
+def _opened(entry: Entry, source: Source, where: str, split: str) -> SetData:
     if entry.video_parts:
         source = MiddleFrames(source, parts=entry.video_parts)
-    kind = "segments" if entry.video_parts == 1 else _kind(source)
+    kind = "segments" if entry.video_parts == 1 else source.kind
     return SetData(entry, source, where, kind, split, ())
-
-
-def _kind(source: Any) -> str:
-    if getattr(source, "has_targets", False):
-        return "multilabel"
-    kind = getattr(source, "kind", "")
-    if kind:
-        return kind
-    return "classification" if hasattr(source, "labels") else "retrieval"
 
 
 def _check_size(data: SetData) -> None:

@@ -4,18 +4,19 @@
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
 
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import same_image, sources
-from clipjax.data.sources import tfds
+from clipjax.data.source import Source, View
+from clipjax.data.sources import tfds, tfds_files
 from clipjax.data.sources.associations import Associations
 from clipjax.data.sources.folder import PATHS, Folder
-from clipjax.data.sources.labelled_table import LabelledTable
-from clipjax.data.sources.tfds_labelled import TfdsLabelled
+from clipjax.data.sources.table import LabelledTable
+from clipjax.data.sources.tfds import TfdsLabelled
 from clipjax.data.sources.webdataset_folder import WebDatasetFolder
 from clipjax.evals.suites import Entry
 
@@ -28,7 +29,7 @@ class Missing(DataError):
     """The data are not there; says where they were looked for and how to get them."""
 
 
-Found = tuple[Any, str, str] | None  # source, where, split
+Found = tuple[Source, str, str] | None  # source, where, split
 
 
 def find(entry: Entry, *, data: str, split: str, image_size: int) -> Found:
@@ -103,7 +104,7 @@ def _plain(entry: Entry, data: str, split: str) -> Found:
 def _images(path: str, *, split: str = "") -> Folder:
     """A folder of images; files beside them are captions only where there are no classes."""
     made = Folder(path, split=split, text_key=PATHS)
-    return made if hasattr(made, "labels") else Folder(path, split=split)
+    return made if made.labels else Folder(path, split=split)
 
 
 def _is_own(entry: Entry) -> bool:
@@ -117,11 +118,10 @@ def _own_path(entry: Entry, split: str) -> str:
 
 def _own(entry: Entry, path: str, *, split: str, image_size: int) -> Found:
     if entry.source:
-        make: Callable[..., Any] = sources.get(entry.source)
-        split_too = {"split": split} if entry.source in sources.SPLIT else {}
-        drawn = {"image_size": image_size} if entry.source in sources.DRAWN else {}
-        made = make(path, **split_too) if path else make(**split_too, **drawn)
-        return _own_images(made, entry), path or entry.source, split
+        known = sources.entry(entry.source)
+        place = {} if not path else {"name": path} if "name" in known.reads else {"path": path}
+        opened = known.open(**place, split=split, image_size=image_size)
+        return _own_images(opened, entry), path or entry.source, split
     place = epath.Path(path).expanduser()
     if (place / split / "nshards.txt").exists():
         return WebDatasetFolder(str(place), split=split), f"{place} (WebDataset)", split
@@ -135,41 +135,36 @@ def _own(entry: Entry, path: str, *, split: str, image_size: int) -> Found:
     return None
 
 
-def _own_images(source: Any, entry: Entry) -> Any:
+def _own_images(source: Source, entry: Entry) -> Source:
     """The source, with the captions of an image taken together where it has captions."""
-    if entry.source in sources.OWN or hasattr(source, "labels"):
-        return source
-    return same_image.by_image(source)
+    is_package = entry.source and not sources.entry(entry.source).needs_path
+    return source if is_package or source.labels is not None else same_image.by_image(source)
 
 
-class FirstCaptions:
+class FirstCaptions(View):
     """A source whose images keep their first five captions, as retrieval is reported."""
 
-    kind = "retrieval"
-
-    def __init__(self, source: Any) -> None:
+    def __init__(self, source: Source) -> None:
         self.source = source
-        self.name, self.fingerprint = source.name, f"{source.fingerprint}[:{CAPTIONS_EACH}]"
+        self.fingerprint = f"{source.fingerprint}[:{CAPTIONS_EACH}]"
+
+    @property
+    def kind(self) -> str:
+        return "retrieval"
 
     @property
     def notes(self) -> list[str]:
         """What changes how a figure of these images is read."""
-        told = list(getattr(self.source, "notes", []))
+        notes = list(self.source.notes)
         more = sum(len(self._captions(index)) > CAPTIONS_EACH for index in range(len(self)))
         if more:
-            told.append(
+            notes.append(
                 f"of {more:,} images only the first {CAPTIONS_EACH} captions count, as published"
             )
-        return told
-
-    def __len__(self) -> int:
-        return len(self.source)
+        return notes
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self.source[index], "text": self.caption(index)}
-
-    def key(self, index: int) -> str:
-        return self.source.key(index)
+        return {**super().__getitem__(index), "text": self.caption(index)}
 
     def caption(self, index: int) -> Sequence[str]:
         return self._captions(index)[:CAPTIONS_EACH]
@@ -191,7 +186,7 @@ def how_to_get(entry: Entry, *, data: str, split: str = "test") -> str:
     if entry.get:
         ways.append(f"copy {entry.get} to {folder}/{os.path.basename(entry.get)}")
     if entry.tfds:
-        ways.append(tfds.prepare_command(entry.tfds["name"], data_dir=folder))
+        ways.append(tfds_files.prepare_command(entry.tfds["name"], data_dir=folder))
     captions = any(each.metric.startswith("mean_recall") for each in entry.protocols.values())
     if entry.table:
         table = f"put {entry.table} and the unpacked images in {folder}/{entry.id}"
