@@ -290,24 +290,15 @@ def main() -> int:
     """`run` with the flags; returns the exit code."""
     cli.check_go_with(GO_WITH)
     values = flags.FLAGS
+    same = ("step", "images", "image", "weights", "suite", "watch", "output", "average")
+    of_suite = ("data", "prompts", "compare", "force")
     return run(
         values.workdir or "",
-        step=values.step,
         queries=values.query,
-        images=values.images,
-        image=values.image,
         labels=[label.strip() for label in values.labels.split(",") if label.strip()],
         templates=values.template,
-        weights=values.weights,
-        suite=values.suite,
-        watch=values.watch,
-        output=values.output,
-        average=values.average,
-        data=values.data,
-        prompts=values.prompts,
         only=values.protocols,
-        compare=values.compare,
-        force=values.force,
+        **{name: getattr(values, name) for name in (*same, *of_suite)},
     )
 
 

@@ -41,8 +41,7 @@ def measured(suite: suites.Suite, *, data: str, folder: str, image_size: int) ->
         file = epath.Path(folder) / "arrays" / f"{entry.id}.zero_shot.npz"
         if not file.exists():
             continue
-        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-            right = arrays["rank"] == 0
+        right = files.read_arrays(file)["rank"] == 0
         source = set_data.open_set(entry, data=data, image_size=image_size).source
         if len(source) != len(right):
             raise ConfigError(
@@ -90,8 +89,7 @@ def neighbours(
         if distributed.is_lead():
             files.write_arrays(file, arrays, compressed=True)
     else:
-        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+        arrays = files.read_arrays(file)
     return [overlap.Neighbours(*(arrays[f"{one.name}.{k}"] for k in names)) for one in sets]
 
 
