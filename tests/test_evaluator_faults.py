@@ -12,6 +12,9 @@ from clipjax import config, evaluate
 from clipjax.common import exits
 from clipjax.common.exits import DataError, RemoteError
 from clipjax.evals.evaluator import Evaluator
+from clipjax.evals.metrics import Estimate
+from clipjax.evals.protocols.registry import Protocol
+from clipjax.evals.suites.results import Measurement
 from clipjax.pictures import history
 
 STEPS = "2 steps"
@@ -35,7 +38,9 @@ def failing(patch, *problems):
         if isinstance(result, Exception):
             raise result
         if result:
-            other = dataclasses.replace(self, measure=lambda *_, **__: (dict(result), None))
+            figures = {name: Estimate(value, value, value, 1) for name, value in result.items()}
+            protocol = Protocol(lambda evaluated: Measurement("loss", figures))
+            other = dataclasses.replace(self, protocol=protocol)
             values = measured(other, variables, **options)
             self.notes = other.notes
             return values

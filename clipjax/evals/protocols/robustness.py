@@ -106,7 +106,9 @@ class Line:
         low, high = np.quantile(lines, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
         return low, high
 
-    def drawn(self, first: float, last: float) -> tuple[np.ndarray, ...]:
+    def drawn(
+        self, first: float, last: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Accuracies before the shift, even on the logit axis, what the line expects, and its
         band: float64 [50] each."""
         before = share_of(np.linspace(logit(first), logit(last), 50))
