@@ -99,20 +99,20 @@ def find(
     """
     from etils import epath
 
-    from clipjax.evals import overlap, overlap_search
+    from clipjax.evals import overlap
     from clipjax.evals.suites import results
     from clipjax.parallel import distributed
     from clipjax.pictures import canvas
     from clipjax.pictures.charts import overlap as overlap_chart
 
     place = epath.Path(folder) / "overlap"
-    sets = overlap_search.measured(suite, data=data, folder=folder, image_size=model.image_size)
+    sets = overlap.measured(suite, data=data, folder=folder, image_size=model.image_size)
     unknown = set(thresholds) - {one.name for one in sets}
     if unknown:
         raise ConfigError(
             f"--thresholds: {sorted(unknown)[0]} is none of the suite's measured sets"
         )
-    neighbours = overlap_search.neighbours(
+    neighbours = overlap.neighbours(
         model, sets, training=training, place=place, distance=distance, num_workers=num_workers
     )
     rows, table = [], {}
