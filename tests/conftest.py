@@ -3,7 +3,7 @@
 import os
 import tempfile
 
-import devices
+from tests import devices
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Runs of equal shape compile once a session.

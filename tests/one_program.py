@@ -16,7 +16,7 @@ import subprocess
 import sys
 import traceback
 
-import processes
+from tests import processes
 
 
 @dataclasses.dataclass(repr=False)
@@ -55,7 +55,7 @@ def run_several(programs, *, cwd, environment=None, before="", timeout=600):
         cwd=cwd,
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(processes.ROOT), str(processes.ROOT / "tests")]),
+            "PYTHONPATH": str(processes.ROOT),
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": processes.xla_flags(1),
             **(environment or {}),

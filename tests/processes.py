@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from devices import xla_flags
+from tests.devices import xla_flags
 
 ROOT = pathlib.Path(__file__).parent.parent
 TIMEOUT = 500.0  # against hangs, on a busy machine, too; pytest itself gives a test 600

@@ -3,11 +3,10 @@
 import subprocess
 import sys
 
-import processes
 import pytest
-import tiny
 
 from clipjax.common import exits
+from tests import processes, tiny
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:

@@ -2,14 +2,13 @@
 
 import re
 
-import processes
 import pytest
-import tars
-import tiny
 
 from clipjax.common import exits
 from clipjax.curation import index
 from clipjax.data.sources.tar import open_tars
+from tests import processes, tiny
+from tests.data import tars
 
 pytestmark = pytest.mark.multihost  # several at once, as each mostly waits for its imports
 

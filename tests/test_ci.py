@@ -6,8 +6,9 @@ import re
 import subprocess
 import sys
 
-import processes
 import pytest
+
+from tests import processes
 
 CI = processes.ROOT / ".ci"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's prctl and /proc")

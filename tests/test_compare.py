@@ -5,13 +5,13 @@ import subprocess
 import sys
 
 import numpy as np
-import processes
 import pytest
 from PIL import Image
 
 from clipjax import compare
 from clipjax.common.exits import ConfigError
 from clipjax.pictures.charts import compared
+from tests import processes
 
 METRIC = "eval/objects/top1_accuracy"
 

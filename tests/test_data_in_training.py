@@ -1,13 +1,12 @@
 """Mixtures and windows through the whole training program."""
 
-import fakes
 import pytest
-import tars
-import tiny
 
 from clipjax import config
 from clipjax.build import data as build_data
 from clipjax.common import exits
+from tests import tiny
+from tests.data import fakes, tars
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,13 @@ import re
 import subprocess
 import sys
 
-import processes
 import pytest
-import tars
 
 from clipjax.common import exits
 from clipjax.curation import check
 from clipjax.data.sources.table import open_tables
+from tests import processes
+from tests.data import tars
 
 
 def command(*arguments):
@@ -168,7 +168,11 @@ def test_check_tells_of_a_tsv_with_quotes(tmp_path):
         (("check", "--path={}/no.csv"), exits.BAD_CONFIG, "clipjax: --path: "),
         (("check", "--path={}/0.tag"), exits.BAD_CONFIG, "no ending that tells; add --source, one"),
         (("check", "--path=a.csv.gz"), exits.BAD_CONFIG, "no source reads *.gz; uncompress it"),
-        (("check", "--path=coco.json"), exits.BAD_CONFIG, "no source reads *.json; write an object a line"),
+        (
+            ("check", "--path=coco.json"),
+            exits.BAD_CONFIG,
+            "no source reads *.json; write an object a line",
+        ),
         (("check", "--source=csvv", "--path=a"), exits.BAD_CONFIG, 'clipjax: --source: "csvv" is'),
         (("check", "--path={}", "--text_key=.cap"), exits.BAD_DATA, "set --image_key to one of"),
         (("index", "--source=scenes", "--output=x"), exits.BAD_CONFIG, "has no shards"),

@@ -3,10 +3,10 @@
 import pathlib
 import re
 
-import processes
 import pytest
 
 from clipjax import config
+from tests import processes
 
 ROOT = processes.ROOT
 PAGES = sorted(

@@ -10,7 +10,6 @@ import types
 
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
 
 import clipjax
@@ -19,6 +18,7 @@ from clipjax.common import exits
 from clipjax.common.exits import CleanExit, ConfigError, DataError
 from clipjax.data.tokenizers import sentencepiece as sentencepiece_tokenizer
 from clipjax.run import queries as run_queries
+from tests import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
 

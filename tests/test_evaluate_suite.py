@@ -10,12 +10,7 @@ import threading
 import time
 
 import numpy as np
-import processes
 import pytest
-import tars
-import tiny
-import webdatasets
-from devices import xla_flags
 
 import clipjax
 from clipjax import config, evaluate
@@ -26,6 +21,9 @@ from clipjax.evals.evaluated import EvaluatedSet
 from clipjax.evals.protocols import retrieval, zero_shot
 from clipjax.evals.suites import report
 from clipjax.run import suites as run_suites
+from tests import processes, tiny
+from tests.data import tars, webdatasets
+from tests.devices import xla_flags
 
 NAMES = ("a fox", "a pig", "a bear")
 

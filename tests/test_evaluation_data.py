@@ -5,8 +5,6 @@ import os
 import shutil
 
 import pytest
-import tars
-import tiny
 from PIL import Image
 
 from clipjax import config, evaluate
@@ -20,6 +18,8 @@ from clipjax.data.sources.scenes import Scenes
 from clipjax.data.sources.table import open_tables
 from clipjax.data.sources.tar import open_tars
 from clipjax.parallel import mesh as meshes
+from tests import tiny
+from tests.data import tars
 
 
 @pytest.fixture(scope="module")

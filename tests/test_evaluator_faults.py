@@ -3,10 +3,7 @@
 import dataclasses
 import json
 
-import processes
 import pytest
-import tars
-import tiny
 
 from clipjax import config, evaluate
 from clipjax.common import exits
@@ -16,6 +13,8 @@ from clipjax.evals.metrics import Estimate
 from clipjax.evals.protocols.registry import Protocol
 from clipjax.evals.suites.results import Measurement
 from clipjax.pictures import history
+from tests import processes, tiny
+from tests.data import tars
 
 STEPS = "2 steps"
 
@@ -192,8 +191,8 @@ def test_evaluate_measures_the_others_where_one_cannot_be_opened(tmp_path, capsy
 BROKEN_ON_ONE = """
 import jax
 from clipjax.data import eval_batches
-import tiny
-import test_evaluator_faults
+from tests import tiny
+from tests import test_evaluator_faults
 
 def get_config():
     c = test_evaluator_faults.watched()
@@ -220,12 +219,11 @@ def test_a_file_that_one_process_lacks_ends_neither(kind, index, tmp_path):
     """Read in a batch, or for the contact sheet alone."""
     file = tmp_path / "broken.py"
     file.write_text(BROKEN_ON_ONE.replace("KIND", repr(kind)).replace("INDEX", str(index)))
-    tests = str(processes.ROOT / "tests")
     group = processes.start_joined(
         *(f"--config={file}", f"--workdir={tmp_path / 'run'}"),
         count=2,
         devices=2,
-        environment={"PYTHONPATH": f"{processes.ROOT}:{tests}:{tests}/data"},
+        environment={"PYTHONPATH": str(processes.ROOT)},
     )
     codes = [processes.finish(process) for process in group]
     said = "\n".join(map(processes.output, group))

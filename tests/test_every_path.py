@@ -10,12 +10,7 @@ import json
 import pathlib
 import re
 
-import fake_gcs
-import one_program
 import pytest
-import tars
-import tiny
-import webdatasets
 
 import clipjax
 from clipjax.common import exits
@@ -24,6 +19,8 @@ from clipjax.common.ranges import Range
 from clipjax.config import check as config_check
 from clipjax.config import ranges as config_ranges
 from clipjax.data import tokenizers
+from tests import fake_gcs, one_program, processes, tiny
+from tests.data import tars, webdatasets
 
 SOURCES = pathlib.Path(clipjax.__file__).parent
 PROGRAMS = sorted(path.stem for path in SOURCES.glob("*.py") if "    cli.run" in path.read_text())
@@ -243,8 +240,8 @@ def test_dataset_refuses_paths_of_unknown_protocols(world):
 
 CONFIG = """
 import sys
-sys.path.insert(0, {tests!r})
-import tiny
+sys.path.insert(0, {root!r})
+from tests import tiny
 from clipjax import config
 
 def get_config():
@@ -309,8 +306,7 @@ MODELS = (  # program, arguments, the file that they leave
 def test_models_are_trained_evaluated_and_converted_anywhere(world, tmp_path):
     commands = [line.replace("{}", PLACES[place]) for place in PLACES for line, _ in DATASET]
     world.run("clipjax.dataset", [command.split() for command in commands])
-    tests = str(pathlib.Path(__file__).parent)
-    (world.cwd / "config.py").write_text(CONFIG.format(tests=tests))
+    (world.cwd / "config.py").write_text(CONFIG.format(root=str(processes.ROOT)))
     samples = [{"jpg": tars.picture(i), "cls": b"%d" % (i % 3)} for i in range(12)]
     for name in ("one", "two"):
         webdatasets.write(tmp_path / "sets" / name, samples, names=("a", "b", "c"))

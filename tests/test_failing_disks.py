@@ -12,14 +12,13 @@ import pathlib
 import shutil
 
 import numpy as np
-import one_program
 import pytest
-import tars
-import webdatasets
 from PIL import Image
 
 import clipjax
 from clipjax.common import exits
+from tests import one_program
+from tests.data import tars, webdatasets
 
 ROOT = pathlib.Path(clipjax.__file__).parent
 CODES = {  # 64 where another place must be named, 74 where this one may do later
@@ -66,7 +65,7 @@ COMMANDS = {
     "clipjax.plan": {f"{RUN} --topology=v5e:2x2 --sweep --json={{}}/plan.json": ALL},
 }
 CONFIG = """
-import tiny
+from tests import tiny
 from clipjax import config
 
 def get_config():

@@ -4,9 +4,7 @@ import shutil
 import time
 
 import numpy as np
-import processes
 import pytest
-import tiny
 from PIL import Image
 
 from clipjax import config
@@ -15,6 +13,7 @@ from clipjax.common import exits
 from clipjax.data import tokenizers
 from clipjax.data.tokenizers import sentencepiece as sentencepiece_tokenizer
 from clipjax.parallel.preemption import Preemption
+from tests import processes, tiny
 
 
 @pytest.fixture(scope="module")

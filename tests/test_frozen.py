@@ -6,11 +6,11 @@ import shutil
 import jax
 import numpy as np
 import pytest
-import tiny
 
 import clipjax
 from clipjax.common import exits
 from clipjax.training.checkpoint.read import restore_variables
+from tests import tiny
 
 pytestmark = pytest.mark.slow
 

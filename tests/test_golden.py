@@ -98,8 +98,8 @@ def test_golden_defaults():
 
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    import devices
+    sys.path[:0] = [str(ROOT)]
+    from tests import devices
 
     os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": devices.xla_flags(8)}
     from clipjax.parallel import distributed

@@ -17,8 +17,7 @@ FILE = ROOT / "tests" / "golden" / "losses.json"
 
 def losses(workdir) -> list[dict]:
     """Step, loss and hash of the records, of each of 100 steps on one device."""
-    import processes
-    import tiny
+    from tests import processes, tiny
 
     steps = ("--config.total=100 steps", "--config.checkpoint.every=100 steps")
     process = processes.start("--config=tests/tiny.py", f"--workdir={workdir}", *steps)
@@ -45,7 +44,7 @@ def test_golden_losses_and_the_same_again(tmp_path):
 
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    sys.path[:0] = [str(ROOT)]
     with tempfile.TemporaryDirectory() as folder:
         lines = [json.dumps(line) for line in losses(pathlib.Path(folder) / "run")]
     FILE.write_text("[\n" + ",\n".join(lines) + "\n]\n")

@@ -15,8 +15,9 @@ import tarfile
 import venv
 import zipfile
 
-import processes
 import pytest
+
+from tests import processes
 
 pytestmark = pytest.mark.install
 INSTALLS = ("wheel", "editable", "uninstalled")

@@ -4,11 +4,10 @@ import random
 import shutil
 import signal
 
-import processes
 import pytest
-import tiny
 
 from clipjax.common import exits
+from tests import processes, tiny
 
 
 def arguments(total: int) -> tuple[str, ...]:

@@ -6,11 +6,10 @@ Wide enough that parameters are really split: a layer below `sharding.SMALL` ele
 import shutil
 import signal
 
-import processes
 import pytest
-import tiny
 
 from clipjax.common import exits
+from tests import processes, tiny
 
 STEPS = 50
 ARGUMENTS = (

@@ -5,10 +5,10 @@ import signal
 import subprocess
 import time
 
-import processes
 import pytest
 
 from clipjax.common import exits
+from tests import processes
 
 pytestmark = pytest.mark.multihost
 ARGUMENTS = (
@@ -65,7 +65,7 @@ def test_the_death_of_the_coordinator_ends_the_others(tmp_path):
 def test_bad_data_on_one_host_end_all_with_the_code_for_it(tmp_path, host):
     """Only one host reads the broken records: the other hears of it."""
     config = tmp_path / "config.py"
-    config.write_text(BAD_DATA.format(tests=json.dumps(str(processes.ROOT / "tests")), host=host))
+    config.write_text(BAD_DATA.format(root=json.dumps(str(processes.ROOT)), host=host))
     group = processes.start_joined(
         f"--config={config}", f"--workdir={tmp_path / 'run'}", count=2, devices=1
     )
@@ -77,8 +77,8 @@ def test_bad_data_on_one_host_end_all_with_the_code_for_it(tmp_path, host):
 
 BAD_DATA = """
 import sys
-sys.path.insert(0, {tests})
-import tiny
+sys.path.insert(0, {root})
+from tests import tiny
 
 def get_config():
     c = tiny.tiny(total="5000 steps")

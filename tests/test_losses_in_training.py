@@ -4,11 +4,10 @@ At the paper's learning rate, 5e-4. At the quickstart's own, 2e-3, rounding grow
 56, when the warm-up ends, to 8e-2 at step 80: there, no two orders of summation give one curve.
 """
 
-import processes
 import pytest
-import tiny
 
 from clipjax.common import exits
+from tests import processes, tiny
 
 STEPS = 100
 

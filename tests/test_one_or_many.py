@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 from PIL import Image
 
 import clipjax
@@ -20,6 +19,7 @@ from clipjax import config, evaluate
 from clipjax.common import exits, lists
 from clipjax.common.exits import ConfigError
 from clipjax.evals import prompts, suites
+from tests import tiny
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 20, 30, 3), dtype=np.uint8)
 TEXTS = ["a fox", "a pig", "a bear"]

@@ -5,7 +5,6 @@ import json
 import jax
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
 
 from clipjax import evaluate, overlap
@@ -16,6 +15,7 @@ from clipjax.data.sources.digits import Digits
 from clipjax.evals import suites
 from clipjax.evals.evaluated import EvaluatedModel
 from clipjax.parallel import mesh as meshes
+from tests import tiny
 
 
 class Joined(Source):

@@ -7,9 +7,10 @@ import pathlib
 import re
 import sys
 
-import processes
 import pytest
 from packaging.requirements import Requirement
+
+from tests import processes
 
 ROOT = processes.ROOT
 SETUP = configparser.ConfigParser(interpolation=None)
@@ -80,7 +81,7 @@ def imported(nodes) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             modules.add(node.module.split(".")[0])
     beside = {file.stem for file in files("tests/**/*.py", "launch/*.py")}
-    return modules - {"clipjax"} - beside - set(sys.stdlib_module_names)
+    return modules - {"clipjax", "tests"} - beside - set(sys.stdlib_module_names)
 
 
 def assert_asked_for(module: str, asked: set[str], path: pathlib.Path) -> None:

@@ -6,9 +6,7 @@ import os
 import subprocess
 import sys
 
-import processes
 import pytest
-import tiny
 
 from clipjax import plan
 from clipjax.build import program as build
@@ -20,6 +18,7 @@ from clipjax.planning import topologies
 from clipjax.planning.collectives import Collective
 from clipjax.planning.compiled import Cost
 from clipjax.planning.kernel_costs import Kernel
+from tests import processes, tiny
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="needs libtpu, extra [plan]"

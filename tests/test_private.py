@@ -6,12 +6,11 @@ import os
 import stat
 import threading
 
-import processes
 import pytest
-import tars
-import tiny
 
 from clipjax.common import exits, urls
+from tests import processes, tiny
+from tests.data import tars
 
 CANARIES = {
     "HF_TOKEN": "canary-one",
@@ -31,8 +30,8 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 WITH_EVALUATION = """
 import sys
-sys.path.insert(0, "tests")
-import tiny
+sys.path.insert(0, ".")
+from tests import tiny
 from clipjax import config
 
 def get_config():

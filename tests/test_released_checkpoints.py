@@ -23,7 +23,7 @@ WRITTEN = sorted(GOLDEN.glob("checkpoint_*.tar.xz"))
 
 def settings(**changes):
     """Of the run: 5,889 parameters, with a moving average, part of them in bfloat16."""
-    import tiny
+    from tests import tiny
 
     c = tiny.tiny(total="4 steps", ema_decay=0.9, **changes)
     c.model.embed_dim = 8
@@ -69,7 +69,7 @@ def test_the_version_at_hand_is_among_them():
 
 @pytest.mark.parametrize("archive", WRITTEN, ids=lambda path: path.name.split("_")[1][:-7])
 def test_every_bit_comes_back_and_training_goes_on(archive, tmp_path):
-    import tiny
+    from tests import tiny
 
     wanted = json.loads(archive.with_suffix("").with_suffix(".json").read_text())
     with tarfile.open(archive) as tar:
@@ -89,9 +89,9 @@ def nobodys(info: tarfile.TarInfo) -> tarfile.TarInfo:
 def write() -> pathlib.Path:
     """Train, and keep step 2 in tests/golden under this version's name."""
     import sentencepiece
-    import tiny
 
     import clipjax
+    from tests import tiny
 
     with tempfile.TemporaryDirectory() as folder:
         workdir, words = pathlib.Path(folder) / "run", pathlib.Path(folder) / "words"
@@ -116,8 +116,8 @@ def write() -> pathlib.Path:
 
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    import devices
+    sys.path[:0] = [str(ROOT)]
+    from tests import devices
 
     os.environ["XLA_FLAGS"] = devices.xla_flags(1)
     print(write().relative_to(ROOT))

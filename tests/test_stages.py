@@ -5,9 +5,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-import processes
 import pytest
-import tiny
 
 from clipjax import config as settings
 from clipjax.common import exits
@@ -15,6 +13,7 @@ from clipjax.common.exits import ConfigError
 from clipjax.config import check as config_check
 from clipjax.config import stages
 from clipjax.training.carry_over import carry_over
+from tests import processes, tiny
 
 
 def staged(**changes):
@@ -132,7 +131,7 @@ LONG = (  # 30 steps of 32 pairs, 45 and 45 of 16
     *("--config.stages.small.until=960 examples", "--config.stages.middle.until=1680 examples"),
     *("--config.checkpoint.every=7 steps", "--config.checkpoint.keep_every=15 steps"),
 )
-TESTS = {"PYTHONPATH": f"{processes.ROOT}:{processes.ROOT / 'tests'}"}
+TESTS = {"PYTHONPATH": str(processes.ROOT)}
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,11 @@
 """A run that is asked to stop after any step goes on as if it had not been, bit by bit."""
 
 import pytest
-import tars
-import tiny
 
 from clipjax.common import exits
 from clipjax.parallel.preemption import Preemption
+from tests import tiny
+from tests.data import tars
 
 pytestmark = pytest.mark.slow  # fifteen runs
 STEPS, SAVE_EVERY, EPOCH = 7, 3, 5

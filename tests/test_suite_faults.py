@@ -11,12 +11,7 @@ import sys
 
 import jax
 import numpy as np
-import processes
 import pytest
-import tars
-import tiny
-import webdatasets
-from devices import xla_flags
 
 import clipjax
 from clipjax import config, evaluate
@@ -28,6 +23,9 @@ from clipjax.evals.evaluator import Evaluator
 from clipjax.evals.protocols import zero_shot
 from clipjax.evals.suites import faults
 from clipjax.run import suites as run_suites
+from tests import processes, tiny
+from tests.data import tars, webdatasets
+from tests.devices import xla_flags
 
 NAMES = ("a fox", "a pig", "a bear")
 

@@ -5,7 +5,6 @@ import types
 import jax
 import numpy as np
 import pytest
-import tiny
 
 from clipjax import config
 from clipjax.build import data as build_data
@@ -17,6 +16,7 @@ from clipjax.data.source import Source
 from clipjax.parallel import mesh as meshes
 from clipjax.run import summary, summary_tables
 from clipjax.run.stage import OpenStage
+from tests import tiny
 
 STEPS = {"total_steps": 6, "warmup_steps": 2}
 

@@ -5,11 +5,11 @@ import os
 import shutil
 
 import pytest
-import tiny
 
 from clipjax import config
 from clipjax.common import exits
 from clipjax.data.tokenizers.sentencepiece import train_sentencepiece
+from tests import tiny
 
 
 @pytest.fixture(scope="module")

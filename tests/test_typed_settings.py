@@ -3,10 +3,10 @@
 import subprocess
 import sys
 
-import processes
 import pytest
 
 from clipjax.common import exits
+from tests import processes
 
 MAIN = """
 import runpy, sys

@@ -2,7 +2,6 @@
 stage and mixture has, and over the settings that others make idle."""
 
 import pytest
-import tiny
 
 from clipjax import config
 from clipjax.build import data as build_data
@@ -11,6 +10,7 @@ from clipjax.config import check as config_check
 from clipjax.config import evaluation_data, flatten, stages
 from clipjax.config import unused as unused_settings
 from clipjax.data import sources
+from tests import tiny
 
 PLACES = {"tar": "a/{0..2}.tar", "parquet": "a.parquet", "tfrecord": "a.tfrecord"}
 PLACES |= {"table": "a.csv", "csv": "a.csv"}

@@ -1,9 +1,9 @@
 """A second start compiles nothing that takes long."""
 
-import processes
 import pytest
 
 from clipjax.common import exits
+from tests import processes
 
 
 @pytest.mark.slow

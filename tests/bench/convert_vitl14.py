@@ -1,6 +1,6 @@
 """Seconds and peak memory of converting a ViT-L/14-sized file, random, 1.7 GB in float32.
 
-    PYTHONPATH=.:tests/weights JAX_PLATFORMS=cpu python tests/bench/convert_vitl14.py
+    PYTHONPATH=. JAX_PLATFORMS=cpu python tests/bench/convert_vitl14.py
 
 Memory is the largest resident set of the program that converts (VmHWM): Python, its libraries and
 mapped pages included. Once more from a float16 file, as OpenAI's are; a clipjax checkpoint is
@@ -14,11 +14,11 @@ import tempfile
 import time
 
 import numpy as np
-import small
 from safetensors import numpy as safetensors_numpy
 
 from clipjax.models import zoo
 from clipjax.weights import arrays, files, open_clip, openai
+from tests.weights import small
 
 MEASURED = """
 import sys

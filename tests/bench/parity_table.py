@@ -1,6 +1,6 @@
 """Prints the parity table: our features against other programs', on the same random weights.
 
-    PYTHONPATH=.:tests/weights JAX_PLATFORMS=cpu python tests/bench/parity_table.py [CASE …]
+    PYTHONPATH=. JAX_PLATFORMS=cpu python tests/bench/parity_table.py [CASE …]
 
 in an environment with `.[test,interop]`. Float32, three images and captions a model.
 """
@@ -9,8 +9,7 @@ import pathlib
 import sys
 import tempfile
 
-import parity
-import vocabulary
+from tests.weights import parity, vocabulary
 
 
 def main(names: list[str]) -> None:

@@ -3,12 +3,12 @@
 import pathlib
 import textwrap
 
-import processes
+from tests import processes
 
 HEAD = """
 import os, sys, threading, time
-sys.path.insert(0, {tests!r})
-import tiny
+sys.path.insert(0, {root!r})
+from tests import tiny
 HOST = os.environ.get("CLIPJAX_PROCESS_ID", "0")
 
 def get_config():
@@ -73,9 +73,12 @@ def config(folder: pathlib.Path, *, settings: str = "", fault: str = "", **names
     """`--config=FILE` of a tiny run with a fault; `names` fill the fault's braces."""
     file = folder / "faulty.py"
     filled = fault.format(**names) if names else fault
-    tests = str(processes.ROOT / "tests")
     file.write_text(
-        HEAD.format(tests=tests, settings=settings or "pass", fault=filled.strip() or "pass")
+        HEAD.format(
+            root=str(processes.ROOT),
+            settings=settings or "pass",
+            fault=filled.strip() or "pass",
+        )
     )
     return f"--config={file}"
 

@@ -8,12 +8,10 @@ import collections
 import json
 import re
 
-import fake_gcs
-import processes
 import pytest
-import tiny
 
 from clipjax.common import exits
+from tests import fake_gcs, processes, tiny
 
 pytest.importorskip("gcsfs")
 pytestmark = pytest.mark.multihost

@@ -4,12 +4,11 @@ import re
 import signal
 import time
 
-import faults
-import processes
 import pytest
-import tiny
 
 from clipjax.common import exits
+from tests import processes, tiny
+from tests.chaos import faults
 
 pytestmark = pytest.mark.multihost
 

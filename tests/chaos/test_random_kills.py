@@ -23,14 +23,12 @@ import time
 
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-import faults
-import processes
-import tiny
-
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from clipjax.common import exits
 from clipjax.training.checkpoint import digest
 from clipjax.training.checkpoint import manage as checkpoint_manager
+from tests import processes, tiny
+from tests.chaos import faults
 
 STEPS, SAVE_EVERY, EVALUATE_EVERY = 200, 4, 6
 AIMS = ("save", "start", "evaluation", "compile", "step")

@@ -7,7 +7,8 @@ within `files.errors`, `files.as_local` or what its caller turns into a line.
 import ast
 
 import pytest
-from test_import_direction import ROOT, modules
+
+from tests.test_import_direction import ROOT, modules
 
 HOME = ROOT / "common" / "files.py"
 EXCEPT = {  # module → the calls that it makes itself, and why

@@ -4,13 +4,13 @@ import errno
 import os
 import tempfile
 
-import fake_gcs
 import numpy as np
 import pytest
 from etils import epath
 
 from clipjax.common import exits, files
 from clipjax.common.exits import CleanExit, ConfigError, WriteError
+from tests import fake_gcs
 
 PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 STAYING = (

@@ -4,10 +4,10 @@ import signal
 import subprocess
 import sys
 
-import processes
 import pytest
 
 from clipjax.common import exits
+from tests import processes
 
 WORKS = """
 import signal

@@ -2,11 +2,11 @@
 
 import pathlib
 
-import processes
 import pytest
 
 from clipjax.common import shipped
 from clipjax.common.exits import ConfigError
+from tests import processes
 
 CONFIGS = sorted(path.stem for path in (processes.ROOT / "configs").glob("*.py"))
 SUITES = sorted(path.stem for path in (processes.ROOT / "configs/evals").glob("*.py"))

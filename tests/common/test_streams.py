@@ -4,11 +4,10 @@ import os
 import subprocess
 import sys
 
-import processes
 import pytest
-import tiny
 
 from clipjax.common import exits
+from tests import processes, tiny
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
 

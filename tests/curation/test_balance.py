@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from pool import Pool
 
 from clipjax.common.exits import ConfigError
 from clipjax.curation import balance, matching
 from clipjax.data.sources import selection
 from clipjax.data.sources.selection import Selected
+from tests.curation.pool import Pool
 
 
 def naive(text, queries):

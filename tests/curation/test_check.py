@@ -5,13 +5,12 @@ import dataclasses
 import pickle
 import time
 
-import fakes
 import pytest
-import tars
 
 from clipjax.common.exits import DataError
 from clipjax.curation import check, workers
 from clipjax.data.sources.tar import open_tars
+from tests.data import fakes, tars
 
 
 def make(tmp_path):

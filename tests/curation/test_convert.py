@@ -3,16 +3,15 @@
 import io
 import os
 
-import fakes
 import numpy as np
 import pytest
-import tars
 from PIL import Image
 
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.curation import convert
 from clipjax.data.sources.tar import open_tars
 from clipjax.data.sources.tfds import TfdsSource
+from tests.data import fakes, tars
 
 OPTIONS = {"side": 16, "quality": 90, "shard_records": 4, "num_workers": 0, "show": False}
 

@@ -1,15 +1,14 @@
 """Copies: exact, re-encoded, resized; evaluation sets; no other pictures."""
 
-import fakes
 import numpy as np
 import pytest
-import tars
 from PIL import Image
 
 from clipjax.curation import dedup
 from clipjax.data.sources.folder import Folder
 from clipjax.data.sources.selection import Selected
 from clipjax.data.sources.tar import open_tars
+from tests.data import fakes, tars
 
 
 def picture(index, *, width=160, height=120):

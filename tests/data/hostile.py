@@ -15,9 +15,7 @@ import sys
 import time
 import zlib
 
-import fakes
 import numpy as np
-import tars
 from PIL import Image
 
 from clipjax.common.exits import DataError
@@ -27,6 +25,7 @@ from clipjax.data.sources import shard_files, tar_index
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.tar import open_tars
 from clipjax.data.sources.tfrecord import open_tfrecords
+from tests.data import fakes, tars
 
 EXPECTED = (images.BadImage, captions.BadCaption, BadRecord, DataError)
 HANG = 30  # seconds after which Python's stack is printed and the process ends

@@ -5,11 +5,11 @@ import json
 import os
 import tarfile
 
-import fakes
 import pytest
 
 from clipjax.data.sources import shard_files, tar_index
 from clipjax.data.sources.tar import open_tars
+from tests.data import fakes
 
 
 def entry(name, data=b"", *, kind=tarfile.REGTYPE, **fields):

@@ -1,6 +1,5 @@
 """Caption text: cleaning, choice, sampling."""
 
-import fakes
 import numpy as np
 import pytest
 
@@ -9,6 +8,7 @@ from clipjax.data import captions, mixture
 from clipjax.data.source import REMOTE_SHARDS, Shards, Source
 from clipjax.data.sources.table import open_tables
 from clipjax.data.tokenizers.sentencepiece import train_sentencepiece
+from tests.data import fakes
 
 
 @pytest.mark.parametrize(

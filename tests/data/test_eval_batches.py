@@ -2,12 +2,12 @@
 
 import contextlib
 
-import fakes
 import numpy as np
 import pytest
 
 from clipjax.common.exits import DataError
 from clipjax.data import eval_batches, images
+from tests.data import fakes
 
 
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 21])

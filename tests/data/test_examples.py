@@ -2,12 +2,12 @@
 
 import pickle
 
-import fakes
 import numpy as np
 import pytest
 
 from clipjax.common.exits import DataError
 from clipjax.data import examples, images
+from tests.data import fakes
 
 
 def stream(source, *, seed=3, size=16, context_length=16):

@@ -6,11 +6,11 @@ import pickle
 
 import numpy as np
 import pytest
-from fakes import encode, photo
 
 from clipjax.common.exits import DataError
 from clipjax.data import examples, images
 from clipjax.data.sources.folder import Folder
+from tests.data.fakes import encode, photo
 
 FORMATS = {
     **{".jpg": "JPEG", ".JPEG": "JPEG", ".jfif": "JPEG", ".PNG": "PNG", ".webp": "WEBP"},

@@ -6,16 +6,14 @@ import subprocess
 import sys
 import time
 
-import fakes
-import hostile
 import numpy as np
-import processes
 import pytest
-import test_clip_tokenizer
-import vocabulary
 
 from clipjax.data import captions, tokenizers
 from clipjax.data.tokenizers import sentencepiece as sentencepiece_tokenizer
+from tests import processes
+from tests.data import fakes, hostile, test_clip_tokenizer
+from tests.weights import vocabulary
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs /proc")
 FINE = ("webp of 1,000 frames",)  # its first frame is decoded, the others are not

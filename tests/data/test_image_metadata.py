@@ -3,12 +3,12 @@
 import struct
 import zlib
 
-import fakes
 import numpy as np
 import pytest
 from PIL import Image
 
 from clipjax.data import image_metadata, images
+from tests.data import fakes
 
 PHOTO = fakes.photo(0, width=64, height=48)
 JPEG = fakes.encode(PHOTO, quality=90)

@@ -6,12 +6,12 @@ import time
 import tracemalloc
 import zlib
 
-import fakes
 import numpy as np
 import pytest
 from PIL import Image
 
 from clipjax.data import images
+from tests.data import fakes
 
 SIZES = [(64, 64), (65, 64), (63, 90), (200, 97), (97, 200), (31, 40), (448, 336), (333, 500)]
 

@@ -9,13 +9,13 @@ import subprocess
 import sys
 import time
 
-import fakes
 import numpy as np
-import processes
 import pytest
 
 from clipjax.common.exits import DataError
 from clipjax.data import examples, loader
+from tests import processes
+from tests.data import fakes
 
 BATCH = 8
 
@@ -227,7 +227,8 @@ def alive(pid):
 ORPHANS = """
 import sys
 sys.path[:0] = sys.argv[1:]
-import multiprocessing, os, signal, test_loader as t
+import multiprocessing, os, signal
+from tests.data import test_loader as t
 if __name__ == "__main__":
     batches = t.loader.train_batches(t.stream(), start=0, batch_size=8, num_workers=1)
     next(batches)

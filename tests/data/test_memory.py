@@ -6,13 +6,12 @@ import os
 import pathlib
 import re
 
-import fakes
 import numpy as np
 import pytest
-import tars
 
 from clipjax.data import examples, loader, order
 from clipjax.data.sources.tar import open_tars
+from tests.data import fakes, tars
 
 BATCH = 8
 

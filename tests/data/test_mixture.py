@@ -5,12 +5,12 @@ import itertools
 import pickle
 from collections import Counter
 
-import fakes
 import numpy as np
 import pytest
 
 from clipjax.data import examples, loader, mixture
 from clipjax.data.order import GlobalOrder
+from tests.data import fakes
 
 WEIGHTS = {"web": 0.7, "books": 0.2, "shop": 0.1}
 LENGTHS = {"web": 50, "books": 7, "shop": 23}

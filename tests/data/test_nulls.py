@@ -3,10 +3,8 @@
 import json
 import pickle
 
-import fakes
 import numpy as np
 import pytest
-import tars
 
 from clipjax.common.exits import DataError
 from clipjax.curation import index
@@ -18,6 +16,7 @@ from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.table import open_tables
 from clipjax.data.sources.tar import open_tars
 from clipjax.data.sources.tfrecord import open_tfrecords
+from tests.data import fakes, tars
 
 pa = pytest.importorskip("pyarrow")
 from pyarrow import parquet  # noqa: E402

@@ -2,13 +2,13 @@
 
 import pickle
 
-import fakes
 import numpy as np
 import pytest
 
 from clipjax.common.exits import DataError
 from clipjax.data.sources import parquet as parquet_source
 from clipjax.data.sources.parquet import open_parquet
+from tests.data import fakes
 
 pa = pytest.importorskip("pyarrow")
 from pyarrow import parquet  # noqa: E402

@@ -11,10 +11,8 @@ import shutil
 import socketserver
 import threading
 
-import fakes
 import numpy as np
 import pytest
-import tars
 
 from clipjax import config
 from clipjax.build import data as build_data
@@ -24,6 +22,7 @@ from clipjax.data import examples, loader, order
 from clipjax.data.sources import index_file, remote, shard_files, sharded
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.tar import open_tars
+from tests.data import fakes, tars
 
 SHARDS = 6
 

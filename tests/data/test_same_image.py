@@ -5,13 +5,13 @@ import pickle
 
 import numpy as np
 import pytest
-import tars
-from fakes import encode, photo
 
 from clipjax.common.exits import DataError
 from clipjax.data import eval_batches, same_image
 from clipjax.data.source import Spread
 from clipjax.data.sources import get
+from tests.data import tars
+from tests.data.fakes import encode, photo
 
 IMAGES = 6
 CAPTIONS = {i: [f"image {i} seen in way {k}" for k in range(2 + i % 3)] for i in range(IMAGES)}

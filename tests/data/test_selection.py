@@ -2,16 +2,15 @@
 
 import pickle
 
-import fakes
 import numpy as np
 import pytest
-import tars
 
 from clipjax import config
 from clipjax.build import data as build_data
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data.sources.selection import Selected, SelectionWriter
 from clipjax.data.sources.tar import open_tars
+from tests.data import fakes, tars
 
 
 def write(path, keep, source, *, chunk=64):

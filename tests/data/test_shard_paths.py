@@ -2,11 +2,10 @@
 
 import os
 
-import tars
-
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data.sources import shard_paths
 from clipjax.data.sources.tar import open_tars
+from tests.data import tars
 
 
 def test_braces():

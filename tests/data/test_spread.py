@@ -3,12 +3,12 @@
 import collections
 import pickle
 
-import fakes
 import pytest
 
 from clipjax.data.source import Shards, Spread
 from clipjax.data.sources.digits import Digits
 from clipjax.data.sources.folder import Folder
+from tests.data import fakes
 
 
 def by_class(top, *, classes=10, each=20):

@@ -7,7 +7,6 @@ import pickle
 import re
 import tracemalloc
 
-import fakes
 import numpy as np
 import pytest
 
@@ -17,6 +16,7 @@ from clipjax.data import examples, images, loader
 from clipjax.data.source import BadRecord
 from clipjax.data.sources.table import open_tables
 from clipjax.training import bad_records
+from tests.data import fakes
 
 
 @pytest.fixture

@@ -10,16 +10,15 @@ import tarfile
 import threading
 import time
 
-import fakes
 import numpy as np
 import pytest
-import tars
 
 from clipjax.common.exits import DataError
 from clipjax.data import captions, eval_batches, examples, loader, sources
 from clipjax.data.sources import shard_files, sharded, tar, tar_index
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.tar import open_tars
+from tests.data import fakes, tars
 
 
 def test_records_across_shards(tmp_path):

@@ -8,12 +8,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
-import tars
 
 from clipjax.common.exits import DataError
 from clipjax.data.sources import shard_files, tar_index
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.tar import open_tars
+from tests.data import tars
 
 FORMATS = {
     "ustar": tarfile.USTAR_FORMAT,

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fakes
 import numpy as np
 import pytest
 
@@ -15,6 +14,7 @@ from clipjax.data import captions, eval_batches, examples, loader
 from clipjax.data.sources import shared_records
 from clipjax.data.sources.tfds import TfdsSource
 from clipjax.data.tokenizers import sentencepiece as sentencepiece_tokenizer
+from tests.data import fakes
 
 tfds = pytest.importorskip("tensorflow_datasets")
 from array_record.python import array_record_module  # noqa: E402

@@ -4,13 +4,13 @@ import gzip
 import os
 import pickle
 
-import fakes
 import pytest
 
 from clipjax.common.exits import DataError
 from clipjax.data.sources import tfrecord
 from clipjax.data.sources.shard_files import ShardFiles
 from clipjax.data.sources.tfrecord import open_tfrecords
+from tests.data import fakes
 
 
 def picture(index):

@@ -5,7 +5,6 @@ import pickle
 import subprocess
 import sys
 
-import fakes
 import numpy as np
 import pytest
 
@@ -16,6 +15,7 @@ from clipjax.data.tokenizers.sentencepiece import (
     SentencePieceTokenizer,
     train_sentencepiece,
 )
+from tests.data import fakes
 
 CAPTIONS = [fakes.sentence(i) for i in range(400)]
 VOCAB = 340
@@ -129,7 +129,8 @@ def test_training_is_deterministic(model):
     again = train_sentencepiece(iter(CAPTIONS), vocab_size=VOCAB)
     assert again == model
     code = (
-        "import sys, hashlib; sys.path[:0] = sys.argv[1:]; import test_tokenizers as t;"
+        "import sys, hashlib; sys.path[:0] = sys.argv[1:];"
+        " from tests.data import test_tokenizers as t;"
         " model = t.train_sentencepiece(t.CAPTIONS, vocab_size=t.VOCAB);"
         " print(hashlib.sha256(model).hexdigest())"
     )

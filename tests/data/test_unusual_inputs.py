@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import tars
 from PIL import Image
 
 from clipjax.common import git_lfs
@@ -21,6 +20,7 @@ from clipjax.data.sources.parquet import open_parquet
 from clipjax.data.sources.table import open_tables
 from clipjax.data.sources.tar import open_tars
 from clipjax.data.sources.tfrecord import open_tfrecords
+from tests.data import tars
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 

@@ -4,11 +4,10 @@ import pickle
 
 import numpy as np
 import pytest
-import tars
-import webdatasets
 
 from clipjax.common.exits import DataError
 from clipjax.data.sources.webdataset_folder import WebDatasetFolder
+from tests.data import tars, webdatasets
 
 NAMES = ("red fox", "", "owl")  # CLEVR's third distance has no name
 

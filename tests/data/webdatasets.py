@@ -3,7 +3,8 @@
 import io
 
 import numpy as np
-import tars
+
+from tests.data import tars
 
 
 def npy(values):

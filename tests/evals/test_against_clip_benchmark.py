@@ -3,11 +3,11 @@
 import json
 
 import pytest
-import webdatasets
 
 from clipjax.data.source import Spread
 from clipjax.data.sources.digits import NAMES, Digits
 from clipjax.data.sources.scenes import Scenes
+from tests.data import webdatasets
 
 pytestmark = pytest.mark.interop
 CLOSE = 1e-4  # 0.01 point
@@ -27,9 +27,8 @@ def sets(tmp_path_factory):
 def exported(tmp_path_factory):
     """A CLIP of one layer a tower, through clipjax and out again in open_clip's format."""
     pytest.importorskip("open_clip")
-    import peers
-
     from clipjax import convert
+    from tests.weights import peers
 
     folder = tmp_path_factory.mktemp("weights")
     shape = {"vision": {"layers": 1}, "text": {"layers": 1}}

@@ -3,10 +3,8 @@
 import dataclasses
 import json
 
-import known_model
 import numpy as np
 import pytest
-import tars
 from sklearn.metrics import jaccard_score
 
 from clipjax.common.exits import DataError
@@ -14,6 +12,8 @@ from clipjax.data.sources.associations import Cue
 from clipjax.evals import suites
 from clipjax.evals.protocols import associations
 from clipjax.evals.suites import set_data
+from tests.data import tars
+from tests.evals import known_model
 
 CUES = [
     ("west", ["eagle", "teepee", "ash"], ["teepee"]),

@@ -2,9 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
-import tiny
 
 import clipjax
 from clipjax import config
@@ -14,6 +12,8 @@ from clipjax.data import eval_batches
 from clipjax.data.sources.scenes import Scenes
 from clipjax.evals.protocols import loss
 from clipjax.training import objectives
+from tests import tiny
+from tests.losses import oracle
 
 
 def unit(rng, *shape):

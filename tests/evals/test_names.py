@@ -7,8 +7,6 @@ import unicodedata
 
 import numpy as np
 import pytest
-import tars
-import webdatasets
 
 from clipjax.common.exits import CleanExit, ConfigError, DataError
 from clipjax.data import captions
@@ -16,6 +14,7 @@ from clipjax.data.source import Source
 from clipjax.data.sources.table import LabelledTable
 from clipjax.data.sources.webdataset_folder import WebDatasetFolder
 from clipjax.evals import prompt_files, prompts, suites
+from tests.data import tars, webdatasets
 
 WHERE = "prompts of x"
 SCRIPTS = {

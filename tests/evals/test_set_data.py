@@ -5,8 +5,6 @@ import json
 
 import numpy as np
 import pytest
-import tars
-import webdatasets
 
 from clipjax import config
 from clipjax.build import data as build_data
@@ -14,6 +12,7 @@ from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import eval_batches
 from clipjax.evals import prompt_files, suites
 from clipjax.evals.suites import set_data
+from tests.data import tars, webdatasets
 
 CLASSES = ("ant", "bee", "cat")
 PETS = dataclasses.replace(

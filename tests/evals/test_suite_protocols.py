@@ -3,7 +3,6 @@
 import json
 import types
 
-import known_model
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -23,6 +22,7 @@ from clipjax.evals.protocols import (
     robustness,
 )
 from clipjax.evals.suites import set_data
+from tests.evals import known_model
 
 
 class Keys(Source):

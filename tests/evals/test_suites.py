@@ -7,13 +7,13 @@ import re
 
 import numpy as np
 import pytest
-import tars
 
 from clipjax.common.exits import ConfigError
 from clipjax.data.source import Source
 from clipjax.data.sources import tfds as tfds_sources
 from clipjax.evals import prompt_files, suites
 from clipjax.evals.suites import set_data
+from tests.data import tars
 
 tfds = pytest.importorskip("tensorflow_datasets")
 WITH_TFDS = [entry for entry in suites.entries().values() if entry.tfds]

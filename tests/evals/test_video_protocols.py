@@ -2,10 +2,8 @@
 
 import dataclasses
 
-import known_model
 import numpy as np
 import pytest
-import tars
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
@@ -15,6 +13,8 @@ from clipjax.evals.classification import Classifier
 from clipjax.evals.probe import penalty
 from clipjax.evals.protocols import action, linear_probe, rare_actions
 from clipjax.evals.suites import set_data
+from tests.data import tars
+from tests.evals import known_model
 
 CLASSES = ("Archery", "Biking", "Diving")
 GROUPS, CLIPS, FRAMES = 6, 3, 3

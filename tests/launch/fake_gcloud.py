@@ -15,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 
-import processes
 import pytest
+
+from tests import processes
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 LAUNCH = ROOT / "launch"

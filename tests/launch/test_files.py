@@ -8,9 +8,10 @@ import shutil
 import subprocess
 import sys
 
-import fake_gcloud
 import pytest
 import yaml
+
+from tests.launch import fake_gcloud
 
 sys.path.insert(0, str(fake_gcloud.LAUNCH))
 

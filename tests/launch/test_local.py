@@ -8,11 +8,11 @@ import subprocess
 import sys
 import time
 
-import fake_gcloud
-import processes
 import pytest
 
 from clipjax.common import exits
+from tests import processes
+from tests.launch import fake_gcloud
 
 LOCAL = str(fake_gcloud.LAUNCH / "local.py")
 TELL = "import os; print(*[os.environ['CLIPJAX_' + n] for n in ('COORDINATOR', 'NUM_PROCESSES')])"

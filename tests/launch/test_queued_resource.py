@@ -12,10 +12,10 @@ import subprocess
 import sys
 import types
 
-import fake_gcloud
 import pytest
 
 from clipjax.common import exits
+from tests.launch import fake_gcloud
 
 sys.path.insert(0, str(fake_gcloud.LAUNCH))
 

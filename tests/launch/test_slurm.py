@@ -4,9 +4,10 @@ import signal
 import subprocess
 import time
 
-import fake_gcloud
-import processes
 import pytest
+
+from tests import processes
+from tests.launch import fake_gcloud
 
 SCRIPT = str(fake_gcloud.LAUNCH / "slurm.sbatch")
 SRUN = """#!/bin/bash

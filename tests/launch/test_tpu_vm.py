@@ -12,9 +12,10 @@ import subprocess
 import sys
 import time
 
-import fake_gcloud
-import processes
 import pytest
+
+from tests import processes
+from tests.launch import fake_gcloud
 
 SCRIPT = str(fake_gcloud.LAUNCH / "tpu_vm.sh")
 TPU_VM = ["compute", "tpus", "tpu-vm"]

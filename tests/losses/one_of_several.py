@@ -7,11 +7,11 @@ from functools import partial
 
 import jax
 import numpy as np
-import oracle
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from clipjax import losses
 from clipjax.parallel import distributed
+from tests.losses import oracle
 
 
 def unit_rows(seed):

@@ -6,13 +6,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from clipjax import losses
 from clipjax.common.exits import ConfigError
 from clipjax.losses.positives import Positives
+from tests.losses import oracle
 
 NAMES = tuple(losses.LOSSES)
 RINGS = ("softmax_ring", "sigmoid_ring")

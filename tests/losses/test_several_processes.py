@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from devices import xla_flags
+
+from tests.devices import xla_flags
 
 SCRIPT = pathlib.Path(__file__).with_name("one_of_several.py")
 

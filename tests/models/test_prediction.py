@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from ml_collections import ConfigDict
 
 from clipjax.build import model as build_model
@@ -13,6 +12,7 @@ from clipjax.evals import classification
 from clipjax.evals.protocols import likelihood
 from clipjax.models import clip, flops, towers
 from clipjax.training import objectives
+from tests import tiny
 
 CONTEXT, VOCABULARY, WIDTH = 7, 20, 8
 START, END = 18, 19

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
 from clipjax.build import program as build
 from clipjax.optim import low_precision
 from clipjax.parallel import mesh as meshes
 from clipjax.parallel import sharding
+from tests import tiny
 
 pytestmark = pytest.mark.slow
 STEPS = 120

@@ -5,8 +5,9 @@ import subprocess
 import sys
 import time
 
-import processes
 import pytest
+
+from tests import processes
 
 PROGRAM = """
 import subprocess, sys, time

@@ -7,13 +7,13 @@ import subprocess
 import sys
 import threading
 
-import processes
 import pytest
 from jax._src.clusters import cloud_tpu_cluster
 
 from clipjax.common import exits
 from clipjax.common.exits import ConfigError
 from clipjax.parallel import peers
+from tests import processes
 
 CLUSTER = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID", "SLURM_STEP_NUM_TASKS")
 MULTISLICE = ("MEGASCALE_COORDINATOR_ADDRESS", "MEGASCALE_NUM_SLICES", "MEGASCALE_SLICE_ID")

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import pytest
-import synthetic
 
 from clipjax.pictures import history
 from clipjax.pictures.charts import confusion, curves
+from tests.pictures import synthetic
 
 
 def test_history_keeps_the_last_attempt_of_a_step(tmp_path):

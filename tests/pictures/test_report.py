@@ -6,9 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-import small
-import synthetic
-import vocabulary
 from ml_collections import ConfigDict
 
 from clipjax.data import tokenizers
@@ -22,6 +19,8 @@ from clipjax.pictures import canvas, table
 from clipjax.pictures.report import Report
 from clipjax.pictures.sheets import retrieved
 from clipjax.run import report as run_report
+from tests.pictures import synthetic
+from tests.weights import small, vocabulary
 
 NASTY = "<script>alert(\"x\")</script> & 'co'"
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-import synthetic
 from PIL import ImageColor
 
 from clipjax.pictures import canvas
 from clipjax.pictures.sheets import contact_sheet, samples
+from tests.pictures import synthetic
 
 
 def rgb(name: str) -> np.ndarray:

@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
-import toy
 
 import clipjax
 from clipjax import config as settings
@@ -18,6 +16,8 @@ from clipjax.config import check as config_check
 from clipjax.training import averages
 from clipjax.training.checkpoint import read as checkpoint_reader
 from clipjax.training.checkpoint.write import Checkpoints
+from tests import tiny
+from tests.training import toy
 
 DECAY = 0.3  # above what the faster beginning has at steps 4 and 5
 

@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
-import toy
 
 import clipjax
 from clipjax import config as settings
 from clipjax import evaluate
 from clipjax.common import exits
 from clipjax.training.checkpoint.write import Checkpoints
+from tests import tiny
+from tests.training import toy
 
 TEXT = (r"text/.*",)
 

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 from packaging.version import Version
@@ -21,6 +20,7 @@ from clipjax.parallel import mesh as meshes
 from clipjax.training.checkpoint import manage as checkpoint_manager
 from clipjax.training.checkpoint.read import restore_variables
 from clipjax.training.checkpoint.write import Checkpoints
+from tests import tiny
 
 
 def program(sizes, devices=8, **changes):

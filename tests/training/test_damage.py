@@ -8,7 +8,6 @@ import shutil
 import jax
 import numpy as np
 import pytest
-import test_checkpoint
 
 from clipjax import verify
 from clipjax.common import exits
@@ -17,6 +16,7 @@ from clipjax.parallel import sharding
 from clipjax.training.checkpoint import digest
 from clipjax.training.checkpoint.write import Checkpoints
 from clipjax.training.resume import restore_newest
+from tests.training import test_checkpoint
 
 # Of a step whose first file is damaged, tensorstore goes on to read the others, and tells the event
 # loop that orbax has closed meanwhile.

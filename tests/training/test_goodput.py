@@ -4,10 +4,9 @@ import json
 import time
 import types
 
-import tiny
-
 from clipjax.pictures.charts import times
 from clipjax.training.logging.goodput import KINDS, Goodput
+from tests import tiny
 
 
 def test_the_kinds_sum_to_the_wall_time(monkeypatch):

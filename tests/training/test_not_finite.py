@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import toy
 
 from clipjax.common import exits
 from clipjax.parallel import sharding
 from clipjax.training.logging.step_log import StepLog
 from clipjax.training.step import MAX_SKIPPED_IN_A_ROW
+from tests.training import toy
 
 MARK = 0  # a token that `toy.Toy.step` never draws
 

@@ -4,8 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
-import toy
 
 import clipjax
 from clipjax import config as settings
@@ -18,6 +16,8 @@ from clipjax.config import stages
 from clipjax.models import clip
 from clipjax.models.vit import keep
 from clipjax.training.patch_dropout import draw_patches
+from tests import tiny
+from tests.training import toy
 
 
 def test_each_row_keeps_its_own_different_patches():

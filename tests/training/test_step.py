@@ -3,15 +3,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
-import tiny
 
 from clipjax.build import program as build
 from clipjax.models import clip
 from clipjax.parallel import mesh as meshes
 from clipjax.parallel import sharding
 from clipjax.training.step import records_hash
+from tests import tiny
+from tests.losses import oracle
 
 MESHES = (
     {"data": 1, "fsdp": 8, "tensor": 1},

@@ -6,13 +6,13 @@ import struct
 import sys
 import time
 
-import processes
 import pytest
 
 from clipjax.common import exits
 from clipjax.common.exits import ConfigError
 from clipjax.training.logging.metric_writer import MetricWriter
 from clipjax.training.logging.weights_and_biases import WeightsAndBiases, run_id
+from tests import processes
 
 wandb = pytest.importorskip("wandb")
 

@@ -9,12 +9,12 @@ import pathlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import peers
 import transformers
 
 import clipjax
 from clipjax import convert
 from clipjax.data import images as image_files
+from tests.weights import peers
 
 LIMITS = {"image": 1e-4, "text": 1e-4, "logits": 1e-3}
 

@@ -5,10 +5,6 @@ import shutil
 
 import numpy as np
 import pytest
-import small
-import test_open_clip_settings as settings
-import test_state_dicts as plain
-import vocabulary
 
 import clipjax
 from clipjax import convert
@@ -19,6 +15,9 @@ from clipjax.data.tokenizers.siglip import SiglipTokenizer
 from clipjax.models import config as model_config
 from clipjax.weights import big_vision, formats, model_configs, open_clip, open_clip_siglip
 from clipjax.weights.preprocessing import PREPROCESSOR, PROCESSOR
+from tests.weights import small, vocabulary
+from tests.weights import test_open_clip_settings as settings
+from tests.weights import test_state_dicts as plain
 
 MODEL = plain.MODEL
 

@@ -10,9 +10,9 @@ import sys
 
 import numpy as np
 import pytest
-import small
 
 from clipjax.weights import arrays, files, open_clip, openai
+from tests.weights import small
 
 pytestmark = pytest.mark.slow
 LARGEST = 2.0  # times the file

@@ -5,10 +5,7 @@ import re
 import string
 
 import numpy as np
-import processes
 import pytest
-import small
-import tiny
 
 from clipjax.build import pretrained
 from clipjax.common import exits, trees
@@ -16,13 +13,15 @@ from clipjax.data.tokenizers.clip import ClipTokenizer
 from clipjax.models import zoo
 from clipjax.training.checkpoint.read import restore_variables
 from clipjax.weights import formats
+from tests import processes, tiny
+from tests.weights import small
 
 pytestmark = pytest.mark.slow
 STEPS = 50
 CONFIG = """
 import sys
-sys.path.insert(0, {tests!r})
-import tiny
+sys.path.insert(0, {root!r})
+from tests import tiny
 from clipjax import config
 
 def get_config():
@@ -72,7 +71,7 @@ def test_frozen_leaves_of_an_import_keep_every_bit(imported, tmp_path, frozen):
     file = tmp_path / "tuned.py"
     file.write_text(
         CONFIG.format(
-            tests=str(processes.ROOT / "tests"),
+            root=str(processes.ROOT),
             weights=str(weights),
             vocabulary=str(vocabulary),
             frozen=frozen,

@@ -4,13 +4,12 @@ import copy
 import json
 
 import pytest
-import small
-import vocabulary
 
 from clipjax.build import pretrained
 from clipjax.common.exits import CleanExit, DataError
 from clipjax.data.tokenizers.siglip import SiglipTokenizer
 from clipjax.weights import formats
+from tests.weights import small, vocabulary
 
 VALUES = (None, "", [], [32, 48], "x", -1, 0, 1e30, True, {})
 KEYS = ("model", "model.vocab", "model.merges", "normalizer", "pre_tokenizer", "added_tokens")

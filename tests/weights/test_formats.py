@@ -5,8 +5,6 @@ import json
 
 import numpy as np
 import pytest
-import small
-import vocabulary
 from safetensors import numpy as safetensors_numpy
 
 import clipjax
@@ -28,6 +26,7 @@ from clipjax.weights import (
     tokenizer_json,
 )
 from clipjax.weights.foreign import shapes_of
+from tests.weights import small, vocabulary
 
 VITS = ("ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
 RESNETS = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64")

@@ -12,9 +12,6 @@ def test_the_gradients_of_one_step(tmp_path):
     import jax
     import jax.numpy as jnp
     import open_clip
-    import parity
-    import peers
-    import small
     import torch
 
     from clipjax import losses
@@ -23,6 +20,7 @@ def test_the_gradients_of_one_step(tmp_path):
     from clipjax.parallel import mesh as meshes
     from clipjax.parallel.mesh import BATCH_AXES
     from clipjax.weights import openai
+    from tests.weights import parity, peers, small
 
     theirs = peers.save_open_clip(tmp_path / "model", peers.open_clip_config("ViT-B-32-quickgelu"))
     variables, run = pretrained.read(tmp_path / "model")

@@ -5,12 +5,12 @@ import json
 import ml_dtypes
 import numpy as np
 import pytest
-import small
 from safetensors import numpy as safetensors_numpy
 
 from clipjax import convert
 from clipjax.build import pretrained
 from clipjax.weights import arrays, files, huggingface, huggingface_folder, open_clip, openai
+from tests.weights import small
 
 HALVES = (np.float16, ml_dtypes.bfloat16)
 MODEL = small.model()

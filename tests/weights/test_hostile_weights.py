@@ -9,13 +9,13 @@ import zipfile
 
 import numpy as np
 import pytest
-import small
 from safetensors import numpy as safetensors_numpy
 
 import clipjax
 from clipjax import convert
 from clipjax.common.exits import CleanExit
 from clipjax.weights import huggingface_folder, open_clip
+from tests.weights import small
 
 CANARY = "canary"
 WEIGHTS = huggingface_folder.WEIGHTS

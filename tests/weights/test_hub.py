@@ -5,12 +5,12 @@ import os
 import shutil
 
 import pytest
-import small
 
 from clipjax import convert
 from clipjax.build import pretrained
 from clipjax.common.exits import ConfigError, RemoteError, WriteError
 from clipjax.weights import hub
+from tests.weights import small
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -5,15 +5,14 @@ import json
 import shutil
 
 import pytest
-import small
-import test_state_dicts as plain
-import vocabulary
 
 from clipjax.build import pretrained
 from clipjax.common.exits import CleanExit
 from clipjax.data.tokenizers.siglip import SiglipTokenizer
 from clipjax.models import config as model_config
 from clipjax.weights import formats
+from tests.weights import small, vocabulary
+from tests.weights import test_state_dicts as plain
 
 TOWER_NAMES = ("vision", "text")
 VALUES = (None, "", [], [32, 32], [32, 48], "x", -1, 0, 1e30, True, {})

@@ -3,13 +3,13 @@
 import json
 
 import pytest
-import small
 
 from clipjax.build import pretrained
 from clipjax.common.exits import DataError
 from clipjax.models import config as model_config
 from clipjax.models.config import IMAGE_MEAN, IMAGE_STD
 from clipjax.weights import open_clip, open_clip_siglip, siglip
+from tests.weights import small
 
 
 @pytest.mark.parametrize(

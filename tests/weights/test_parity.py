@@ -7,7 +7,7 @@ pytestmark = pytest.mark.interop
 
 @pytest.fixture(scope="module")
 def spiece(tmp_path_factory):
-    import vocabulary
+    from tests.weights import vocabulary
 
     return vocabulary.t5_like(tmp_path_factory.mktemp("spiece"))
 
@@ -20,7 +20,7 @@ def spiece(tmp_path_factory):
     ],
 )
 def test_the_same_features(case, spiece, tmp_path):
-    import parity
+    from tests.weights import parity
 
     rows = list(parity.CASES[case](tmp_path, spiece))
     assert rows
@@ -30,7 +30,7 @@ def test_the_same_features(case, spiece, tmp_path):
 
 
 def test_every_case_is_tested():
-    import parity
+    from tests.weights import parity
 
     assert set(parity.CASES) == set(test_the_same_features.pytestmark[-1].args[1])
 
@@ -40,12 +40,12 @@ def test_peers_load_what_is_in_half_precision(half, tmp_path):
     """transformers by default in that precision, open_clip in its own; the values are the same."""
     import json
 
-    import peers
     import torch
     import transformers
 
     from clipjax import convert
     from clipjax.data.tokenizers import clip as clip_tokenizer
+    from tests.weights import peers
 
     tower = {"hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 1}
     config = transformers.CLIPConfig(
@@ -76,15 +76,12 @@ def test_peers_load_what_is_in_half_precision(half, tmp_path):
 def test_a_siglip_2_is_prepared_as_transformers_prepares_it(tmp_path):
     """Pixels of pictures that are not square, and ids of captions, from an exported folder."""
     import numpy as np
-    import parity
-    import peers
-    import small
     import transformers
-    import vocabulary
 
     import clipjax
     from clipjax.data.tokenizers.siglip import GemmaTokenizer
     from clipjax.weights import formats
+    from tests.weights import parity, peers, small, vocabulary
 
     model = small.siglip(vocab_size=400)
     file = vocabulary.gemma_like(tmp_path)

@@ -9,14 +9,14 @@ import subprocess
 import sys
 
 import pytest
-import small
-import test_state_dicts as plain
 
 import clipjax
 from clipjax import convert
 from clipjax.build import pretrained
 from clipjax.common.exits import CleanExit, ConfigError, DataError, WriteError
 from clipjax.weights import huggingface, open_clip, torch_pickles
+from tests.weights import small
+from tests.weights import test_state_dicts as plain
 
 pytestmark = pytest.mark.interop
 MODEL = plain.MODEL
@@ -213,8 +213,9 @@ def test_the_features_of_what_open_clip_trained(head_width, activation, tmp_path
 
 def test_a_torchscript_archive_is_the_release(tmp_path):
     """With its numbers; what follows from that is said."""
-    import peers
     import torch
+
+    from tests.weights import peers
 
     class Weights(torch.nn.Module):
         def state_dict(self):

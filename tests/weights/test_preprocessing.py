@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import pytest
-import small
 
 from clipjax.build import pretrained
 from clipjax.common.exits import DataError
 from clipjax.models.config import IMAGE_MEAN, IMAGE_STD
 from clipjax.weights import preprocessing
 from clipjax.weights.preprocessing import PREPROCESSOR, PROCESSOR
+from tests.weights import small
 
 SIZE = 32
 SQUARE = {"height": SIZE, "width": SIZE}
@@ -130,11 +130,10 @@ def test_what_was_taken_for_want_of_a_file_goes_into_the_record(tmp_path):
 @pytest.mark.parametrize("kind", ["CLIP", "Siglip"])
 def test_the_same_pixels_as_transformers(kind, version, tmp_path):
     """Saved as either version saves them, of pictures that are not square."""
-    import parity
-    import peers
     import transformers
 
     from clipjax.data import images as image_files
+    from tests.weights import parity, peers
 
     settings = {"image_mean": [0.3, 0.4, 0.5], "image_std": [0.25, 0.5, 0.25], "size": SQUARE}
     if kind == "CLIP":

@@ -35,7 +35,6 @@ def workdir(tmp_path_factory):
 
 def test_the_same_scenes_in_the_same_order(workdir, tmp_path):
     import open_clip
-    import peers
     import torch
     import transformers
     from PIL import Image
@@ -43,6 +42,7 @@ def test_the_same_scenes_in_the_same_order(workdir, tmp_path):
     import clipjax
     from clipjax import convert
     from clipjax.data import sources
+    from tests.weights import peers
 
     model = clipjax.load(workdir)
     scenes = sources.get("scenes")(split="test", image_size=model.image_size, seed=0)
@@ -87,14 +87,14 @@ def image_of(scenes, index):
 
 def test_the_vocabulary_gives_the_same_ids(workdir, tmp_path):
     """10,000 captions through the `tokenizer.json` of the export."""
-    import fakes
     import tokenizers
-    from test_clip_tokenizer import captions
 
     import clipjax
     from clipjax.data.captions import clean
     from clipjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
     from clipjax.weights import tokenizer_files
+    from tests.data import fakes
+    from tests.data.test_clip_tokenizer import captions
 
     own = clipjax.load(workdir).tokenizer
     long = SentencePieceTokenizer(own.model, context_length=1000)

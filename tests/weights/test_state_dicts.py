@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-import small
 from safetensors import numpy as safetensors_numpy
 
 import clipjax
@@ -16,6 +15,7 @@ from clipjax.build import pretrained
 from clipjax.common.exits import CleanExit, ConfigError, DataError
 from clipjax.models import zoo
 from clipjax.weights import huggingface, huggingface_folder, open_clip, openai
+from tests.weights import small
 
 # Heads of another width than OpenAI's, and another activation: a guess would be wrong.
 MODEL = small.model(activation="gelu", vision={"head_width": 32}, text={"heads": 4})

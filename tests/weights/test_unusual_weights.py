@@ -5,13 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
-import small
 from safetensors import numpy as safetensors_numpy
 
 from clipjax.build import pretrained
 from clipjax.common import git_lfs
 from clipjax.common.exits import CleanExit
 from clipjax.weights import open_clip, openai
+from tests.weights import small
 
 MODEL = small.model(activation="gelu", vision={"head_width": 32}, text={"heads": 4})
 

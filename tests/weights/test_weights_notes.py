@@ -1,9 +1,6 @@
 """What a run or an evaluation does otherwise than its weights were trained for, or was not told, is
 said where their figures are."""
 
-import small
-import tiny
-
 import clipjax
 from clipjax import config
 from clipjax.api import Model
@@ -13,6 +10,8 @@ from clipjax.evals.suites import summary
 from clipjax.parallel import mesh as meshes
 from clipjax.run import suites as run_suites
 from clipjax.weights.preprocessing import PREPROCESSOR
+from tests import tiny
+from tests.weights import small
 
 
 def starting_from(folder, model, **changes):
