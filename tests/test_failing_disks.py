@@ -103,7 +103,7 @@ def measure(*arguments, **settings):
     raise exits.ConfigError("not compiled")
 figures.measure = measure
 """
-FAILING = "import failing_disk\nfailing_disk.install()\n"
+FAILING = "from tests import failing_disk\nfailing_disk.install()\n"
 
 
 @pytest.fixture(scope="module")
