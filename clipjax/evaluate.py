@@ -72,7 +72,7 @@ def run(
     from clipjax.run import queries as run_queries
 
     distributed.initialize(alone=False)
-    with shutdown.together(more_memory="use more devices"):
+    with shutdown.on_all_hosts(more_memory="use more devices"):
         model = api.load(workdir, step=step, average=average)
         compilation_cache.enable(model.config.compilation_cache)
         if queries:
@@ -137,7 +137,7 @@ def run_suite(
 
     distributed.initialize(alone=False)
     compilation_cache.enable(defaults().compilation_cache)
-    with shutdown.together(more_memory="use more devices"):
+    with shutdown.on_all_hosts(more_memory="use more devices"):
         if weights:
             run_suites.on_weights(weights, suite, output=output, options=options)
         elif watch:

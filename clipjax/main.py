@@ -34,7 +34,7 @@ def main() -> NoReturn:
     from clipjax.parallel import shutdown
 
     allow = ALLOW_CONFIG_CHANGE.value
-    shutdown.after(lambda: train.train(config, workdir=workdir, allow_config_change=allow))
+    shutdown.exit_with(lambda: train.train(config, workdir=workdir, allow_config_change=allow))
 
 
 if __name__ == "__main__":

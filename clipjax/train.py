@@ -41,7 +41,7 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
     distributed.initialize(
         timeout_seconds=config.join_seconds, heartbeat_seconds=config.heartbeat_seconds
     )
-    with shutdown.together():
+    with shutdown.on_all_hosts():
         run_folder.check_same(config)
         with lease.hold(workdir):
             run_folder.open_for_training(workdir, config, allow_config_change=allow_config_change)

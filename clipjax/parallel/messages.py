@@ -1,8 +1,8 @@
 """Short notes between the processes of a run that none of them has to wait for.
 
 They lie in jax's coordination service, so that threads can write and read them while the main
-thread sits in a collective. Used by `leaving`, and where a save or the evaluation of a set fails on
-one process alone.
+thread sits in a collective. Used by `shutdown`, and where a save or the evaluation of a set fails
+on one process alone.
 """
 
 import contextlib

@@ -36,7 +36,7 @@ LINGER_SECONDS = 1.0  # that the coordinator stays, so that the others can hear
 
 
 @contextlib.contextmanager
-def together(*, more_memory: str = TRAINING) -> Iterator[None]:
+def on_all_hosts(*, more_memory: str = TRAINING) -> Iterator[None]:
     """Within it, an error of any process ends all of them, each with the same exit code.
 
     A CleanExit keeps its code; full device memory (71) and full disks (74) become one. Of another
@@ -82,7 +82,7 @@ def _clean(error: Exception, more_memory: str) -> CleanExit | None:
     return files.clean(error)
 
 
-def after(program: Callable[[], int]) -> NoReturn:
+def exit_with(program: Callable[[], int]) -> NoReturn:
     """Run it, then end the process with its exit code or its error's.
 
     Threads are not waited for: one whose save failed may never end.

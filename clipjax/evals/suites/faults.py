@@ -69,7 +69,7 @@ def agree(fault: Fault | None, *, where: str, alone: bool = False) -> Fault | No
       alone: whether a process may have failed while the others wait for it in a collective.
 
     Raises:
-      DataError: that is so; it ends all of them (`leaving.together`).
+      DataError: that is so; it ends all of them (`shutdown.on_all_hosts`).
     """
     text = json.dumps(dataclasses.asdict(fault) if fault else None)
     patience = PATIENCE_SECONDS if alone and fault else None

@@ -19,7 +19,7 @@ shutdown.{end}
 
 
 @pytest.mark.parametrize(
-    ("end", "code"), [("end(65)", 65), ("after(lambda: 0)", 0), ("after(lambda: 1 / 0)", 1)]
+    ("end", "code"), [("end(65)", 65), ("exit_with(lambda: 0)", 0), ("exit_with(lambda: 1 / 0)", 1)]
 )
 def test_the_exit_code_survives_a_machine_without_ps(end, code):
     env = {**os.environ, "PATH": "/nowhere"}
