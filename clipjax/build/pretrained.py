@@ -45,7 +45,7 @@ def read(
     model_config: str = "",
     weights: Sequence[pathlib.Path] = (),
 ) -> tuple[Any, dict[str, Any]]:
-    """`params` and `batch_stats` (numpy, host) and the JSON of a run, see `run_record.py`.
+    """`params` and `batch_stats` (numpy, host) and the JSON of a run, see `run/checkpoint_json.py`.
 
     Args:
       path: see above.

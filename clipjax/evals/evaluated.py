@@ -14,7 +14,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from clipjax.common import files
-from clipjax.evals import classification, embed, notes, prompt_files
+from clipjax.evals import class_names, classification, embed, notes
 from clipjax.evals.classification import Classifier
 from clipjax.evals.prompts import Prompts, check_fit, read_alike
 from clipjax.evals.suites.set_data import Missing, SetData
@@ -80,7 +80,7 @@ class EvaluatedSet:
       data: the set's evaluation split.
       open_train: opens its training split.
       open_validation: opens its official validation split; gives None where there is none.
-      own_prompts: of an evaluator; None takes those of the set (`prompt_files.of_set`).
+      own_prompts: of an evaluator; None takes those of the set (`class_names.of_set`).
       prompts_file: the user's prompts for this set, a file or folder; "" is none.
       classifiers: folder in which zero-shot classifiers are kept; "" keeps none.
       folds_file: official folds or splits (`folds.read`); "" is none.
@@ -143,7 +143,7 @@ class EvaluatedSet:
         if self.own_prompts:
             return self.own_prompts, ""
         data = self.data
-        return prompt_files.of_set(
+        return class_names.of_set(
             data.entry, source=data.source, keys=data.keys, own=self.prompts_file
         )
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from clipjax.models import config as settings
-from clipjax.models import towers
+from clipjax.models import pixels, towers
 from clipjax.models.baselines.prediction import CaptionPredictor
 from clipjax.models.compute import Compute, Constrain, identity
 from clipjax.models.config import ClipConfig
@@ -53,13 +53,13 @@ class CLIP(nn.Module):
         """
         chosen = {} if patches is None else {"patches": patches}
         return l2_normalize(
-            self.vision(towers.normalize_pixels(image, self.config), train=train, **chosen)
+            self.vision(pixels.normalize_pixels(image, self.config), train=train, **chosen)
         )
 
     def image_features(self, image: jax.Array) -> jax.Array:
         """uint8 [B, H, W, 3] → float32 [B, D], before the projection: what probes are trained on
         (paper, appendix A.3). Of a tower without a projection, what it gives."""
-        return self.vision(towers.normalize_pixels(image, self.config), project=False)
+        return self.vision(pixels.normalize_pixels(image, self.config), project=False)
 
     def encode_text(self, text: jax.Array) -> jax.Array:
         """Token ids int32 [B, T], T = context length → float32 [B, E], L2-normalised."""

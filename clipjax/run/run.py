@@ -14,7 +14,7 @@ from clipjax.config import Config, stages
 from clipjax.config import check as config_check
 from clipjax.parallel import distributed
 from clipjax.parallel.preemption import Preemption
-from clipjax.run import record as run_record
+from clipjax.run import checkpoint_json
 from clipjax.run.evaluation import Evaluations
 from clipjax.run.stage import OpenStage
 from clipjax.training.checkpoint.write import Checkpoints
@@ -83,7 +83,7 @@ class Run:
 
         def check(record: dict[str, Any]) -> None:
             own = opened(record["step"]).tokenizer
-            run_record.check(record, source=self.source, tokenizer=own, workdir=self.workdir)
+            checkpoint_json.check(record, source=self.source, tokenizer=own, workdir=self.workdir)
 
         last = self.stages[-1]
         if self.checkpoints.latest() is not None:

@@ -21,7 +21,7 @@ from clipjax.data.examples import TrainExamples
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.evals.evaluator import Evaluator
 from clipjax.parallel import sharding
-from clipjax.run import record as run_record
+from clipjax.run import checkpoint_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,9 @@ class OpenStage:
 
     def record(self, step: int) -> dict[str, Any]:
         """The JSON of a checkpoint at a step."""
-        return run_record.make(self.stage, step=step, source=self.source, tokenizer=self.tokenizer)
+        return checkpoint_json.make(
+            self.stage, step=step, source=self.source, tokenizer=self.tokenizer
+        )
 
     def first_state(self) -> Any:
         """The state that a run begins with: random, or with the weights of `config.init`."""

@@ -13,7 +13,7 @@ from clipjax.data import captions
 from clipjax.data.source import Source
 from clipjax.data.sources.table import LabelledTable
 from clipjax.data.sources.webdataset_folder import WebDatasetFolder
-from clipjax.evals import prompt_files, prompts, suites
+from clipjax.evals import class_names, prompts, suites
 from tests.data import tars, webdatasets
 
 WHERE = "prompts of x"
@@ -36,7 +36,7 @@ SCRIPTS = {
 
 
 def read(folder, keys):
-    table = prompt_files.read(str(folder), keys=keys, where=WHERE)
+    table = class_names.read(str(folder), keys=keys, where=WHERE)
     return prompts.make(keys, table=table, where=WHERE)
 
 
@@ -64,7 +64,7 @@ def test_label_keys_of_any_kind_are_their_own_names(tmp_path, script):
     ],
 )
 def test_names_find_their_keys_in_the_closest_form_that_is_unique(names, keys, found):
-    assert prompt_files.joined(names, keys=keys) == found
+    assert class_names.joined(names, keys=keys) == found
 
 
 LINES = ["猫 и a", "red  fox", "ox"]
@@ -183,7 +183,7 @@ def test_templates_of_a_folder_have_one_place(tmp_path, template):
     entry = suites.own("x", path=folder)
     source = WebDatasetFolder(folder)
     with pytest.raises(ConfigError, match="is no template"):
-        prompt_files.of_set(entry, source=source, keys=source.labels)
+        class_names.of_set(entry, source=source, keys=source.labels)
 
 
 @pytest.mark.parametrize("data", [b"1", b" 1\n", b"1.0", b"1.0\r\n", b"01"])
@@ -265,7 +265,7 @@ def test_numbers_are_no_words(keys):
     source = Source()
     source.name, source.labels = "mine", keys
     with pytest.raises(ConfigError, match="are no words"):
-        prompt_files.of_set(suites.own("x", path="d"), source=source, keys=keys)
+        class_names.of_set(suites.own("x", path="d"), source=source, keys=keys)
 
 
 def test_read_alike_is_what_the_tokens_say():

@@ -10,7 +10,7 @@ from clipjax.common.exits import ConfigError
 from clipjax.data.source import Source
 from clipjax.data.sources.digits import Digits
 from clipjax.data.sources.scenes import Objects
-from clipjax.evals import prompt_files, prompts, suites
+from clipjax.evals import class_names, prompts, suites
 
 WHERE = "config.evals.pets"
 PETS = prompts.Table({"n1": ("dog", "hound"), "n2": ("cat",), "n3": ("dog",)}, ("a {}", "the {}."))
@@ -115,7 +115,7 @@ def test_a_folder_named_like_a_source_of_ours_keeps_its_own_prompts():
     folder.name, folder.labels = "digits", ("0", "1")
     folder.class_names, folder.templates = ("nought", "one"), ("{}, drawn",)
     entry = suites.own("x", path="/data/digits", run=("zero_shot",))
-    made, origin = prompt_files.of_set(entry, source=folder, keys=folder.labels)
+    made, origin = class_names.of_set(entry, source=folder, keys=folder.labels)
     assert origin == "data"
     assert made.texts()[0] == ["nought, drawn", "one, drawn"]
 

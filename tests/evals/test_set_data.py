@@ -10,7 +10,7 @@ from clipjax import config
 from clipjax.build import data as build_data
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import eval_batches
-from clipjax.evals import prompt_files, suites
+from clipjax.evals import class_names, suites
 from clipjax.evals.suites import set_data
 from tests.data import tars, webdatasets
 
@@ -247,7 +247,7 @@ def test_captions_of_an_image_are_the_same_in_a_suite_and_in_the_loop(tmp_path):
 
 
 def prompts_of(entry, source, keys, **options):
-    made, origin = prompt_files.of_set(entry, source=source, keys=keys, **options)
+    made, origin = class_names.of_set(entry, source=source, keys=keys, **options)
     return dict(zip(made.keys, made.names, strict=True)), made.templates, origin
 
 
@@ -283,7 +283,7 @@ WHEEL = {
 
 @pytest.fixture
 def wheel(monkeypatch):
-    monkeypatch.setattr(prompt_files, "wheel_content", lambda: WHEEL)
+    monkeypatch.setattr(class_names, "wheel_content", lambda: WHEEL)
 
 
 def test_prompts_of_the_wheel_are_joined_by_name(tmp_path, wheel):
@@ -301,7 +301,7 @@ def test_names_that_do_not_fit_the_keys_are_told(tmp_path, wheel, monkeypatch):
 
 
 def test_keys_that_are_no_words_need_names(tmp_path, monkeypatch):
-    monkeypatch.setattr(prompt_files, "wheel_content", lambda: None)
+    monkeypatch.setattr(class_names, "wheel_content", lambda: None)
     found = opened(PETS, folder_of(tmp_path / "pets" / "test").parent.parent)
     names, templates, origin = prompts_of(PETS, found.source, found.keys)
     assert (
@@ -315,8 +315,8 @@ def test_keys_that_are_no_words_need_names(tmp_path, monkeypatch):
 
 
 def test_words():
-    assert prompt_files.words("american_bulldog") == "american bulldog"
-    assert prompt_files.words("/a/apartment_building/outdoor") == "apartment building outdoor"
+    assert class_names.words("american_bulldog") == "american bulldog"
+    assert class_names.words("/a/apartment_building/outdoor") == "apartment building outdoor"
 
 
 def test_targets_of_several_classes(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from clipjax.common.exits import ConfigError
 from clipjax.data.source import Source
 from clipjax.data.sources import tfds as tfds_sources
-from clipjax.evals import prompt_files, suites
+from clipjax.evals import class_names, suites
 from clipjax.evals.suites import set_data
 from tests.data import tars
 
@@ -162,15 +162,15 @@ def check_prompts(entry, source, keys, monkeypatch):
         wheel["templates"][entry.prompts["templates"]] = ["a {c}."]
         if "names" in entry.prompts:
             wheel["names"][entry.prompts["names"]] = names_of_prompts(entry, keys)
-    monkeypatch.setattr(prompt_files, "wheel_content", lambda: wheel)
+    monkeypatch.setattr(class_names, "wheel_content", lambda: wheel)
     if entry.keys_are_words and "names" not in entry.prompts and all(map(str.isdigit, keys)):
         with pytest.raises(ConfigError, match="are no words"):  # names come with prepared files
-            prompt_files.of_set(entry, source=source, keys=keys)
+            class_names.of_set(entry, source=source, keys=keys)
         return
-    made, _ = prompt_files.of_set(entry, source=source, keys=keys)
+    made, _ = class_names.of_set(entry, source=source, keys=keys)
     assert made.keys == keys and made.templates == ("a {}.",)
     if entry.prompts.get("join") == "wnid":
-        everything = prompt_files.imagenet_wnids()
+        everything = class_names.imagenet_wnids()
         assert [names[0] for names in made.names] == [f"name {everything.index(k)}" for k in keys]
 
 
@@ -195,7 +195,7 @@ def test_recipes_are_vtabs():
     assert tfds_sources.clevr_distance(clevr) == "1"
 
 
-@pytest.mark.skipif(prompt_files.wheel_content() is None, reason="clip-benchmark is not installed")
+@pytest.mark.skipif(class_names.wheel_content() is None, reason="clip-benchmark is not installed")
 @pytest.mark.parametrize("entry", WITH_TFDS, ids=lambda entry: entry.id)
 def test_prompts_of_the_real_wheel_join(entry):
     if entry.id in NEEDS_TENSORFLOW or not entry.prompts:
@@ -209,7 +209,7 @@ def test_prompts_of_the_real_wheel_join(entry):
         pytest.skip("names come with prepared files")
     if entry.subset:
         keys = keys[:200]
-    made, origin = prompt_files.of_set(entry, source=Records(entry, 2), keys=keys)
+    made, origin = class_names.of_set(entry, source=Records(entry, 2), keys=keys)
     assert made.keys == keys and "clip-benchmark" in origin
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from clipjax.common.exits import ConfigError
-from clipjax.models import clip, towers
+from clipjax.models import clip
+from clipjax.models.pixels import normalize_pixels
 from clipjax.models.transformer import stack_blocks, unstack_blocks
 
 TINY = {
@@ -142,7 +143,7 @@ def test_pixels_are_normalised_as_released():
         [1.9303361, 2.0748837, 2.1458969],
         [0.0179423, -0.0111961, -0.0013329],
     ]
-    pixels = towers.normalize_pixels(image, tiny().config)
+    pixels = normalize_pixels(image, tiny().config)
     np.testing.assert_allclose(pixels[0, 0], golden, atol=2e-6)
 
 

@@ -10,7 +10,8 @@ from clipjax.build import model as build_model
 from clipjax.common import exits
 from clipjax.evals import classification
 from clipjax.evals.protocols import likelihood
-from clipjax.models import clip, flops, towers
+from clipjax.models import clip, flops
+from clipjax.models.pixels import normalize_pixels
 from clipjax.training import objectives
 from tests import tiny
 
@@ -59,7 +60,7 @@ def test_predicted_words_are_drawn_alone_from_one_softmax():
     texts = np.stack([padded(*each) for each in words])
     found = module.apply(variables, image, texts, method="embed")
     bound = module.bind(variables)
-    pixels = towers.normalize_pixels(image, bound.config)
+    pixels = normalize_pixels(image, bound.config)
     logits = np.asarray(bound.vision(pixels), np.float64) @ np.asarray(
         variables["params"]["text"]["vocabulary"]["kernel"], np.float64
     )

@@ -20,7 +20,7 @@ import numpy as np
 from etils import epath
 
 from clipjax.common.exits import DataError
-from clipjax.evals import metrics, prompt_files, prompts, video_frames
+from clipjax.evals import class_names, metrics, prompts, video_frames
 from clipjax.evals.evaluated import EvaluatedSet
 from clipjax.evals.metrics import Estimate
 from clipjax.evals.protocols import action
@@ -253,7 +253,7 @@ def _annotations_and_prompts(evaluated: EvaluatedSet) -> tuple[Annotations, prom
     entry = evaluated.data.entry
     where = f"prompts of {entry.id}"
     if file := evaluated.prompts_file or entry.prompts_file:
-        table = prompt_files.read(file, keys=known.keys, where=where)
+        table = class_names.read(file, keys=known.keys, where=where)
     else:
         phrases = [(phrase(verb, noun),) for verb, noun in known.actions]
         table = prompts.Table(dict(zip(known.keys, phrases, strict=True)), TEMPLATES)

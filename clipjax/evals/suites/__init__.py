@@ -53,7 +53,7 @@ class Entry:
       folders: where the WebDataset layout of it is looked for, below the data's folder.
       table: of cues, candidates and associations, a file in the set's folder, in place of folders
         by split (`data.sources.associations`).
-      prompts: templates, names, join, aliases (`prompt_files.from_wheel`).
+      prompts: templates, names, join, aliases (`class_names.from_wheel`).
       keys_are_words: whether label keys can stand in a prompt: wnids and numbers cannot.
       paper_prompts: "other" where the published prompts that are to be had are not the paper's.
       group_column: of the .npy beside a class, for worst-group metrics.
@@ -63,7 +63,7 @@ class Entry:
       note: what to know when reading its numbers.
       path, split: of a set of the user's own: a folder of images by class, a WebDataset folder, a
         CSV, TSV or JSON-lines file; or `source`, a name of `data.sources`.
-      prompts_file: of a set of the user's own, see `prompt_files.read`.
+      prompts_file: of a set of the user's own, see `class_names.read`.
       train_path: what a linear probe is fitted on.
       validation_path: what its penalty is searched on; "" is a part of the training split.
       folds: file or folder of official folds or splits, in the set's folder (`evals.probe.folds`).
@@ -204,7 +204,7 @@ def own(
       split: the split's name, and the sub-folder of `path` if there is one of that name.
       n: how many images there must be.
       metric: the main one; "" is top1_accuracy, or mean_recall_at_1 for captions.
-      prompts: a file or folder, see `prompt_files.read`; "" is the data's own.
+      prompts: a file or folder, see `class_names.read`; "" is the data's own.
       train_path, validation_path: as `path`, for a linear probe; without the second a part of the
         first is its validation split.
       run: protocols, or one; () takes the suite's.

@@ -9,7 +9,7 @@ from collections.abc import Collection
 import jax
 from flax import linen as nn
 
-from clipjax.models import towers
+from clipjax.models import pixels, towers
 from clipjax.models.compute import Compute
 from clipjax.models.config import ClipConfig
 
@@ -39,7 +39,7 @@ class CaptionPredictor(nn.Module):
         number, float32 [B]; the arguments as for `CLIP.embed`."""
         chosen = {} if patches is None else {"patches": patches}
         vector = self.vision(
-            towers.normalize_pixels(image, self.config), train="vision" in train, **chosen
+            pixels.normalize_pixels(image, self.config), train="vision" in train, **chosen
         )
         total, number = self.text(vector, text)
         return {"log_likelihood": total, "predicted": number}
@@ -47,7 +47,7 @@ class CaptionPredictor(nn.Module):
     def scores(self, image: jax.Array, texts: jax.Array) -> jax.Array:
         """uint8 [B, H, W, 3], token ids int32 [C, T] → how likely each text is for each image, the
         mean log-likelihood of its predicted tokens, float32 [B, C]."""
-        return self.text.of_each(self.vision(towers.normalize_pixels(image, self.config)), texts)
+        return self.text.of_each(self.vision(pixels.normalize_pixels(image, self.config)), texts)
 
     def scalars(self) -> dict[str, jax.Array]:
         """Nothing."""
