@@ -17,7 +17,6 @@ from clipjax.evals.embed import Preempted
 from clipjax.parallel import compilation_cache, distributed, shutdown
 from clipjax.run import folder as run_folder
 from clipjax.run import lease, summary
-from clipjax.run import summary_tables as tables
 from clipjax.run.report import RunReport
 from clipjax.run.run import Run, open_run
 from clipjax.run.stage import OpenStage
@@ -114,7 +113,7 @@ def _train_stage(run: Run, stage: OpenStage, *, start: int, state: Any) -> tuple
             clock=clock,
             listeners=reports,
         )
-        log.say(tables.plan(stage, step_function))
+        log.say(summary.plan(stage, step_function))
         look_every = stage.horizon.log_every if distributed.is_lead() else 0
         profiler = Profiler(run.workdir, window=config.profile, look_every=look_every)
         bad_records = BadRecords(

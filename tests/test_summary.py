@@ -14,7 +14,7 @@ from clipjax.data.mixture import MixtureOrder
 from clipjax.data.order import GlobalOrder
 from clipjax.data.source import Source
 from clipjax.parallel import mesh as meshes
-from clipjax.run import summary, summary_tables
+from clipjax.run import summary
 from clipjax.run.stage import OpenStage
 from tests import tiny
 
@@ -87,7 +87,7 @@ def test_tables_of_parameters_and_memory():
     for scan in (True, False):
         config.model.scan = scan
         program = build.program(config, mesh=mesh, total_steps=6, warmup_steps=2)
-        text = summary_tables.parameters(program.abstract_state.params)
+        text = summary.parameters(program.abstract_state.params)
         tables[scan] = [line.split() for line in text.splitlines()]
     rows = {row[0]: row[1:] for row in tables[True]}
     assert tables[True] == tables[False], "the layout of the layers makes no other modules"
@@ -105,10 +105,10 @@ def test_tables_of_parameters_and_memory():
 
     mesh = meshes.make_mesh(dict.fromkeys(sizes, 1), devices=jax.devices()[:1])
     stage = opened(config, mesh)
-    line = summary_tables.plan(stage, stage.compile())
+    line = summary.plan(stage, stage.compile())
     assert line.startswith("plan") and "temporaries" in line and "GFLOP a step" in line
-    state = summary_tables.local_bytes(stage.program.abstract_state)
-    assert f"state {summary_tables.as_bytes(state)}" in line
+    state = summary.local_bytes(stage.program.abstract_state)
+    assert f"state {summary.as_bytes(state)}" in line
 
 
 def test_devices_by_process():
@@ -123,9 +123,9 @@ def test_devices_by_process():
         devices = np.array([Device(index // 4) for index in range(16)])
         local_devices = devices[:4]
 
-    assert summary_tables.devices(Mesh()) == "processes 0-3: 4 × TPU v5 lite, 16.0 GiB each"
+    assert summary.devices(Mesh()) == "processes 0-3: 4 × TPU v5 lite, 16.0 GiB each"
     Mesh.devices = np.array([Device(0), Device(1, "TPU v4"), Device(2)])
-    told = summary_tables.devices(Mesh())
+    told = summary.devices(Mesh())
     assert told.startswith("processes 0, 2: 1 × TPU v5 lite") and "process 1: 1 × TPU v4" in told
 
 
