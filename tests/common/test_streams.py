@@ -86,6 +86,9 @@ def test_a_reader_that_leaves_is_no_error():
     assert "Traceback" not in told and "ignored" not in told
 
 
+@pytest.mark.skipif(
+    sys.version_info[:3] == (3, 13, 0), reason="its own import of socket fails in such a folder"
+)
 def test_a_folder_that_is_gone_is_one_line(tmp_path):
     (tmp_path / "gone").mkdir()
     command = f'cd "{tmp_path}/gone" && rmdir ../gone && "{sys.executable}" -c "$0"'
