@@ -72,7 +72,17 @@ def test_a_value_that_cannot_be(typed, told):
         (
             "from clipjax import config\ndef get_config():\n  c = config.defaults()\n"
             "  c.total = 3\n  return c",
-            "line 4: TypeError",
+            "line 4: total is 3; give a text in quotes",
+        ),
+        (
+            "from clipjax import config\ndef get_config():\n  c = config.defaults()\n"
+            "  c.evals.x = config.evaluator('zero_shot', classes=['a'])\n  return c",
+            "line 4: classes is ['a']; give a text in quotes",
+        ),
+        (
+            "from clipjax import config\ndef get_config():\n  c = config.defaults()\n"
+            "  c.batch_size = 'many'\n  return c",
+            'line 4: batch_size is "many"; give a whole number',
         ),
     ],
 )

@@ -27,6 +27,17 @@ ADVICE = {  # what the parsers of `--config.a.b=value` say, in our words
     "as a ConfigDict": "is a group of settings; give those in it, each as a flag of its own",
     "as tuple": "give a list in quotes, '(1, 2)' or '(\"a\", \"b\")'",
 }
+KINDS = {  # what a setting of a type takes, where a config file gives another
+    "bool": "give True or False",
+    "float": "give a number",
+    "int": "give a whole number",
+    "str": "give a text in quotes",
+    "tuple": "give a list in brackets",
+}
+OF_ANOTHER_TYPE = re.compile(
+    r"TypeError: Could not override field '(\w+)' \(reference\)\. (.*) is of original type"
+    r" <class '(\w+)'> and cannot be casted to type <class '(\w+)'>"
+)
 
 
 class WholeNumbers(flags.IntegerParser):
@@ -239,7 +250,12 @@ def _explain(error: Exception, argv: Sequence[str]) -> str:
         return f"{path}: has no variants; drop what follows the colon"
     if path is not None and "Traceback (most recent call last)" in text:  # the file raised it
         line = re.findall(rf'File "{re.escape(path)}", line (\d+)', text)[-1:]
-        return f"{' line '.join([path, *line])}: {text.strip().splitlines()[-1]}"
+        said = text.strip().splitlines()[-1]
+        if (refused := OF_ANOTHER_TYPE.fullmatch(said)) and refused[4] in KINDS:
+            key, value, given, wanted = refused.groups()
+            value = f'"{value}"' if given == "str" else value
+            said = f"{key} is {value}; {KINDS[wanted]}"
+        return f"{' line '.join([path, *line])}: {said}"
     message = " ".join(text.split())
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
     if lines:
