@@ -12,7 +12,7 @@ import pytest
 from clipjax.evals import suites
 from clipjax.evals.metrics import Estimate
 from clipjax.evals.protocols import registry
-from clipjax.evals.suites import report, results, summary
+from clipjax.evals.suites import figures, report, results, summary
 from clipjax.evals.suites.results import Measurement, Record
 from clipjax.pictures.charts import sets as set_charts
 
@@ -122,7 +122,8 @@ def test_every_figure_of_every_value_and_number_of_sets(tmp_path, value, count):
     if count == 1 or VALUES[value] is None or not math.isfinite(VALUES[value]):
         assert not compared and not any(name.endswith("bars") for name in drawn)
     else:
-        assert {"prompt_gain", "zero_shot_against_probe", "zero_shot_bars"} <= drawn
+        assert {"zero_shot_against_probe", "zero_shot_bars"} <= drawn
+        assert "prompt_gain" not in drawn  # one prompt is as good as all, in every set
     if VALUES[value] is not None and math.isfinite(VALUES[value]):
         assert {f"penalty_{SETS[0]}", "few_shot_curves", f"places_{SETS[0]}"} <= drawn
 
@@ -149,7 +150,16 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(set_charts, "bars", bars)
     text = write(tmp_path, {name: dict.fromkeys(MADE, 0.5) for name in SETS})
     assert "The figure of bars of the sets is left out: ValueError: no room for it." in text
-    assert (tmp_path / "figures" / "prompt_gain.png").exists()
+    assert (tmp_path / "figures" / "zero_shot_against_probe.png").exists()
+
+
+def test_the_gain_of_many_prompts_is_drawn_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(set_charts, "gains", lambda rows, **_: [row["value"] for row in rows])
+    rows = [{"set": name, "value": 0.5, "single_prompt": 0.5} for name in SETS]
+    assert list(figures._gains(rows)) == []
+    rows[1]["single_prompt"] = 0.25
+    ((name, drawn, *_),) = figures._gains(rows)
+    assert name == "prompt_gain" and drawn == [0.0, 0.25, 0.0, 0.0]
 
 
 def test_results_of_an_older_start_that_are_no_numbers_are_read(tmp_path):

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from clipjax.common import files
+from clipjax.common.counts import counted
 from clipjax.evals.metrics import Estimate
 from clipjax.evals.protocols import geolocation, robustness
 from clipjax.evals.suites import results
@@ -116,7 +117,7 @@ def _gains(rows: Sequence[Mapping[str, Any]]) -> Iterator[Drawn]:
         for row in rows
         if row["single_prompt"] is not None
     ]
-    if len(gained) > 1:
+    if len(gained) > 1 and any(row["value"] for row in gained):  # no gain at all: one prompt each
         yield (
             "prompt_gain",
             set_charts.gains(
@@ -208,7 +209,11 @@ def _worst_classes(sets: Sets, key: str) -> str:
         return ""
     worst = [
         f"{each['class']} {each['right']}/{each['n']}"
-        + (f" (taken for {each['taken_for']} {each['taken']} times)" if each["taken"] else "")
+        + (
+            f" (taken for {each['taken_for']} {counted(each['taken'], 'time')})"
+            if each["taken"]
+            else ""
+        )
         for each in measurement.details["worst_classes"]
     ]
     return f"Worst classes: {'; '.join(worst)}."
