@@ -52,8 +52,10 @@ def run(
         for values, flag in ((queries, "--query"), (labels, "--labels"), (templates, "--template"))
     )
     if suite or weights or watch:
-        if queries or image:
+        if suite and (queries or image):
             raise ConfigError("--suite, --query and --image are questions; ask one at a time")
+        if queries or image:
+            raise ConfigError(_for_suites_only(workdir, weights=weights, queries=queries))
         _check_suite(workdir, weights=weights, suite=suite, watch=watch, step=step)
         from clipjax.evals import suites
 
@@ -103,6 +105,17 @@ def _check(
         raise ConfigError(f"--image={image}: no such file (looked from {os.getcwd()})")
     if not all(query.strip() for query in queries):
         raise ConfigError('--query="": is empty; write what the image should show')
+
+
+def _for_suites_only(workdir: str, *, weights: str, queries: Sequence[str]) -> str:
+    """What is wrong with --weights or --watch beside a question."""
+    instead = "leave it out"
+    if weights and not workdir:
+        is_folder = os.path.isdir(weights)
+        instead = f"write --workdir={weights}" if is_folder else "name a folder with --workdir"
+    given = f"--weights={weights}" if weights else "--watch"
+    question = "--query" if queries else "--image"
+    return f"{given}: has no effect on {question}, only on --suite; {instead}"
 
 
 def _check_suite(workdir: str, *, weights: str, suite: str, watch: bool, step: int | None) -> None:
@@ -288,8 +301,13 @@ GO_WITH = {  # a flag → the one without which nothing reads it
 
 def main() -> int:
     """`run` with the flags; returns the exit code."""
-    cli.check_go_with(GO_WITH)
     values = flags.FLAGS
+    if values.workdir and values["output"].present and not values.weights:
+        raise ConfigError(
+            "--output: has no effect without --weights; results of --workdir go to"
+            f" {values.workdir}/evaluations; leave it out"
+        )
+    cli.check_go_with(GO_WITH)
     same = ("step", "images", "image", "weights", "suite", "watch", "output", "average")
     of_suite = ("data", "prompts", "compare", "force")
     return run(

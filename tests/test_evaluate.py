@@ -230,6 +230,10 @@ def test_the_program_reads_its_flags(trained):
         done = program(f"--workdir={trained}", *asked)
         assert done.returncode == 64 and len(done.stderr.splitlines()) == 1, done.stderr
         assert "has no effect without" in done.stderr or "ask one at a time" in done.stderr
+    done = program("--suite=nightly", f"--workdir={trained}", "--output=x")
+    assert done.returncode == 64 and f"go to {trained}/evaluations; leave it out" in done.stderr
+    done = program(f"--weights={trained}", "--query=a fox")
+    assert done.returncode == 64 and f"only on --suite; write --workdir={trained}" in done.stderr
     done = program(f"--workdir={trained}", "--query=a fox", "--query=a key")
     assert done.returncode == 0 and '"a key" among 21 images' in done.stdout
     assert done.stderr == ""
