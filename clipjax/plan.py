@@ -13,6 +13,7 @@ from typing import Any
 from absl import flags
 
 from clipjax.common import cli, exits, files, waiting
+from clipjax.common.counts import counted
 from clipjax.common.exits import CleanExit, ConfigError
 
 GIB = 2**30
@@ -66,7 +67,7 @@ def run(
         place = {"topology": slice_, "devices": devices, "dump_folder": dump}
         result: dict[str, Any] = {"config": name, "libtpu": version, "asked": slice_.asked}
         chips = slice_.chips * config.num_slices
-        where = f"clipjax plan: {config.num_slices} × {slice_.name}, {chips:,} chips"
+        where = f"clipjax plan: {config.num_slices} × {slice_.name}, {counted(chips, 'chip')}"
         if ranges is None:
             _say(f"{where}; compiling the step, {HOW_LONG} …")
             with waiting.told("compiling"):
@@ -116,12 +117,13 @@ def describe(plan: dict[str, Any]) -> str:
     """The table of one plan."""
     remat = " ".join(f"{tower}={policy}" for tower, policy in plan["remat"].items())
     slices = f"{plan['num_slices']} × " if plan["num_slices"] > 1 else ""
+    chips = counted(plan["chips"], "chip")
     lines = [
-        f"plan        {plan['config']} on {slices}{plan['asked']} = {plan['chips']:,} chips"
+        f"plan        {plan['config']} on {slices}{plan['asked']} = {chips}"
         f" ({slices}{plan['topology']}, {plan['devices']:,} × {plan['device_kind']})",
         f"            {plan['note']} (libtpu {plan['libtpu']})",
         f"model       {plan['model']}, {plan['parameter_count']:,} parameters, {plan['loss']}",
-        f"batch       {plan['batch_size']:,} = {plan['chips']:,} chips ×"
+        f"batch       {plan['batch_size']:,} = {chips} ×"
         f" {plan['per_chip_batch']:,g}; micro-batches {plan['micro_batches']}; remat {remat};"
         f" mesh {_mesh(plan['mesh'])}",
     ]
@@ -196,6 +198,8 @@ def _transfer_lines(plan: dict[str, Any]) -> list[str]:
             f"transfer    {transfer['kind']} of {transfer['carries']}{across}:"
             f" {transfer['count']:,} times, {transfer['bytes'] / 2**20:,.2f} MiB in all"
         )
+    if not lines:
+        return []
     lines.append(
         "            no cycles from the compiler: bytes over half the chip's links, one link for a"
         " permute,"
