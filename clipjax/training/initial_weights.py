@@ -46,7 +46,10 @@ def initialise_from(
         if resize_positions and inside[-1:] == ["position_embedding"]:
             value = _resize(value, own=own, tower=tower)
         if value.shape != own.shape:
-            raise ConfigError(f"{where}: {name} is {value.shape} there, {own.shape} in this model")
+            raise ConfigError(
+                f"{where}: {name} is {value.shape} there, {own.shape} in this model; config.model"
+                " must describe the weights' model"
+            )
         value = np.asarray(value, own.dtype)
         return jax.make_array_from_callback(own.shape, own.sharding, lambda index: value[index])
 

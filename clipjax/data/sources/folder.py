@@ -77,7 +77,8 @@ class Folder(Source):
 
     def __post_init__(self):
         if not os.path.isdir(os.path.expanduser(self.path)):
-            raise ConfigError(f"folder {self.path}: no such folder (looked from {os.getcwd()})")
+            what = "is no folder" if os.path.exists(self.path) else "no such folder"
+            raise ConfigError(f"folder {self.path}: {what} (looked from {os.getcwd()})")
         self._check_classes()
         if not self.files:
             raise DataError(

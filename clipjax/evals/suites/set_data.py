@@ -236,6 +236,11 @@ def _check_size(data: SetData) -> None:
         counted = "videos" if entry.video_parts else "images"
         counted = "cues" if data.kind == "associations" else counted
         told = ", ".join(f"{size:,} ({name})" for name, size in entry.sizes.items())
+        if "own" in entry.sizes:
+            raise DataError(
+                f'{data.where}: holds {data.size:,} {counted}, and suites.own("{entry.id}") says'
+                f" n={entry.sizes['own']}; a wrong split, an incomplete copy, or another n"
+            )
         raise DataError(
             f"{data.where}: holds {data.size:,} {counted} where {entry.name} has {told}; a wrong"
             " split, or an incomplete copy"
