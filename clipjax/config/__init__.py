@@ -249,7 +249,9 @@ def evaluator(kind: str, **changes: Any) -> Config:
     c.keep, c.index = "", ""
     c.max_examples = 0  # images spread over the set; 0 is all
     if kind in ("zero_shot", "likelihood"):
-        c.classes = ""  # table of class names: built in, or a JSON file; "" is the data's own
+        # Table of class names: built in, or a JSON file, {"names": {"label key": "name" or ["name",
+        # "alias"], …}, "templates": ["a photo of a {}."]}; "" is the data's own.
+        c.classes = ""
         c.templates = ()  # prompts, texts with one {} for the name; () is the table's
         c.permute_names = False  # a control that must fail: every class gets the next one's names
         if isinstance(changes.get("templates"), str):
