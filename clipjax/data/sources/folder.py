@@ -76,8 +76,9 @@ class Folder(Source):
     text_key: str = ""
 
     def __post_init__(self):
-        if not os.path.isdir(os.path.expanduser(self.path)):
-            what = "is no folder" if os.path.exists(self.path) else "no such folder"
+        place = os.path.expanduser(self.path)
+        if not os.path.isdir(place):
+            what = "is no folder" if os.path.exists(place) else "no such folder"
             raise ConfigError(f"folder {self.path}: {what} (looked from {os.getcwd()})")
         self._check_classes()
         if not self.files:
