@@ -21,6 +21,8 @@ GRACE_SECONDS = 60
 
 def main(seconds: float, command: list[str]) -> int:
     """Run the command to its end or to the clock's; its exit code."""
+    if seconds <= 0:
+        return CUT_OFF
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))

@@ -163,6 +163,8 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
       DataError: it is missing, too long, or no JSON object; names it.
     """
     try:
+        if file.is_fifo():
+            raise ValueError("a pipe, not a file")
         if file.stat().st_size > MAX_JSON:
             raise ValueError(f"longer than {MAX_JSON:,} bytes")
         content = file.read_bytes()

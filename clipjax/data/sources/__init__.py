@@ -111,8 +111,11 @@ def remedy(path: str) -> str:
 
 def _begins(path: str, content: bytes) -> bool:
     """Whether a local file begins so, after white space."""
+    path = os.path.expanduser(path)
     try:
-        with open(os.path.expanduser(path), "rb") as file:
+        if not os.path.isfile(path):
+            return False
+        with open(path, "rb") as file:
             return file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(content)
     except OSError:
         return False

@@ -265,7 +265,8 @@ class ShardedSource(Source):
 def _check_fetched(paths: Sequence[str], *, kind: str) -> None:
     """Raise DataError if a local shard is a pointer of Git LFS."""
     for path in paths:
-        if not remote.is_remote(path) and os.path.getsize(path) <= git_lfs.LONGEST:
+        is_file = not remote.is_remote(path) and os.path.isfile(path)  # a pipe would never open
+        if is_file and os.path.getsize(path) <= git_lfs.LONGEST:
             with open(path, "rb") as file:
                 if git_lfs.is_pointer(file.read(git_lfs.LONGEST)):
                     raise DataError(f"{kind} {path}: {git_lfs.FETCH}")
