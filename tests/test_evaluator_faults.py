@@ -137,6 +137,7 @@ def test_bad_data_are_told_before_the_first_step(damaged, tmp_path, capsys):
     assert tiny.lines(tmp_path / "run") == []
 
 
+@pytest.mark.slow
 def test_data_that_are_gone_at_a_later_start_do_not_end_it(tmp_path, capsys):
     """Where they have been measured on; a new evaluator's are asked for."""
     pairs(tmp_path / "held.tar")
@@ -157,6 +158,7 @@ def test_data_that_are_gone_at_a_later_start_do_not_end_it(tmp_path, capsys):
     assert "none.tar" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_evaluator_that_fails_in_the_next_stage_does_not_end_the_run(tmp_path, capsys):
     pairs(tmp_path / "held.tar")
     c = held_out(tmp_path / "held.tar")

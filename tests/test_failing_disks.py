@@ -21,6 +21,7 @@ from tests import one_program
 from tests.data import tars, webdatasets
 
 ROOT = pathlib.Path(clipjax.__file__).parent
+pytestmark = pytest.mark.slow  # 456 rows; `common/files.py` itself is tested in tests/common
 CODES = {  # 64 where another place must be named, 74 where this one may do later
     "ENOSPC": exits.CHECKPOINT_IO,
     "EDQUOT": exits.CHECKPOINT_IO,
