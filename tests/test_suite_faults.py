@@ -129,7 +129,7 @@ FAULTS = {  # name → (writes the set, settings of `own`, what the record says)
         "its class names are others than those of",
     ),
     "no caption": (lambda f: texts(f, ["a fox", " "]), {"run": "retrieval"}, "has no caption"),
-    "another size": (classes, {"n": 5}, "holds 6 images where .* has 5"),
+    "another size": (classes, {"n": 5}, "holds 6 images, and .* says n=5"),
 }  # fmt: skip
 
 
