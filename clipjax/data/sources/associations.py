@@ -4,7 +4,7 @@
     FOLDER/winogavil_images/NAME.jpg
 
 DataComp evaluates these files of huggingface.co/datasets/nlphuji/winogavil, and
-`evals.suites.set_places` opens them. Columns of scores and annotators are not read.
+`evals.suites.set_data` opens them. Columns of scores and annotators are not read.
 """
 
 import csv

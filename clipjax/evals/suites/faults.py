@@ -14,7 +14,7 @@ import jax
 
 from clipjax.common.exits import CleanExit, ConfigError, DataError
 from clipjax.evals.embed import Preempted
-from clipjax.evals.suites.set_places import Missing
+from clipjax.evals.suites.set_data import Missing
 from clipjax.parallel import messages, shutdown
 
 T = TypeVar("T")
