@@ -45,7 +45,8 @@ def opened(c):
     mesh = meshes.make_mesh({"data": 1, "fsdp": 8, "tensor": 1})
     source = build_data.source(c.data, image_size=32, seed=0)
     tokenizer = build_tokenizer.tokenizer(c, source=source, workdir=c.workdir)
-    return build_data.evaluators(c, mesh=mesh, tokenizer=tokenizer, training=source)
+    same = {"mesh": mesh, "tokenizer": tokenizer, "training": source}
+    return {name: build_data.evaluator(c, name, **same) for name in c.evals}
 
 
 def test_the_shards_that_are_named_are_measured(shards, tmp_path):

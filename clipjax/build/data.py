@@ -161,14 +161,6 @@ def _check_cache(data: Config, shards: Shards, *, where: str) -> None:
         )
 
 
-def evaluators(
-    config: Config, *, mesh: Mesh, tokenizer: Any, training: Any = None
-) -> dict[str, Evaluator]:
-    """The config's evaluators by name; arguments and errors as for `evaluator`."""
-    same = {"mesh": mesh, "tokenizer": tokenizer, "training": training}
-    return {name: evaluator(config, name, **same) for name in config.evals}
-
-
 def evaluator(
     config: Config, /, name: str, *, mesh: Mesh, tokenizer: Any, training: Any = None
 ) -> Evaluator:

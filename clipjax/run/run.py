@@ -78,14 +78,15 @@ class Run:
           ConfigError: data, tokenizer or config do not go with the checkpoint.
         """
 
+        by_name = {own.stage.name: own for own in self.stages}
+
         def opened(step: int) -> OpenStage:
-            return next((own for own in self.stages if step <= own.stage.last_step), last)
+            return by_name[stages.at([own.stage for own in self.stages], step).name]
 
         def check(record: dict[str, Any]) -> None:
             own = opened(record["step"]).tokenizer
             checkpoint_json.check(record, source=self.source, tokenizer=own, workdir=self.workdir)
 
-        last = self.stages[-1]
         if self.checkpoints.latest() is not None:
             self.goodput.enter("restore")
         restored = restore_newest(
