@@ -106,7 +106,8 @@ def test_a_disk_that_fails_as_each_save_begins_ends_all_with_74(tmp_path):
     group = processes.start_joined(config, f"--workdir={tmp_path / 'run'}", count=2, devices=1)
     codes, told = ended(group)
     assert codes == [exits.CHECKPOINT_IO] * 2, told
-    assert "step 6 in" in told and "OSError: [Errno 5] Input/output error; 3 failures" in told
+    assert "step 6 in" in told
+    assert "OSError: on process 0: [Errno 5] Input/output error; 3 failures in a row" in told
 
 
 @pytest.mark.parametrize(
