@@ -241,20 +241,25 @@ def test_sets_that_cannot_be_measured_do_not_stop_the_others(trained, sets, tmp_
         f"        suites.own('wrong', path='{sets}/one', n=20),\n"
         "        suites.get('pets'),\n"
         "        suites.own('gone', path='nowhere'),\n"
+        f"        suites.own('probed', path='{sets}/one', train_path='off', run='linear_probe'),\n"
     )
     file, out = suite_file(tmp_path / "s.py", sets, more=more), tmp_path / "out"
-    with pytest.raises(DataError, match=r"1 of 6 sets cannot be used, first wrong: .*21 images"):
+    with pytest.raises(DataError, match=r"3 of 7 sets cannot be used, first wrong: .*21 images"):
         evaluate.run("", weights=str(trained), suite=file, output=str(out), data=str(tmp_path))
     told = capsys.readouterr().out
-    assert "3 to measure, 0 measured before, 2 missing, 1 that cannot be used" in told
+    assert "3 to measure, 0 measured before, 1 missing, 3 that cannot be used" in told
     assert "Oxford-IIIT Pet is missing: copy huggingface.co" in told
-    assert record(out, "wrong")["status"] == "failed" and record(out, "gone")["status"] == "missing"
+    failed = {name: record(out, name) for name in ("wrong", "gone", "probed")}
+    assert {each["status"] for each in failed.values()} == {"failed"}
+    assert "nowhere: nothing is there" in failed["gone"]["message"]
+    assert 'mend train_path of suites.own("probed")' in failed["probed"]["message"]
+    assert record(out, "pets")["status"] == "missing"
     assert record(out, "one")["measurements"]
     summary = json.loads((out / "mine" / "summary.json").read_text())
-    assert set(summary["missing"]) == {"pets", "gone"} and set(summary["failed"]) == {"wrong"}
+    assert set(summary["missing"]) == {"pets"} and set(summary["failed"]) == set(failed)
     assert (
         summary["averages"]["zero_shot"]["sets"] == 2
-        and summary["averages"]["zero_shot"]["of"] == 6
+        and summary["averages"]["zero_shot"]["of"] == 7
     )
     page = (out / "mine" / "report.html").read_text()
     assert "Missing data sets" in page and "djghosh/wds_vtab-pets_test" in page

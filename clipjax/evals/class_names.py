@@ -46,10 +46,11 @@ def of_set(
     """
     where = f"prompts of {entry.id}"
     if file := own or entry.prompts_file:
-        table, origin = read(file, keys=keys, where=where), file
+        table, origin = read(file, keys=keys, where=f"{where} ({file})"), file
     else:
         table, origin = _of_data(entry, source=source, keys=keys, where=where)
-    return prompts.make(keys, table=table, where=where), origin
+    texts = prompts.make(keys, table=table, where=where, origin=f"{where} ({origin})")
+    return texts, origin
 
 
 def _of_data(
@@ -190,7 +191,7 @@ def read(place: str, *, keys: Sequence[str], where: str) -> prompts.Table:
         0 … C - 1 or the names themselves, one name a line; and templates.txt, with {} or {c} for
         the name (zeroshot_classification_templates.txt is read too).
       keys: label keys of the data.
-      where: for errors.
+      where: for errors, with the place.
 
     Raises:
       ConfigError: files are missing or not as above.
@@ -203,14 +204,14 @@ def read(place: str, *, keys: Sequence[str], where: str) -> prompts.Table:
         path, ("templates.txt", "zeroshot_classification_templates.txt"), where=where
     )
     if lines is None:
-        raise ConfigError(f"{where}: {place} holds no classnames.txt")
+        raise ConfigError(f"{where}: holds no classnames.txt")
     rows = _rows(lines, keys=keys)
     names = {key: tuple(filter(None, own)) for key, *own in rows}
     if len(names) != len(rows):
         twice = next(key for key, count in Counter(row[0] for row in rows).items() if count > 1)
-        raise ConfigError(f"{where}: {place}/classnames.txt names {twice!r} twice")
+        raise ConfigError(f"{where}: classnames.txt names {twice!r} twice")
     if nameless := next((key for key, own in names.items() if not own), None):
-        raise ConfigError(f"{where}: {place}/classnames.txt has no name for {nameless!r}")
+        raise ConfigError(f"{where}: classnames.txt has no name for {nameless!r}")
     wrapped = tuple(captions.clean(line).replace("{c}", "{}") for line in templates or ())
     return prompts.Table(names, wrapped or prompts.GENERIC)
 

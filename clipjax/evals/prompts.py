@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.common import lists
+from clipjax.common.counts import counted
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.common.registry import closest
 from clipjax.data import captions
@@ -64,6 +65,7 @@ def make(
     templates: Sequence[str] = (),
     permute_names: bool = False,
     where: str,
+    origin: str = "",
 ) -> Prompts:
     """The prompts for the classes `keys` of a data set.
 
@@ -74,6 +76,7 @@ def make(
       permute_names: give every class the names of the next one. A control: a model that reads
         names must then be wrong nearly always.
       where: the config key of the evaluator, for errors.
+      origin: where names and templates come from, for errors; "" is the evaluator's settings.
 
     Raises:
       ConfigError: keys differ (names missing and extra ones), or a template is none.
@@ -82,12 +85,13 @@ def make(
     extra = [key for key in table.names if key not in set(keys)]
     if missing or extra:
         raise ConfigError(
-            f"{where}.classes: the table's keys are not the data's {len(keys)} labels;"
+            f"{origin or f'{where}.classes'}: the label keys of the names are not those of the"
+            f" data's {counted(len(keys), 'class', 'classes')};"
             f" {_listed('without names', missing)}, {_listed('not in the data', extra)}"
         )
     if len(keys) < 2:
         raise ConfigError(f"{where}: the data have one class only, {keys[0]}; nothing to tell")
-    templates = check_templates(templates or table.templates, where=f"{where}.templates")
+    templates = check_templates(templates or table.templates, where=origin or f"{where}.templates")
     names = [table.names[key] for key in keys]
     if permute_names:
         names = [*names[1:], names[0]]

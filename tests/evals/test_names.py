@@ -285,3 +285,15 @@ def test_a_text_file_is_read_alike_on_every_machine(tmp_path, monkeypatch):
     (tmp_path / "y").write_bytes(b"\xff\xfea\x00")
     with pytest.raises(CleanExit, match="y: is not UTF-8"):
         captions.lines(tmp_path / "y")
+
+
+@pytest.mark.parametrize("what", ["keys", "template", "name"])
+def test_a_fault_of_the_users_names_says_in_which_file_it_is(tmp_path, what):
+    file = tmp_path / "names.json"
+    names = {"n1": "" if what == "name" else "dog", "n3" if what == "keys" else "n2": "cat"}
+    templates = ["a photo" if what == "template" else "a {}."]
+    file.write_text(json.dumps({"names": names, "templates": templates}))
+    entry = suites.own("pets", path="DIR", prompts=file)
+    with pytest.raises(ConfigError, match=r"^prompts of pets \(.*names\.json\): ") as caught:
+        class_names.of_set(entry, source=Source(), keys=("n1", "n2"))
+    assert ".classes" not in str(caught.value)

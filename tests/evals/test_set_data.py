@@ -155,8 +155,18 @@ def test_missing_data_say_how_to_get_them(tmp_path):
     assert "tfds.builder('oxford_iiit_pet'" in told and f"{tmp_path}/pets/test/CLASS" in told
     with pytest.raises(set_data.Missing, match="captions"):
         opened(suites.get("flickr30k"), tmp_path)
-    with pytest.raises(set_data.Missing, match="nothing is there"):
-        opened(suites.own("mine", path=str(tmp_path / "nowhere")))
+
+
+@pytest.mark.parametrize("setting", ["path", "train_path", "validation_path"])
+def test_a_path_of_an_own_set_where_nothing_is_is_an_error_and_not_missing(tmp_path, setting):
+    paths = dict.fromkeys(("path", "train_path", "validation_path"), str(tmp_path / "set"))
+    folder_of(tmp_path / "set", count=3)
+    entry = suites.own("mine", **{**paths, setting: str(tmp_path / "typo")})
+    opens = {"train_path": set_data.open_train, "validation_path": set_data.open_validation}
+    open_it = opens.get(setting, set_data.open_set)
+    with pytest.raises(DataError, match=f"typo: nothing is there .*mend {setting} of") as caught:
+        open_it(entry, data="", image_size=32)
+    assert not isinstance(caught.value, set_data.Missing) and '"mine"' in str(caught.value)
 
 
 def test_a_train_split_beside(tmp_path):
@@ -187,8 +197,6 @@ def test_an_official_validation_split_beside_the_training_split(tmp_path):
     path = str(tmp_path / "pets")
     own = suites.own("mine", path=path, train_path=path, validation_path=f"{path}/val")
     assert set_data.open_validation(own, **place).n == 3
-    with pytest.raises(set_data.Missing, match="nowhere: nothing is there"):
-        set_data.open_validation(dataclasses.replace(own, validation_path="nowhere"), **place)
 
 
 def test_an_own_folder_is_read_as_any_folder_is(tmp_path):

@@ -214,3 +214,11 @@ def test_prompts_of_the_real_wheel_join(entry):
 
 
 Records.name = "records"
+
+
+@pytest.mark.parametrize("flag", ["data", "prompts"])
+def test_a_named_folder_that_is_not_there_is_no_folder_without_sets(flag, tmp_path):
+    suites.Options(**{flag: str(tmp_path)})
+    suites.Options(**{flag: "gs://bucket/sets"})  # asked when it is read
+    with pytest.raises(ConfigError, match=f"--{flag}=.*typo: no such folder"):
+        suites.Options(**{flag: str(tmp_path / "typo")})

@@ -253,11 +253,12 @@ def _annotations_and_prompts(evaluated: EvaluatedSet) -> tuple[Annotations, prom
     entry = evaluated.data.entry
     where = f"prompts of {entry.id}"
     if file := evaluated.prompts_file or entry.prompts_file:
+        where = f"{where} ({file})"
         table = class_names.read(file, keys=known.keys, where=where)
     else:
         phrases = [(phrase(verb, noun),) for verb, noun in known.actions]
         table = prompts.Table(dict(zip(known.keys, phrases, strict=True)), TEMPLATES)
-    return known, prompts.make(known.keys, table=table, where=where)
+    return known, prompts.make(known.keys, table=table, where=where, origin=where)
 
 
 PROTOCOL = Protocol(measure, settings)

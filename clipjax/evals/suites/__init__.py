@@ -147,6 +147,9 @@ class Options:
 
     def __post_init__(self):
         object.__setattr__(self, "only", protocol_names(self.only, where="--protocols"))
+        for flag, folder in (("--data", self.data), ("--prompts", self.prompts)):
+            if folder and "://" not in folder and not os.path.isdir(folder):
+                raise ConfigError(f"{flag}={folder}: no such folder (looked from {os.getcwd()})")
 
 
 @functools.cache

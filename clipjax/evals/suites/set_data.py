@@ -37,7 +37,7 @@ CAPTIONS_EACH = 5  # of an image, the first ones count (COCO has six or seven fo
 
 
 class Missing(DataError):
-    """The data are not there; says where they were looked for and how to get them."""
+    """Data that nobody said were there are not; says how to get them, and is no failure."""
 
 
 Found = tuple[Source, str, str] | None  # source, where, split
@@ -176,8 +176,9 @@ def open_set(entry: Entry, *, data: str, image_size: int) -> SetData:
       image_size: pixels, of demo data, which are drawn in the model's size.
 
     Raises:
-      Missing: nothing is there.
-      ConfigError, DataError: what is there cannot be used; the message says why.
+      Missing: nothing is there of a registered set.
+      ConfigError, DataError: what is there cannot be used, or nothing is at the path of a set of
+        the user's own; the message says why.
     """
     opened = _open_split(entry, "test", data=data, image_size=image_size)
     _check_size(opened)
@@ -218,16 +219,13 @@ def open_validation(entry: Entry, *, data: str, image_size: int) -> SetData | No
     None where the set has none, or it is not there.
 
     Raises:
-      Missing: nothing is at the set's `validation_path`.
-      ConfigError, DataError: as `open_set`.
+      ConfigError, DataError: as `open_set`; nothing is at the set's `validation_path`.
     """
     if not (entry.validation or entry.validation_path):
         return None
     try:
         opened = _open_split(entry, "validation", data=data, image_size=image_size)
     except Missing:
-        if entry.validation_path:
-            raise
         return None
     if entry.validation and opened.size != entry.validation:
         raise DataError(
@@ -241,6 +239,12 @@ def open_validation(entry: Entry, *, data: str, image_size: int) -> SetData | No
 def _open_split(entry: Entry, split: str, *, data: str, image_size: int) -> SetData:
     found = _find(entry, data=data, split=split, image_size=image_size)
     if not found:
+        if path := _own_path(entry, split):  # the user's word, where a registered set has none
+            setting = "path" if split == "test" else f"{split}_path"
+            raise DataError(
+                f"{path}: nothing is there (looked from {os.getcwd()}); mend {setting} of"
+                f' suites.own("{entry.id}")'
+            )
         raise Missing(_how_to_get(entry, data=data, split=split))
     source, where, name = found
     if entry.video_parts:
@@ -411,10 +415,7 @@ class FirstCaptions(View):
 def _how_to_get(entry: Entry, *, data: str, split: str = "test") -> str:
     """Where a missing split was looked for, and ways to get it."""
     if _is_own(entry):
-        path = _own_path(entry, split)
-        if not path and split != "test":
-            return f"{entry.id}: has no {split}_path for a probe"
-        return f"{path or entry.source}: nothing is there (looked from {os.getcwd()})"
+        return f"{entry.id}: has no {split}_path for a probe"
     folder = data or "DIR"
     ways = []
     if entry.get:
