@@ -106,7 +106,11 @@ def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[str]]
 
 
 def read_tokenizer(path: str | os.PathLike[str]) -> tokenizers.Tokenizer | None:
-    """The tokenizer that the weights were trained with; None where they bring none of their own."""
+    """The tokenizer that the weights were trained with; None where they bring none of their own.
+
+    Raises:
+      DataError: they bring one, and it is damaged.
+    """
     path = os.path.expanduser(path)
     foreign = _foreign(path)
     if foreign is None:
@@ -115,6 +119,8 @@ def read_tokenizer(path: str | os.PathLike[str]) -> tokenizers.Tokenizer | None:
         return foreign.tokenizer()
     except ConfigError:
         return None
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def _foreign(place: str, **options: Any) -> Foreign | None:

@@ -114,6 +114,8 @@ def _is_foreign(source: pathlib.Path, *, model_config: str) -> bool:
         bool(model_config)
         or any((source / config).is_file() for config in configs)
         or any(source.glob(f"*{weight_files.ENDING}"))
+        or weight_files.holds_pickles(source)
+        or bool(weight_files.in_parts(source))
     )
 
 

@@ -45,7 +45,7 @@ def find(named: str, *, folder: pathlib.Path, kind: str, context_length: int) ->
             try:
                 return tokenizers.from_bytes(content, kind=name, context_length=context_length)
             except ConfigError as error:
-                raise ConfigError(f"{folder}: {error}") from None
+                raise DataError(str(error)) from None
     return FINDERS[kind](folder, context_length=context_length)
 
 

@@ -20,10 +20,15 @@ SAVE = "where it was made, torch.save(model.state_dict(), 'weights.pt')"
 def make_safe(source: str | os.PathLike[str], folder: pathlib.Path) -> list[pathlib.Path]:
     """The pickles at a path, a file or a folder that holds no safetensors, written to `folder` as
     safetensors; errors as below."""
+    from clipjax.common.exits import DataError
     from clipjax.weights import weight_files
 
+    try:
+        pickles = weight_files.pickles(pathlib.Path(source))
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from None
     written = []
-    for pickled in weight_files.pickles(pathlib.Path(source)):
+    for pickled in pickles:
         written.append(folder / f"{len(written)}.safetensors")
         to_safetensors(pickled, written[-1])
     return written

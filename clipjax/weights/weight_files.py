@@ -30,6 +30,18 @@ OTHERS = (  # how weights end that clipjax does not read, and what to do
         for end in (".onnx", ".gguf", ".ggml", ".tflite", ".pb", ".engine")
     ),
 )
+PARTS = (  # files of a model in training, which its processes wrote a part each, and what to do
+    (
+        "*.distcp",
+        "parts that torch's processes saved; python -m torch.distributed.checkpoint.format_utils"
+        " dcp_to_torch {folder} NEW.pt makes one file of them",
+    ),
+    (
+        "*zero_pp_rank_*",
+        "parts that DeepSpeed's processes saved; python zero_to_fp32.py . NEW, in the folder that"
+        " has this script, makes one model of them",
+    ),
+)
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pkl")  # how their names end
 
 
@@ -61,7 +73,7 @@ def find(path: pathlib.Path) -> tuple[list[pathlib.Path], tuple[str, ...]]:
             return _whole(parts), ()
         only = _only(weights)
         return _whole([only]), (f"taken is {only.name}, the only file of weights there",)
-    if pickled := pickles(path):
+    if pickled := pickles(path):  # which raises where they are parts
         raise DataError(f"holds only {pickled[0].name}, {TRUST.format(path=path)}")
     raise _other_program(path, listed)
 
@@ -75,7 +87,13 @@ def _other_program(folder: pathlib.Path, listed: list[pathlib.Path]) -> DataErro
 
 def pickles(path: pathlib.Path) -> list[pathlib.Path]:
     """The pickles that hold the one model at a path: the file itself, all parts of it, or those of
-    a folder without safetensors; none where there are none."""
+    a folder without safetensors; none where there are none.
+
+    Raises:
+      DataError: there are several models, or parts that are none.
+    """
+    if told := in_parts(path):
+        raise DataError(f"holds {told}")
     if path.is_file():
         return [] if path.suffix in (ENDING, ".npz", ".json") else _whole(_all_parts(path))
     if any(path.glob(f"*{ENDING}")):
@@ -86,6 +104,19 @@ def pickles(path: pathlib.Path) -> list[pathlib.Path]:
         return []
     parts = _all_parts(preferred[0])
     return _whole(parts if set(preferred) == set(parts) else [_only(preferred)])
+
+
+def in_parts(folder: pathlib.Path) -> str:
+    """What a folder or those in it hold of PARTS, and what makes one file of it; else ""."""
+    for pattern, told in PARTS:
+        if any(folder.glob(pattern)) or any(folder.glob(f"*/{pattern}")):
+            return told.format(folder=folder)
+    return ""
+
+
+def holds_pickles(folder: pathlib.Path) -> bool:
+    """Whether files in a folder may run their author's code when they are read."""
+    return any(is_pickle(file.name) for file in folder.glob("*"))
 
 
 def _whole(files: list[pathlib.Path]) -> list[pathlib.Path]:

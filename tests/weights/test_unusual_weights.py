@@ -1,6 +1,7 @@
 """What people bring as weights: cut short, adapters, one tower, other programs' folders."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -9,8 +10,8 @@ from safetensors import numpy as safetensors_numpy
 
 from clipjax.build import pretrained
 from clipjax.common import git_lfs
-from clipjax.common.exits import CleanExit
-from clipjax.weights import open_clip, openai
+from clipjax.common.exits import CleanExit, DataError
+from clipjax.weights import open_clip, openai, torch_pickles
 from tests.weights import small
 
 MODEL = small.model(activation="gelu", vision={"head_width": 32}, text={"heads": 4})
@@ -92,6 +93,46 @@ def test_a_folder_of_models_names_the_one_in_it(inside, tmp_path):
     below = folder(tmp_path / "models" / inside)
     assert said(tmp_path / "models").endswith(f"name one of those below: {below}")
     assert pretrained.read(below)[1]["config"]["model"]["embed_dim"] == MODEL["embed_dim"]
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("__0_0.distcp", "python -m torch.distributed.checkpoint.format_utils dcp_to_torch"),
+        ("global_step9/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "zero_to_fp32.py . NEW"),
+        ("global_step9/zero_pp_rank_3_mp_rank_00_model_states.pt", "zero_to_fp32.py . NEW"),
+    ],
+)
+def test_parts_that_processes_saved_say_what_makes_one_model_of_them(file, told, tmp_path):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_bytes(b"")
+    assert told in said(tmp_path)
+    assert told in said((tmp_path / file).parent)
+    with pytest.raises(CleanExit, match=r"holds parts that .* processes saved"):
+        torch_pickles.make_safe(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("inside", ["checkpoints", "global_step9"])
+def test_pickles_below_a_folder_are_found_and_not_read(inside, tmp_path):
+    """open_clip's logs, DeepSpeed's without ZeRO; the advice is followed to the end."""
+    below = tmp_path / inside
+    below.mkdir()
+    for name in ("epoch_1.pt", "epoch_2.pt"):
+        (below / name).write_bytes(b"")
+    assert said(tmp_path).endswith(f"name one of those below: {below}")
+    assert said(below).endswith(f"name the one that you want, {below / 'epoch_1.pt'}")
+    assert "--trust_pickle" in said(below / "epoch_1.pt")
+    (below / "epoch_1.pt").unlink()
+    assert f"--trust_pickle --input={below} " in said(below)
+
+
+def test_a_damaged_vocabulary_is_not_taken_for_none(tmp_path):
+    """A run that starts from the weights would train another one in its place."""
+    path = folder(tmp_path / "a")
+    for content in (git_lfs.POINTER + b".github.com/spec/v1\noid sha256:4d7a\nsize 9\n", b"\xff"):
+        (path / "clip_merges.txt").write_bytes(content)
+        with pytest.raises(DataError, match=re.escape(f"{path}: ")):
+            pretrained.read_tokenizer(path)
 
 
 @pytest.mark.parametrize(

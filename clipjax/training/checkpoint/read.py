@@ -96,7 +96,7 @@ def _open(path: str) -> tuple[Checkpoints, list[int], int | None]:
 def is_run(path: str) -> bool:
     """Whether a local folder is a work directory or lies in one: a step, or its `checkpoints`."""
     folder = epath.Path(path)
-    return (folder / FOLDER).exists() or any(
+    return any(folder.glob(f"{FOLDER}/[0-9]*")) or any(
         (place / "state").exists() for place in (folder, *folder.glob("[0-9]*"))
     )
 
