@@ -15,12 +15,13 @@ from clipjax.common import git_lfs
 from clipjax.common.exits import CleanExit
 from clipjax.data import images, sources
 from clipjax.data.source import BadRecord
+from clipjax.data.sources import tf_example
 from clipjax.data.sources.folder import Folder
 from clipjax.data.sources.parquet import open_parquet
 from clipjax.data.sources.table import open_tables
 from clipjax.data.sources.tar import open_tars
 from clipjax.data.sources.tfrecord import open_tfrecords
-from tests.data import tars
+from tests.data import fakes, tars
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 
@@ -62,6 +63,46 @@ def test_columns_of_any_type_that_holds_text(caption, tmp_path):
     assert [text[0] if isinstance(text, list) else text for text in texts] == [
         *("a dog", "a cat", "a dog")
     ]
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_field_within_a_column_is_a_text_by_its_name(flat, tmp_path):
+    """It is none unasked, and the error lists it; with a null in it, or in its place."""
+    held = [{"caption": "a dog", "id": 1}, None, {"caption": None, "id": 3}, {"caption": "a cat"}]
+    pictures = [{"bytes": tars.picture(i), "path": f"{i}.jpg"} for i in range(4)]
+    table = pa.table({"image": pictures, "annotation": held})
+    pq.write_table(table.flatten() if flat else table, tmp_path / "a.parquet")
+    options = {"image_key": "image.bytes" if flat else "image"}
+    told = said(open_parquet, tmp_path / "a.parquet", **options)
+    assert "annotation.caption, annotation.id" in told and flat == ("image.path" in told)
+    source = open_parquet(tmp_path / "a.parquet", text_key="annotation.caption", **options)
+    assert [source.caption(i) for i in range(len(source))] == ["a dog", "a cat"]
+    assert source.skipped == {"rows without text": 2}
+    assert source[1]["image"] == pictures[3]["bytes"]
+
+
+@pytest.mark.parametrize("held", [{"caption": "a dog", "id": 1}, [{"caption": "a dog"}]])
+def test_a_text_with_something_beside_it_says_to_write_it_alone(held, tmp_path):
+    rows = {"image": [tars.picture(0)], "caption": [held]}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_text(json.dumps({"image": "0.jpg", "caption": held}))
+    entries = [("0.jpg", tars.picture(0)), ("0.json", json.dumps({"caption": held}).encode())]
+    tar = open_tars(tars.write(tmp_path / "a.tar", entries), text_key="caption")
+    for source in (open_parquet(tmp_path / "a.parquet"), open_tables(tmp_path / "a.jsonl"), tar):
+        with pytest.raises(BadRecord, match=r"caption is no text .*; write its text alone"):
+            source.caption(0)
+
+
+def test_sequence_examples_are_named_and_not_mistaken(tmp_path):
+    """Their context is read as an Example; what lies in their lists is not."""
+    features = {"image": [tars.picture(0)], "caption": [b"a dog"]}
+    lists = b"\x12\x02\x0a\x00"  # field 2, an empty entry
+    for name, context in (("whole", features), ("part", {"image": features["image"]})):
+        record = tf_example.encode(context) + lists
+        fakes.write_tfrecord(tmp_path / f"{name}.tfrecord", [record])
+    assert open_tfrecords(tmp_path / "whole.tfrecord").caption(0) == "a dog"
+    told = said(open_tfrecords, tmp_path / "part.tfrecord")
+    assert told.endswith("write image and text as features of tf.train.Examples")
 
 
 @pytest.mark.parametrize("name", ["url", "URL", "image_url", "img_urls"])
@@ -162,6 +203,37 @@ def test_a_folder_of_datasets_says_how_it_is_written_again(tmp_path):
     (tmp_path / "data-00000-of-00001.arrow").write_bytes(b"ARROW1")
     (tmp_path / "state.json").write_text("{}")
     assert "load_from_disk(FOLDER).to_parquet" in said(lambda: len(Folder(str(tmp_path))))
+
+
+def test_data_of_another_source_say_which_reads_them(tmp_path):
+    """Files and folders of each kind, given to each source that does not read them."""
+    picture = tars.picture(0)
+    tars.write(tmp_path / "tar" / "0.tar", [("0.jpg", picture), ("0.txt", b"a dog")])
+    for name in ("parquet", "table", "tfrecord", "arrow"):
+        (tmp_path / name).mkdir()
+    pq.write_table(pa.table({"jpg": [picture], "txt": ["a dog"]}), tmp_path / "parquet/0.parquet")
+    (tmp_path / "table/0.csv").write_text("filepath,title\n0.jpg,a dog\n")
+    record = tf_example.encode({"jpg": [picture], "txt": [b"a dog"]})
+    fakes.write_tfrecord(tmp_path / "tfrecord/0.tfrecord", [record])
+    (tmp_path / "arrow/0.arrow").write_bytes(b"ARROW1")
+    opened = {"tar": open_tars, "parquet": open_parquet, "table": open_tables}
+    opened |= {"tfrecord": open_tfrecords, "folder": lambda path: len(Folder(path))}
+    for name, call in opened.items():
+        for held in sorted({"tar", "parquet", "table", "tfrecord", "arrow"} - {name}):
+            remedy = f"; source {held} reads " if held != "arrow" else f"; {sources.ARROW}"
+            folder = tmp_path / held
+            assert remedy in said(call, str(folder)), (name, held)
+            if name != "folder":
+                told = said(call, str(next(folder.glob(f"0.{'csv' if held == 'table' else held}"))))
+                assert remedy in told and "write it again" not in told, (name, held)
+
+
+def test_shards_one_folder_below_are_named(tmp_path):
+    tars.write(tmp_path / "test" / "0.tar", list(tars.pairs(2)))
+    (tmp_path / "classnames.txt").write_text("cat")
+    told = said(open_tars, str(tmp_path))
+    assert told.endswith(f"; name the folder below, {tmp_path / 'test'}")
+    assert len(open_tars(str(tmp_path / "test"))) == 2
 
 
 def test_links_in_a_circle_end(tmp_path):

@@ -109,6 +109,20 @@ def remedy(path: str) -> str:
     return REMEDIES.get(ending, "")
 
 
+def what_reads(path: str, *, ending: str = "") -> str:
+    """What to do with a local file or folder that holds no shards of this ending, nor images: which
+    source reads it, or its remedy; "" where neither is known."""
+    path = os.path.expanduser(path)
+    if not os.path.isdir(path):
+        other = by_ending(path)
+        is_another = bool(other) and other != ENDINGS.get(ending)
+        return f"source {other} reads it" if is_another else remedy(path)
+    if fitting := [name for name in by_content(path) if name != "folder"]:
+        return f"source {' or '.join(fitting)} reads what it holds"
+    endings = sorted({os.path.splitext(file)[1].lower() for file in os.listdir(path)})
+    return next((REMEDIES[each] for each in endings if each in REMEDIES and each != ".json"), "")
+
+
 def _begins(path: str, content: bytes) -> bool:
     """Whether a local file begins so, after white space."""
     path = os.path.expanduser(path)

@@ -23,7 +23,8 @@ from clipjax.common.counts import counted
 from clipjax.common.exits import ConfigError, DataError
 from clipjax.data import images
 from clipjax.data.source import Extent, Source
-from clipjax.data.sources import ARROW
+from clipjax.data.sources import what_reads
+from clipjax.data.sources.shard_paths import KEPT
 from clipjax.data.sources.tar import MAX_TEXT, Choice, field_texts, parse
 
 # What Pillow reads without a further package.
@@ -110,7 +111,8 @@ class Folder(Source):
         if not found.images:
             held = ", ".join(f"{len(each):,} {why}" for why, each in found.others.items())
             but = f"; it holds {held}" if held else ""
-            but += f": {ARROW}" if ".arrow" in found.others else ""
+            remedy = what_reads(self.top)
+            but += f"; {remedy}" if remedy else ""
             raise DataError(f"{where}: holds no images ({', '.join(ENDINGS)}){but}")
         splits = [name for name in classes if SPLITS.fullmatch(name)]
         if splits and (len(splits) == len(classes) or sum(map(self._holds_folders, splits)) > 1):
@@ -420,7 +422,7 @@ def _mode(entry: os.DirEntry[str]) -> int:
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in SYSTEM
+    return name.startswith(".") or name in SYSTEM or name.endswith(KEPT)
 
 
 def _identity(path: str) -> tuple[int, int]:

@@ -39,7 +39,8 @@ class ParquetTable(Table):
 
 @dataclasses.dataclass(frozen=True)
 class ParquetFormat(Format):
-    """Parquet as a `shard_format.Format`; an image is binary or {"bytes", "path"}.
+    """Parquet as a `shard_format.Format`; an image is binary or {"bytes", "path"}, and
+    "COLUMN.FIELD" a field of a column of structs.
 
     Its methods raise ConfigError where pyarrow is not installed.
     """
@@ -49,8 +50,8 @@ class ParquetFormat(Format):
 
     def load(self, path: str, *, files: ShardFiles) -> ParquetTable:
         file = files.opened(path, opener=self.open)
-        columns = tuple(file.parquet.schema_arrow.names)
-        digest = zlib.crc32(repr((columns, file.ends)).encode())
+        columns = tuple(file.paths)
+        digest = zlib.crc32(repr((tuple(file.parquet.schema_arrow.names), file.ends)).encode())
         return ParquetTable(
             identity=file.identity,
             digest=digest,
@@ -126,9 +127,9 @@ class OpenParquet:
         for group in groups:
             last = self.ends[-1] if self.ends else 0
             self.ends.append(last + metadata.row_group(group).num_rows)
-        columns = self.parquet.schema_arrow.names
+        self.paths = paths_in(self.parquet.schema_arrow)
         self._wanted = [
-            name for name in (names.image_in(columns), *names.texts_in(columns)) if name
+            name for name in (names.image_in(self.paths), *names.texts_in(self.paths)) if name
         ]
         self._kept: collections.OrderedDict[int, Any] = collections.OrderedDict()
         self._lock = threading.Lock()
@@ -146,7 +147,10 @@ class OpenParquet:
     def nulls(self, column: str) -> np.ndarray:
         """Whether each row has null in a column, or an image with neither bytes nor path."""
         import pyarrow
+        from pyarrow import compute
 
+        field = compute.struct_field  # pyright: ignore[reportAttributeAccessIssue] (made at import)
+        inside = self.paths[column][1:]
         nulls = np.zeros(self.rows, bool)
         for group in range(len(self.ends)):
             at = self.ends[group - 1] if group else 0
@@ -155,7 +159,9 @@ class OpenParquet:
             )
             with contextlib.suppress(pyarrow.ArrowException, OSError):  # its rows are bad records
                 for batch in batches:
-                    nulls[at : at + len(batch)] = is_null(batch.column(0))
+                    values = batch.column(0)
+                    values = field(values, inside) if inside else values
+                    nulls[at : at + len(batch)] = is_null(values)
                     at += len(batch)
         return nulls
 
@@ -165,7 +171,11 @@ class OpenParquet:
         first = self.ends[group - 1] if group else 0
         with self._lock:
             table = self._group(group)
-        return table.column(column)[row - first].as_py()
+        top, *inside = self.paths[column]
+        value = table.column(top)[row - first].as_py()
+        for field in inside:
+            value = None if value is None else value[field]
+        return value
 
     def _group(self, group: int) -> Any:
         import pyarrow
@@ -181,6 +191,22 @@ class OpenParquet:
         while len(self._kept) > 1 and sum(t.nbytes for t in self._kept.values()) > GROUP_BYTES:
             self._kept.popitem(last=False)
         return table
+
+
+def paths_in(schema: Any) -> dict[str, list[str]]:
+    """Name → column and perhaps field in it: of all columns, then those of structs but images."""
+    from pyarrow import types
+
+    structs = [column for column in schema if types.is_struct(column.type)]
+    within = {
+        f"{column.name}.{field.name}": [column.name, field.name]
+        for column in structs
+        for field in column.type
+        if {each.name for each in column.type} != {"bytes", "path"}
+    }
+    return {name: [name] for name in schema.names} | {
+        name: path for name, path in within.items() if name not in schema.names
+    }
 
 
 def is_null(values: Any) -> np.ndarray:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from clipjax.common import urls
 from clipjax.common.exits import ConfigError, DataError
+from clipjax.data import sources
 from clipjax.data.sources import remote
 
 MAX_SHARDS = 1_000_000  # a longer range is a slip, and would fill the memory with names
@@ -89,11 +90,7 @@ def find(named: list[str], *, part: str, ending: str) -> list[str]:
                 if remote.is_shard(file, ending=ending) and not file.startswith(".")
             ]
             if not inside:
-                seen = sorted({os.path.splitext(file)[1] for file in os.listdir(name)} - {""})
-                others = f", only *{', *'.join(seen[:5])}; name those" if seen else ""
-                raise ConfigError(
-                    f"config.data.path: folder {name} holds no *{ending} files{others}"
-                )
+                raise _no_shards(name, ending=ending)
             found += inside
         elif os.path.exists(name):
             found.append(name)
@@ -113,6 +110,20 @@ def find(named: list[str], *, part: str, ending: str) -> list[str]:
             f" first {missing[0]}; copy them or name only those that are there"
         )
     return found
+
+
+def _no_shards(folder: str, *, ending: str) -> ConfigError:
+    """The error for a folder without shards, which says where they may be."""
+    seen = sorted({os.path.splitext(file)[1] for file in os.listdir(folder)} - {""})
+    only = f", only *{', *'.join(seen[:5])}" if seen else ""
+    below = sorted(glob.glob(os.path.join(glob.escape(folder), "*", f"*{ending}")))
+    remedy = "name those" if seen else ""
+    if below:
+        remedy = f"name the folder below, {os.path.dirname(below[0])}"
+    elif other := sources.what_reads(folder, ending=ending):
+        remedy = other
+    told = f"folder {folder} holds no *{ending} files{only}{remedy and f'; {remedy}'}"
+    return ConfigError(f"config.data.path: {told}")
 
 
 def find_remote(named: list[str], *, part: str, ending: str) -> list[str]:

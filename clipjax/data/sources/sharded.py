@@ -20,6 +20,7 @@ from typing import Any
 
 from clipjax.common import files, git_lfs, urls
 from clipjax.common.exits import ConfigError, DataError
+from clipjax.data import sources
 from clipjax.data.source import BadRecord, Shards, Source
 from clipjax.data.sources import remote, shard_format, shard_paths
 from clipjax.data.sources.shard_files import REMEDY, ShardFiles
@@ -255,7 +256,8 @@ class ShardedSource(Source):
         try:
             return self._table(path)
         except DataError as error:
-            return error
+            other = sources.what_reads(path, ending=self.form.ending)
+            return DataError(str(error).replace(REMEDY, other)) if other else error
         except OSError as error:
             where = urls.shown(path)
             reason = error.strerror or str(error).removeprefix(f"{where}: ")

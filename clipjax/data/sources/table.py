@@ -233,8 +233,9 @@ def ending_of(path: str) -> str:
     ending = os.path.splitext(path)[1].lower()
     if ending not in delimited.DELIMITERS and ending not in LINES:
         known = ", ".join((*delimited.DELIMITERS, *LINES))
-        remedy = f"; {sources.REMEDIES[ending]}" if ending in sources.REMEDIES else ""
-        raise ConfigError(f"config.data.path: {path} has none of the endings {known}{remedy}")
+        remedy = sources.what_reads(path)
+        told = f"{path} has none of the endings {known}{remedy and f'; {remedy}'}"
+        raise ConfigError(f"config.data.path: {told}")
     return ending
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from clipjax.data.source import BadRecord
 
+FEATURE_LISTS = "feature_lists"  # of a SequenceExample, field 2, as if it were a feature
 WINDOW = 4096  # bytes read at a time where content is stepped over
 HEAD = 24  # bytes: a tag and a length, or a tag and a number
 
@@ -81,11 +82,16 @@ class Walk:
 
 
 def filled(read: Callable[[int, int], bytes], *, offset: int, size: int) -> list[str]:
-    """Names of an Example's features that hold bytes, without reading these; errors as `decode`."""
+    """Names of an Example's features that hold bytes, without reading these; errors as `decode`.
+
+    A tf.train.SequenceExample has FEATURE_LISTS among them.
+    """
     names = []
     walk = Walk(read, begin=offset, end=offset + size)
-    for features in walk.first_fields(offset, offset + size):
-        for entry in walk.first_fields(*features):
+    for number, *features in walk.fields(offset, offset + size):
+        if number == 2:
+            names.append(FEATURE_LISTS)
+        for entry in walk.first_fields(*features) if number == 1 else ():
             parts = {number: where for number, *where in walk.fields(*entry)}
             lists = walk.first_fields(*parts[2]) if 2 in parts else ()
             if any(True for values in lists for _ in walk.first_fields(*values)):

@@ -57,6 +57,15 @@ class TfrecordFormat(Format):
         """Any record may lack a feature, or have it without a value."""
         return lambda file: self.names.nulls(filled(file, table, row) for row in range(len(table)))
 
+    def no_pairs(self, name: str, *, samples: int, seen: Sequence[str]) -> DataError:
+        error = super().no_pairs(name, samples=samples, seen=seen)
+        if tf_example.FEATURE_LISTS not in seen:
+            return error
+        return DataError(
+            f"{error}; these are SequenceExamples, whose feature_lists are not read: write image"
+            " and text as features of tf.train.Examples"
+        )
+
     def image(self, file: OpenFile, table: RecordTable, row: int, /) -> bytes:
         features = read(file, table, row)
         values = features.get(self.names.image_in(features), [])
