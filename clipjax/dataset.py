@@ -71,7 +71,7 @@ def check() -> None:
     source = _source()
     found, indices = check.check(source, limit=LIMIT.value, num_workers=NUM_WORKERS.value)
     summed = check.summary(found, source=source)
-    print(check.describe(summed))
+    print(check.describe({**summed, "source": named_data.described(source)}))
     if output:
         files.write_json(f"{output}/check.json", summed)
         sheet = check.sheet(source, indices)

@@ -41,6 +41,7 @@ def environment(index: int, *, options: argparse.Namespace, port: int) -> dict[s
         "CLIPJAX_COORDINATOR": f"127.0.0.1:{port}",
         "CLIPJAX_NUM_PROCESSES": str(options.processes),
         "CLIPJAX_PROCESS_ID": str(index),
+        "CLIPJAX_STARTED_BY": "local.py",
     }
     if options.cpu_devices:
         flag = f"--xla_force_host_platform_device_count={options.cpu_devices}"

@@ -246,7 +246,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     flags = [f"--type={options.type}", *[f"--create_flag={f}" for f in options.create_flag]]
     flags += [f"--version={options.version}"] if options.version else []
     flags += setup_flags(options)
-    code, version = tpu_queue.on_nodes(options, "check", *flags, capture=True)
+    program = ["--", *options.arguments]
+    code, version = tpu_queue.on_nodes(options, "check", *flags, *program, capture=True)
     if code:
         sys.exit(code)  # tpu_vm.sh has said why
     options.version = version.split()[0]

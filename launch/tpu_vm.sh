@@ -128,8 +128,32 @@ check_setup() { # what `setup` would send is there; sets root
   fi
 }
 
+warn_of_loss() { # of the program's arguments: what workers lack, or lose with the node
+  local argument before="" config="" workdir="" default root
+  for argument in ${arguments[@]+"${arguments[@]}"}; do
+    case $argument in
+      --config=*) config=${argument#*=} ;;
+      --workdir=*) workdir=${argument#*=} ;;
+    esac
+    [[ $before != --config ]] || config=$argument
+    [[ $before != --workdir ]] || workdir=$argument
+    before=$argument
+  done
+  default=${config##*/} default=${config:+runs/${default%%.py*}}
+  [[ $module != clipjax.main ]] || workdir=${workdir:-$default}
+  case $workdir in
+    "" | *://* | /*) ;; # an absolute path may be a shared disk
+    *) printf 'tpu_vm.sh: --workdir=%q: a folder on the own disk of each worker, deleted with the node; name --workdir=gs://BUCKET/…\n' "$workdir" >&2 ;;
+  esac
+  root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  if [[ ${config%%:*} == *.py ]] && git -C "$root" rev-parse -q --verify HEAD >/dev/null 2>&1 &&
+    ! git -C "$root" cat-file -e "HEAD:./${config%%:*}" 2>/dev/null; then
+    printf 'tpu_vm.sh: --config=%q: not in HEAD of %q, which is what setup sends; commit it there, and write its path from there\n' "$config" "$root" >&2
+  fi
+}
+
 setup() {
-  local root folder
+  local root folder changed
   check_setup
   if [[ -n $dry_run ]]; then
     folder=${TMPDIR:-/tmp}
@@ -142,8 +166,9 @@ setup() {
   call cp "$root/launch/tpu_vm.sh" "$folder/clipjax-upload/"
   [[ -z $env_file ]] || call install -m 600 "$env_file" "$folder/clipjax-upload/env"
   if [[ -z $repo ]]; then
-    [[ -z $(git -C "$root" status --porcelain) ]] ||
-      echo "tpu_vm.sh: uncommitted changes in $root are not sent; commit them first" >&2
+    changed=$(git -C "$root" status --porcelain | cut -c 4- | sed -n 1,4p | tr '\n' ' ')
+    [[ -z $changed ]] ||
+      echo "tpu_vm.sh: of $root only commits are sent, so not these changes: ${changed% }" >&2
     call git -C "$root" archive --format=tar.gz --output="$folder/clipjax-upload/clipjax.tar.gz" HEAD
   fi
   call gcloud compute tpus tpu-vm scp --recurse "$folder/clipjax-upload" "$name:" "${reach[@]}" --worker=all
@@ -156,6 +181,7 @@ setup() {
 
 run() {
   [[ ${#arguments[@]} -gt 0 ]] || fail "nothing to run: … run $name -- --config=… --workdir=gs://…"
+  warn_of_loss
   # gcloud repeats a command whose connection broke; the token makes a second start harmless.
   script all start "$(date +%s)-$$" "$module" "${arguments[@]}"
 }
@@ -344,6 +370,7 @@ main() {
     delete) call gcloud compute tpus tpu-vm delete "$name" "${where[@]}" --quiet ;;
     check) # for queued_resource.py: the flags are good, setup can begin, and this is the image
       check_setup
+      warn_of_loss
       runtime_version
       ;;
   esac

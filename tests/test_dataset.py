@@ -38,6 +38,7 @@ def shards(tmp_path_factory):
 def test_check(shards, tmp_path):
     ended = command("check", "--source=tar", f"--path={shards}", f"--output={tmp_path}/out")
     assert ended.returncode == 0, ended.stderr
+    assert f"source                         tar, {shards}\n" in ended.stdout
     assert "looked at                      60" in ended.stdout
     assert json.loads((tmp_path / "out" / "check.json").read_text())["broken"] == 0
     assert (tmp_path / "out" / "sheet.png").stat().st_size > 1000

@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import flags
 
-from clipjax.common import cli
+from clipjax.common import cli, urls
 from clipjax.common.exits import ConfigError, DataError
 
 CONFIG = cli.define_config_flag()
@@ -35,6 +35,17 @@ def source(*, image_size: int) -> Any:
     data, image_size = settings(image_size=image_size)
     with errors_of_flags():
         return build_data.source(data, image_size=image_size, seed=0)
+
+
+def described(source: Any) -> str:
+    """The data that the flags name, for people: "tar, shards/*.tar"; of a mixture its name."""
+    from clipjax.data import sources
+
+    data, _ = settings(image_size=0)
+    if data.mixture:
+        return source.name
+    kind = sources.by_ending(data.path) or data.source  # one name, whatever it was called
+    return ", ".join(filter(None, (kind, data.name, urls.shown(data.path))))
 
 
 def settings(*, image_size: int) -> tuple[Any, int]:

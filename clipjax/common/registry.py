@@ -10,8 +10,10 @@ from clipjax.common.exits import ConfigError
 
 ELSEWHERE = {  # what others call a thing, where the letters do not resemble our name for it
     "clip": "softmax_gather",
+    "hf": "huggingface",
     "json": "table",
     "siglip": "sigmoid_ring",
+    "transformers": "huggingface",
     "wds": "tar",
     "webdataset": "tar",
 }
@@ -45,11 +47,11 @@ def unread(name: str, *, table: Mapping[str, Entry]) -> list[str]:
 
 def closest(name: str, names: Iterable[str]) -> str:
     """' (did you mean "x"?)' for the known name nearest to `name`, or '' if none is near."""
-    names = list(names)
-    match = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
-    if ELSEWHERE.get(str(name).lower()) in names:
-        match = [ELSEWHERE[str(name).lower()]]
-    return f' (did you mean "{match[0]}"?)' if match else ""
+    written, by_lower = str(name).lower(), {each.lower(): each for each in names}
+    match = difflib.get_close_matches(written, by_lower, n=1, cutoff=0.6)
+    if ELSEWHERE.get(written) in by_lower:
+        match = [ELSEWHERE[written]]
+    return f' (did you mean "{by_lower[match[0]]}"?)' if match else ""
 
 
 def check_name(name: str, *, names: Iterable[str], kind: str) -> None:

@@ -70,8 +70,7 @@ def _join(
     heartbeat_seconds: int,
     devices: list[int] | None = None,
 ) -> None:
-    if count > 1:
-        streams.mute_libraries()  # on CPUs gloo tells of each of its connections
+    streams.mute_libraries()  # on CPUs gloo tells of each of its connections, be there none
     jax.distributed.initialize(
         address,
         num_processes=count,
@@ -89,13 +88,13 @@ def _waiting(peer_group: Peers, *, seconds: int) -> Iterator[None]:
     """Say that the others are waited for, and end the program with 70 after so many seconds."""
     others = f"the other {peer_group.count - 1}" if peer_group.count > 2 else "the other one"
     me = f"clipjax: process {peer_group.index} of {peer_group.count} ({peer_group.where})"
-    how = f"start {peer_group.start_others}"
+    how = f"; start {peer_group.start_others}" if peer_group.start_others else ""
 
     def give_up() -> None:
-        print(f"{me}: {others} did not come in {seconds} s; {how}", file=sys.stderr, flush=True)
+        print(f"{me}: {others} did not come in {seconds} s{how}", file=sys.stderr, flush=True)
         shutdown.end(exits.PEER_FAILURE)
 
-    print(f"{me}: waiting for {others}, {seconds} s at most; {how}", file=sys.stderr, flush=True)
+    print(f"{me}: waiting for {others}, {seconds} s at most{how}", file=sys.stderr, flush=True)
     timer = threading.Timer(seconds, give_up)
     timer.daemon = True
     timer.start()

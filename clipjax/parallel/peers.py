@@ -13,6 +13,7 @@ from typing import Any
 from clipjax.common.exits import ConfigError
 
 VARIABLES = ("CLIPJAX_COORDINATOR", "CLIPJAX_NUM_PROCESSES", "CLIPJAX_PROCESS_ID")
+LAUNCHER = "CLIPJAX_STARTED_BY"  # set by a program that starts all of them: launch/local.py
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:\d+)?")
 
 
@@ -23,7 +24,7 @@ class Peers:
     Attributes:
       where: what told it, "a TPU slice", for messages.
       count, index: processes, and which of them this is.
-      start_others: how the user starts the same program on the others.
+      start_others: how the user starts the same program on the others; "" where a launcher does.
       address: "host:port" of process 0; "" asks `cluster` for it, which may wait for that host.
       cluster: jax's description of the cluster; None with variables.
     """
@@ -91,6 +92,7 @@ def _of_variables() -> Peers:
         f"the same command with CLIPJAX_COORDINATOR={address} CLIPJAX_NUM_PROCESSES={count} and a"
         f" CLIPJAX_PROCESS_ID of its own, 0 to {int(count) - 1}; their machines must reach it"
     )
+    others = "" if os.environ.get(LAUNCHER) else others
     return Peers("CLIPJAX_ variables", int(count), int(index), others, address)
 
 

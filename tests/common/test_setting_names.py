@@ -2,7 +2,7 @@
 
 import pytest
 
-from clipjax import config, losses, optim
+from clipjax import config, convert, losses, optim
 from clipjax.common.registry import closest
 from clipjax.common.setting_names import ELSEWHERE, closest_setting
 from clipjax.data import sources
@@ -57,6 +57,11 @@ def test_the_setting_that_was_meant(written, meant):
         ("clip", losses.LOSSES, "softmax_gather"),
         ("const", optim.SCHEDULES, "constant"),
         ("adam", optim.OPTIMIZERS, "adamw"),
+        *(
+            (name, convert.FORMATS, "huggingface")
+            for name in ("transformers", "HF", "hugging_face")
+        ),
+        *((name, convert.FORMATS, "open_clip") for name in ("openclip", "open-clip", "OpenCLIP")),
     ],
 )
 def test_the_name_that_was_meant(written, names, meant):

@@ -58,6 +58,17 @@ def test_a_run_goes_on(tmp_path):
     assert sorted(tiny.values(workdir)) == [1, 2, 3]
 
 
+def test_a_run_shows_no_line_of_the_libraries_below(tmp_path):
+    """gloo tells of its connections on standard output, also of none."""
+    flags = ("--config.total=3 steps", "--config.checkpoint.every=3 steps")
+    command = [sys.executable, "-m", "clipjax.main", "--config=tests/tiny.py", *flags]
+    done = subprocess.run(
+        [*command, f"--workdir={tmp_path}/run"], cwd=processes.ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == exits.DONE and "complete" in done.stdout
+    assert "gloo" not in (done.stdout + done.stderr).lower()
+
+
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-", "<&-", "<&- >&- 2>&-"])
 def test_closed_streams_are_nowhere_and_no_file_takes_their_number(redirection):
     code, told = spoken(redirection)

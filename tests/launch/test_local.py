@@ -55,6 +55,23 @@ def test_processes_are_told_how_to_join():
     assert len(rest) == 1 and rest.pop().startswith("127.0.0.1:")
 
 
+def test_a_child_does_not_tell_to_start_the_others_by_hand(tmp_path):
+    local = load()
+    options = local.parse(["--processes=2", "--cpu_devices=1", "--", sys.executable])
+    join = "from clipjax.parallel import distributed; distributed.initialize(timeout_seconds=1)"
+    told = {}
+    for index, port in enumerate((8491, 8492)):  # alone: the other never comes
+        env = local.environment(index, options=options, port=port) | {"PYTHONPATH": processes.ROOT}
+        done = subprocess.run(
+            [sys.executable, "-c", join], env=env, capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == exits.PEER_FAILURE
+        told[index] = [line for line in done.stderr.splitlines() if line.startswith("clipjax: ")]
+    for index, lines in told.items():
+        assert f"process {index} of 2" in lines[0] and lines[0].endswith("1 s at most")
+        assert lines[-1].endswith("the other one did not come in 1 s")
+
+
 def test_devices():
     local = load()
     options = local.parse(["--processes=2", "--cpu_devices=4", "--", sys.executable])

@@ -118,6 +118,57 @@ def test_dry_run_makes_no_call(cloud):
     assert pasted == called
 
 
+@fake_gcloud.needs_git
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        (["--config=configs/vitb32.py", "--workdir=gs://bucket/run"], []),
+        (["--config=figure2:words", "--workdir=/shared/run"], []),
+        (["--config=configs/figure2.py:words", "--workdir", "s3://bucket/run"], []),
+        (["--config=vitb32", "--workdir=runs/a"], ["--workdir=runs/a"]),
+        (["--config", "vitb32", "--workdir", "~/a b"], [r"--workdir=\~/a\ b"]),
+        (["--config=configs/vitb32.py"], ["--workdir=runs/vitb32: "]),
+        (["--config=/home/me/mine.py", "--workdir=gs://bucket/run"], ["--config=/home/me/mine.py"]),
+        (["--config=configs/mine.py:x", "--workdir=gs://b/r"], ["--config=configs/mine.py:x"]),
+        (["--config=../mine.py", "--workdir=runs/a"], ["--workdir=runs/a", "--config=../mine.py"]),
+    ],
+)
+def test_what_workers_lack_or_lose_is_told_in_a_line_each(cloud, program, told):
+    cloud.script(("ssh", [{}]))
+    for more in ([], ["--dry_run"]):
+        done = tpu_vm(cloud, "run", "a", "--zone=us-east5-b", *more, "--", *program)
+        assert done.returncode == 0
+        lines = done.stderr.splitlines()
+        assert len(lines) == len(told), lines
+        for line, words in zip(lines, told, strict=True):
+            assert line.startswith(f"tpu_vm.sh: {words}")
+    assert len(cloud.calls()) == 1, "the run is started all the same"
+
+
+def test_another_program_than_training_has_no_default_work_directory(cloud):
+    cloud.script(("ssh", [{}]))
+    flags = ["--zone=us-east5-b", "--module=clipjax.evaluate", "--dry_run"]
+    done = tpu_vm(cloud, "run", "a", *flags, "--", "--weights=gs://b/w", "--suite=paper27")
+    assert done.returncode == 0 and done.stderr == ""
+
+
+@fake_gcloud.needs_git
+def test_setup_names_what_is_not_committed(cloud, tmp_path):
+    checkout = tmp_path / "checkout"
+    shutil.copytree(fake_gcloud.LAUNCH, checkout / "launch")
+    commands = (["init", "-q"], ["add", "."], [*IDENTITY, "commit", "-q", "-m=x"])
+    outside = ["env", "-u", "GIT_DIR", "-u", "GIT_WORK_TREE"]
+    for command in commands:
+        subprocess.run([*outside, "git", *command], cwd=checkout, check=True)
+    setup = ["bash", str(checkout / "launch" / "tpu_vm.sh"), "setup", "a", "--zone=us-east5-b"]
+    assert cloud.run(*outside, *setup, "--dry_run").stderr == ""
+    for number in range(9):
+        (checkout / f"mine{number}.py").touch()
+    done = cloud.run(*outside, *setup, "--dry_run")
+    assert done.returncode == 0 and done.stderr.count("\n") == 1
+    assert "not these changes: mine0.py mine1.py" in done.stderr and "mine8" not in done.stderr
+
+
 def without_token(word):
     return re.sub(r"start \d+-\d+", "start TOKEN", word)
 
