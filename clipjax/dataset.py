@@ -69,8 +69,8 @@ def check() -> None:
 
     output = _output("check.json") if OUTPUT.value else ""
     source = _source()
-    found, indices = check.check(source, limit=LIMIT.value, num_workers=NUM_WORKERS.value)
-    summed = check.summary(found, source=source)
+    findings, indices = check.check(source, limit=LIMIT.value, num_workers=NUM_WORKERS.value)
+    summed = check.summary(findings, source=source)
     print(check.describe({**summed, "source": named_data.described(source)}))
     if output:
         files.write_json(f"{output}/check.json", summed)
@@ -101,8 +101,8 @@ def bench() -> None:
         seed=0,
     )
     count = min(LIMIT.value or len(source), len(source), 2000)
-    found = bench.stages(examples, count=count)
-    print(bench.describe(found, rate=RATE.value, hosts=HOSTS.value))
+    rates = bench.stages(examples, count=count)
+    print(bench.describe(rates, rate=RATE.value, hosts=HOSTS.value))
 
 
 def index() -> None:
@@ -137,7 +137,7 @@ def convert() -> None:
     from clipjax.curation import convert
 
     output = _output(convert.SETTINGS)
-    found = convert.convert(
+    counts = convert.convert(
         _source(),
         folder=output,
         side=SIDE.value,
@@ -145,9 +145,9 @@ def convert() -> None:
         shard_records=SHARD_RECORDS.value,
         num_workers=NUM_WORKERS.value,
     )
-    left_out = ", ".join(f"{count:,} {reason}" for reason, count in found["left out"].items())
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in counts["left out"].items())
     print(
-        f"{OUTPUT.value}: {counted(found['written'], 'record')} written, left out:"
+        f"{OUTPUT.value}: {counted(counts['written'], 'record')} written, left out:"
         f" {left_out or 'none'}; train with --config.data.source=tfds"
         f" --config.data.path={OUTPUT.value}"
     )
@@ -173,7 +173,7 @@ def queries() -> None:
     from clipjax.curation import queries
 
     output = _output()
-    found, counts = queries.build(
+    chosen, counts = queries.build(
         texts=TEXT.value,
         titles=TITLES.value,
         synsets=SYNSETS.value,
@@ -182,9 +182,9 @@ def queries() -> None:
         min_views=MIN_VIEWS.value,
         limit=MAX_QUERIES.value,
     )
-    files.write(output, "".join(f"{query}\n" for query in found))
-    told = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
-    print(f"{OUTPUT.value}: {counted(len(found), 'query', 'queries')}: {told}")
+    files.write(output, "".join(f"{query}\n" for query in chosen))
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+    print(f"{OUTPUT.value}: {counted(len(chosen), 'query', 'queries')}: {kinds}")
 
 
 def balance() -> None:
@@ -195,7 +195,7 @@ def balance() -> None:
 
     output = _output()
     listed = matching.read_queries(_needed(QUERIES))
-    found = balance.balance(
+    result = balance.balance(
         _source(),
         matcher=matching.Matcher(listed, lower_case=LOWER_CASE.value),
         path=output,
@@ -203,12 +203,12 @@ def balance() -> None:
         seed=SEED.value,
         num_workers=NUM_WORKERS.value,
     )
-    print(balance.describe(found, queries=listed, per_query=PER_QUERY.value))
+    print(balance.describe(result, queries=listed, per_query=PER_QUERY.value))
     stem = output.removesuffix(selection.ENDING)
-    counts = zip(listed, found["before"], found["after"], strict=True)
+    counts = zip(listed, result["before"], result["after"], strict=True)
     rows = [("query", "before", "after"), *counts]
     files.write(f"{stem}.counts.tsv", "".join("\t".join(map(str, row)) + "\n" for row in rows))
-    figure = balance.plot(found, per_query=PER_QUERY.value)
+    figure = balance.plot(result, per_query=PER_QUERY.value)
     files.write(f"{stem}.png", canvas.encoded(plot.rendered(figure), ending=".png"))
     print(f"{stem}.counts.tsv, {stem}.png; train with --config.data.keep={OUTPUT.value}")
 
@@ -230,14 +230,14 @@ def dedup() -> None:
             against[one] = build_data.source(settings, image_size=IMAGE_SIZE.value, seed=0)
         except (ConfigError, DataError) as error:
             raise type(error)(f"--against={one}: {error}") from None
-    found = dedup.dedup(
+    result = dedup.dedup(
         _source(),
         against=against,
         path=output,
         distance=DISTANCE.value,
         num_workers=NUM_WORKERS.value,
     )
-    print(dedup.describe(found))
+    print(dedup.describe(result))
     print(f"train with --config.data.keep={OUTPUT.value}")
 
 

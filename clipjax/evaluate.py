@@ -113,9 +113,9 @@ def _for_suites_only(workdir: str, *, weights: str, queries: Sequence[str]) -> s
     if weights and not workdir:
         is_folder = os.path.isdir(weights)
         instead = f"write --workdir={weights}" if is_folder else "name a folder with --workdir"
-    given = f"--weights={weights}" if weights else "--watch"
+    flag = f"--weights={weights}" if weights else "--watch"
     question = "--query" if queries else "--image"
-    return f"{given}: has no effect on {question}, only on --suite; {instead}"
+    return f"{flag}: has no effect on {question}, only on --suite; {instead}"
 
 
 def _check_suite(workdir: str, *, weights: str, suite: str, watch: bool, step: int | None) -> None:

@@ -105,7 +105,7 @@ def find(
     from clipjax.pictures import canvas
     from clipjax.pictures.charts import overlap as overlap_chart
 
-    place = epath.Path(folder) / "overlap"
+    output = epath.Path(folder) / "overlap"
     sets = overlap.measured(suite, data=data, folder=folder, image_size=model.image_size)
     unknown = set(thresholds) - {one.name for one in sets}
     if unknown:
@@ -113,7 +113,7 @@ def find(
             f"--thresholds: {sorted(unknown)[0]} is none of the suite's measured sets"
         )
     neighbours = overlap.neighbours(
-        model, sets, training=training, place=place, distance=distance, num_workers=num_workers
+        model, sets, training=training, folder=output, distance=distance, num_workers=num_workers
     )
     rows, table = [], {}
     for one, near in zip(sets, neighbours, strict=True):
@@ -133,17 +133,17 @@ def find(
             sheet = _sheet(one, near, training, threshold=chosen)
             if sheet is not None:
                 files.write(
-                    place / f"{one.name}.png",
+                    output / f"{one.name}.png",
                     canvas.png(sheet, title=one.title, description="nearest pairs"),
                 )
     if distributed.is_lead():
-        files.write_json(place / "overlap.json", results.plain(table), indent=1)
+        files.write_json(output / "overlap.json", results.plain(table), indent=1)
         picture = overlap_chart.draw(rows, title=f"overlap with {training.name}")
         files.write(
-            place / "overlap.png",
+            output / "overlap.png",
             canvas.png(picture, title="overlap", description="as figure 17 of the paper"),
         )
-        print(place / "overlap.png")
+        print(output / "overlap.png")
     return table
 
 

@@ -64,26 +64,26 @@ def run(
         from clipjax.planning import figures
 
         devices = topologies.devices(slice_, num_slices=config.num_slices)
-        place = {"topology": slice_, "devices": devices, "dump_folder": dump}
+        slice_settings = {"topology": slice_, "devices": devices, "dump_folder": dump}
         result: dict[str, Any] = {"config": name, "libtpu": version, "asked": slice_.asked}
         chips = slice_.chips * config.num_slices
         where = f"clipjax plan: {config.num_slices} × {slice_.name}, {counted(chips, 'chip')}"
         if ranges is None:
             _say(f"{where}; compiling the step, {HOW_LONG} …")
             with waiting.told("compiling"):
-                result |= figures.measure(config, **place)
+                result |= figures.measure(config, **slice_settings)
             print(describe(result))
         else:
             groups = figures.variants(config, devices=len(devices), **ranges)
             _say(f"{where}; at most {sum(map(len, groups))} variants, each {HOW_LONG} …")
-            result["rows"] = sweep(groups, place=place)
+            result["rows"] = sweep(groups, slice_settings=slice_settings)
             print(describe_sweep(result["rows"], version=version))
     if json_path:
         files.write_json(json_path, result, indent=1)
     return exits.DONE
 
 
-def sweep(groups: list[list[Any]], *, place: dict[str, Any]) -> list[dict[str, Any]]:
+def sweep(groups: list[list[Any]], *, slice_settings: dict[str, Any]) -> list[dict[str, Any]]:
     """The figures of every variant; within a group the first that fits ends it.
 
     More micro-batches than needed only repeat work. A variant that fails is a row with `reason`.
@@ -102,7 +102,7 @@ def sweep(groups: list[list[Any]], *, place: dict[str, Any]) -> list[dict[str, A
             }
             try:
                 with waiting.told(f"[{done}/{total}] compiling"):
-                    row = figures.measure(config, loss_alone=False, **place)
+                    row = figures.measure(config, loss_alone=False, **slice_settings)
             except CleanExit as error:
                 row = tried | {"fits": None, "reason": str(error)}
             rows.append(row)

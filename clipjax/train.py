@@ -17,6 +17,7 @@ from clipjax.evals.embed import Preempted
 from clipjax.parallel import compilation_cache, distributed, shutdown
 from clipjax.run import folder as run_folder
 from clipjax.run import lease, summary
+from clipjax.run.evaluation import Evaluations
 from clipjax.run.report import RunReport
 from clipjax.run.run import Run, open_run
 from clipjax.run.stage import OpenStage
@@ -76,27 +77,8 @@ def _train_stage(run: Run, stage: OpenStage, *, start: int, state: Any) -> tuple
     clock.enter("init")
 
     # 3. Summary and report, on the process that writes.
-    notes = [
-        *summary.batch_notes(config, per_batch=stage.examples.progress(config.batch_size)),
-        *(build_model.weights_notes(config) if start == 0 else []),
-        *evaluations.warnings,
-    ]
-    reports = []
     done_before = last_step(run.writer)
-    if run.writer is not None:
-        known = {"evaluators": evaluations.opened, "notes": notes}
-        line = summary.describe(stage, total=run.total, start=start, workdir=run.workdir, **known)
-        print(line, flush=True)
-        report = RunReport(
-            run.workdir,
-            log=run.writer.local,
-            config=config,
-            total_steps=run.total,
-            source=run.source,
-            **known,
-        )
-        report.samples(stage.examples, start=stage.stage.examples(start))
-        reports.append(report)
+    reports = _summary_and_reports(run, stage, evaluations, start=start)
 
     # 4. Batches and the step: the loader's workers fill their queues while it compiles.
     with contextlib.closing(stage.batches(start)) as batches:
@@ -168,3 +150,30 @@ def _train_stage(run: Run, stage: OpenStage, *, start: int, state: Any) -> tuple
     if step == run.total or exit_code != exits.DONE:
         log.end(step, complete=exit_code == exits.DONE)
     return step, state, exit_code
+
+
+def _summary_and_reports(
+    run: Run, stage: OpenStage, evaluations: Evaluations, *, start: int
+) -> list[RunReport]:
+    """Print what is about to be trained, and open the report on it; none but on the lead."""
+    config = stage.config
+    notes = [
+        *summary.batch_notes(config, per_batch=stage.examples.progress(config.batch_size)),
+        *(build_model.weights_notes(config) if start == 0 else []),
+        *evaluations.warnings,
+    ]
+    if run.writer is None:
+        return []
+    known = {"evaluators": evaluations.opened, "notes": notes}
+    line = summary.describe(stage, total=run.total, start=start, workdir=run.workdir, **known)
+    print(line, flush=True)
+    report = RunReport(
+        run.workdir,
+        log=run.writer.local,
+        config=config,
+        total_steps=run.total,
+        source=run.source,
+        **known,
+    )
+    report.samples(stage.examples, start=stage.stage.examples(start))
+    return [report]

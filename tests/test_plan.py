@@ -238,7 +238,7 @@ def test_a_sweep_stops_where_it_fits_and_keeps_failures(monkeypatch, capsys):
         micro_batches=[1, 2, 4],
         meshes=["1x4x1"],
     )
-    rows = plan.sweep(groups, place={})
+    rows = plan.sweep(groups, slice_settings={})
     tried = [(row["remat"]["text"], row["micro_batches"], row["fits"]) for row in rows]
     assert tried == [
         ("none", 1, False),

@@ -59,14 +59,14 @@ def source(data: Config, *, image_size: int, seed: int, where: str = "data") -> 
         }
         return mixture.Joined(parts)
     try:
-        made = _open(data, image_size=image_size, seed=seed, where=where)
+        opened = _open(data, image_size=image_size, seed=seed, where=where)
         if data.get("keep"):
-            made = Selected(made, path=shard_files(data).local(data.keep))
+            opened = Selected(opened, path=shard_files(data).local(data.keep))
     except (ConfigError, DataError) as error:  # sources speak of the training data's settings
         raise type(error)(OF_RECORDS.sub(f"config.{where}.", str(error))) from None
-    if len(made) == 0:
-        raise DataError(f"config.{where}: {made.name} split {data.split} holds no records")
-    return made
+    if len(opened) == 0:
+        raise DataError(f"config.{where}: {opened.name} split {data.split} holds no records")
+    return opened
 
 
 def _open(data: Config, *, image_size: int, seed: int, where: str) -> Source:
@@ -133,10 +133,10 @@ def _order(data: Config, *, source: Any, seed: int, where: str) -> order.Order:
         parts = {}
         for name, part in data.mixture.items():
             own = source.parts[name]
-            made = _order(
+            own_order = _order(
                 _with_cache(part, data), source=own, seed=seed, where=f"{where}.mixture.{name}"
             )
-            parts[name] = (made, part.weight, len(own))
+            parts[name] = (own_order, part.weight, len(own))
         return mixture.MixtureOrder(parts)
     shards = source.shards
     if shards is not None and shards.is_remote:

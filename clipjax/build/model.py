@@ -168,10 +168,10 @@ def initial_weights(config: Config, state: TrainState) -> TrainState:
             )
     if not config.init.weights:
         return state
-    given = pretrained.read_variables(config.init.weights)
+    theirs = pretrained.read_variables(config.init.weights)
     taken = initialise_from(
         state.variables,
-        given,
+        theirs,
         towers=config.init.towers,
         resize_positions=config.init.resize_positions,
         where=f"config.init.weights={config.init.weights}",

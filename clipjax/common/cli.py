@@ -187,8 +187,8 @@ def _check_folder() -> None:
     try:
         os.getcwd()
     except OSError as error:
-        told = f"the folder here cannot be read: {error.strerror}; cd to one that is there"
-        print(f"clipjax: {told}", file=sys.stderr, flush=True)
+        problem = f"the folder here cannot be read: {error.strerror}; cd to one that is there"
+        print(f"clipjax: {problem}", file=sys.stderr, flush=True)
         sys.exit(exits.BAD_CONFIG)
 
 

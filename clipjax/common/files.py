@@ -267,11 +267,11 @@ def remove(path: str | os.PathLike[str]) -> None:
     from etils import epath
 
     with errors(path, what="removed"):
-        place = epath.Path(path)
-        if place.is_dir() and not os.path.islink(path):
-            place.rmtree(missing_ok=True)
+        target = epath.Path(path)
+        if target.is_dir() and not os.path.islink(path):
+            target.rmtree(missing_ok=True)
         else:
-            place.unlink(missing_ok=True)
+            target.unlink(missing_ok=True)
 
 
 def move(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
@@ -282,12 +282,12 @@ def move(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None
     """
     from etils import epath
 
-    place = epath.Path(target)
-    make_folder(place.parent)
-    if place.is_dir():
-        remove(place)
+    destination = epath.Path(target)
+    make_folder(destination.parent)
+    if destination.is_dir():
+        remove(destination)
     with errors(target):
-        epath.Path(source).replace(place)
+        epath.Path(source).replace(destination)
 
 
 def check_writable(path: str | os.PathLike[str], *, setting: str) -> None:

@@ -92,8 +92,8 @@ def count(
     indices: Sequence[int], *, source: Any, matcher: Matcher
 ) -> tuple[tuple[np.ndarray, np.ndarray], int]:
     """((queries, pairs that match each), records that match any) of some records."""
-    found = [matcher(texts_of(source, index)) for index in indices]
-    return sums(found), sum(len(numbers) > 0 for numbers in found)
+    matches = [matcher(texts_of(source, index)) for index in indices]
+    return sums(matches), sum(len(numbers) > 0 for numbers in matches)
 
 
 def select(
@@ -101,7 +101,7 @@ def select(
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """Whether each of some records is kept, bool, and the matches of those kept as in `count`."""
     keep = np.zeros(len(indices), bool)
-    found = []
+    matches = []
     for row, index in enumerate(indices):
         numbers = matcher(texts_of(source, index))
         if not len(numbers):
@@ -109,8 +109,8 @@ def select(
         chance = 1.0 - np.prod(1.0 - chances[numbers])
         keep[row] = uniform(source.key(index), seed=seed) < chance
         if keep[row]:
-            found.append(numbers)
-    return keep, sums(found)
+            matches.append(numbers)
+    return keep, sums(matches)
 
 
 def texts_of(source: Any, index: int) -> list[str]:

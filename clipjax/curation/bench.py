@@ -44,18 +44,18 @@ def stages(examples: TrainExamples, *, count: int) -> dict[str, float]:
         for record in usable:
             examples.tokenizer.encode([captions.usable(record["text"])[0]])
 
-    found = {"read": count / cpu_seconds(read_all)}
+    rates = {"read": count / cpu_seconds(read_all)}
     usable = [record for record in records if is_usable(record)]
     if not usable:
-        return found
-    found["decode, crop, resize"] = len(usable) / cpu_seconds(decode_all)
-    found["clean, tokenize"] = len(usable) / cpu_seconds(tokenize_all)
+        return rates
+    rates["decode, crop, resize"] = len(usable) / cpu_seconds(decode_all)
+    rates["clean, tokenize"] = len(usable) / cpu_seconds(tokenize_all)
     rows = np.arange(count)
     together = cpu_seconds(
         lambda: make_rows(0, examples=examples, start=0, batch_size=count, rows=rows)
     )
-    found["all, in batches"] = count / together
-    return found
+    rates["all, in batches"] = count / together
+    return rates
 
 
 def is_usable(record: dict[str, Any]) -> bool:

@@ -85,7 +85,7 @@ def check(
     """
     indices = source.spread(limit=limit) if limit else range(len(source))
     chunks = [indices[span.start : span.stop] for span in workers.spans(len(indices), size=CHUNK)]
-    found = Findings()
+    findings = Findings()
     for part in workers.results(
         functools.partial(inspect, source=source),
         chunks,
@@ -94,41 +94,43 @@ def check(
         sizes=[len(chunk) for chunk in chunks],
         show=show,
     ):
-        found.add(part)
-    return found, indices
+        findings.add(part)
+    return findings, indices
 
 
 def inspect(indices: Sequence[int], *, source: Source) -> Findings:
     """Findings on these records; a pure function of them."""
-    found = Findings()
+    findings = Findings()
     for number, index in enumerate(indices):
-        found.seen += 1
+        findings.seen += 1
         try:
             record = source.read(index)
             if number == 0:  # of one in CHUNK: they are much alike
-                found.keys.update(dict.fromkeys(source.fields(index)))
+                findings.keys.update(dict.fromkeys(source.fields(index)))
             texts = captions.usable(record["text"])
             if not texts:
                 raise captions.BadCaption("empty caption")
             size, file_format = images.probe(record["image"])
         except BadRecord as error:
             key = source.key(index)
-            found.reasons[error.reason] += 1
-            found.bad_by_shard[shard_of(key) or source.name] += 1
-            found.bad.append((key, error.message))
+            findings.reasons[error.reason] += 1
+            findings.bad_by_shard[shard_of(key) or source.name] += 1
+            findings.bad.append((key, error.message))
             continue
-        found.formats[file_format] += 1
-        found.shorter[min(size)] += 1
-        found.longer[max(size)] += 1
-        found.image_bytes[three_digits(len(record["image"]))] += 1
-        found.captions_each[len(texts)] += 1
-        found.characters.update(map(len, texts))
-        found.cleaned += sum(map(captions.is_cut_or_altered, captions.candidates(record["text"])))
-        found.quoted += sum(QUOTED.fullmatch(text) is not None for text in texts)
-        found.images.append(image := digest(record["image"]))
-        found.pairs.append(digest("\n".join([str(image), *texts]).encode()))
-        found.texts.extend({digest(text.encode()) for text in texts})
-    return found
+        findings.formats[file_format] += 1
+        findings.shorter[min(size)] += 1
+        findings.longer[max(size)] += 1
+        findings.image_bytes[three_digits(len(record["image"]))] += 1
+        findings.captions_each[len(texts)] += 1
+        findings.characters.update(map(len, texts))
+        findings.cleaned += sum(
+            map(captions.is_cut_or_altered, captions.candidates(record["text"]))
+        )
+        findings.quoted += sum(QUOTED.fullmatch(text) is not None for text in texts)
+        findings.images.append(image := digest(record["image"]))
+        findings.pairs.append(digest("\n".join([str(image), *texts]).encode()))
+        findings.texts.extend({digest(text.encode()) for text in texts})
+    return findings
 
 
 def repeats(found: "array.array[int]") -> int:

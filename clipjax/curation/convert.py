@@ -193,13 +193,13 @@ def _counts(folder: str, number: int) -> epath.Path:
 def _claim(folder: str, *, settings: dict[str, Any]) -> None:
     """Note in the folder what it is for, or compare with what stands there."""
     files.make_folder(folder, setting="--output")
-    place = epath.Path(folder) / SETTINGS
-    if not place.exists():
+    note = epath.Path(folder) / SETTINGS
+    if not note.exists():
         if epath.Path(folder).exists() and any(epath.Path(folder).iterdir()):  # no folders there
             raise ConfigError(f"--output={folder}: is not empty and no conversion; name another")
-        files.write_json(place, settings)
+        files.write_json(note, settings)
         return
-    before = json.loads(place.read_text())
+    before = json.loads(note.read_text())
     different = [key for key, value in settings.items() if before.get(key) != value]
     if different:
         raise ConfigError(

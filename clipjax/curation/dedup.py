@@ -65,12 +65,12 @@ def dedup(
     inside = {}
     for name, other in against.items():
         theirs = hashes(other, num_workers=num_workers, show=show)
-        found = copies_in(own, theirs, distance=distance)
-        inside[name] = int((found >= 0).sum())
-        keep &= found < 0
+        copies = copies_in(own, theirs, distance=distance)
+        inside[name] = int((copies >= 0).sum())
+        keep &= copies < 0
         examples += [
-            (source.key(int(index)), f"in {name}: {other.key(int(found[index]))}")
-            for index in np.flatnonzero(found >= 0)[:TOLD]
+            (source.key(int(index)), f"in {name}: {other.key(int(copies[index]))}")
+            for index in np.flatnonzero(copies >= 0)[:TOLD]
         ]
     writer.write(0, keep)
     writer.close()
@@ -167,10 +167,10 @@ def copies_in(
     """For each record one of the others that it is a copy of, or -1: int64 [N]."""
     values, where = np.unique(theirs["perceptual"], return_index=True)
     mine, back = np.unique(own["perceptual"], return_inverse=True)
-    found = np.full(len(mine), -1)
+    nearest = np.full(len(mine), -1)
     for left, right in near_pairs(mine, values, distance=distance):
-        found[left] = where[right]
-    result = found[back]
+        nearest[left] = where[right]
+    result = nearest[back]
     exact, where = np.unique(theirs["exact"], return_index=True)
     at = np.minimum(np.searchsorted(exact, own["exact"]), len(exact) - 1)
     same = exact[at] == own["exact"]

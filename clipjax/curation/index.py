@@ -63,10 +63,10 @@ def write(source: Source, *, folder: str) -> int:
         raise ConfigError(f"--source: {source.name} has no shards, so there is nothing to index")
     written: collections.Counter[str] = collections.Counter()
     for path, part in itertools.product(source.paths, ("", shard_format.part(source.form))):
-        for place in source.files.index_places(path, part=part):
+        for path_of_index in source.files.index_places(path, part=part):
             with contextlib.suppress(OSError):
                 target = shared_index(path, folder=folder, part=part)
-                files.write(target, epath.Path(place).read_bytes())
+                files.write(target, epath.Path(path_of_index).read_bytes())
                 written[part] += 1
                 break
     sharded.write_survey(source.survey_of(), folder=folder)

@@ -63,11 +63,11 @@ class Matcher:
 
     def __call__(self, texts: Iterable[str]) -> np.ndarray:
         """The numbers of all queries in any of a record's captions, ascending, each once."""
-        found = set()
+        numbers = set()
         for text in texts:
             text = text.lower() if self.lower_case else text
-            found.update(number for _, number in self._automaton.iter(spaced(text)))
-        return np.array(sorted(found), dtype=np.int64)
+            numbers.update(number for _, number in self._automaton.iter(spaced(text)))
+        return np.array(sorted(numbers), dtype=np.int64)
 
 
 def read_queries(path: str) -> list[str]:

@@ -151,10 +151,10 @@ class Sample:
             if not self.unusable:
                 raise
             share = f"{self.unusable:,} of {counted(self.records, 'record')}"
-            told = f"{share} have no caption that can be read; the first: {self.first}"
+            problem = f"{share} have no caption that can be read; the first: {self.first}"
             if 2 * self.unusable > self.records:
-                raise DataError(f"data: {told}") from error
-            raise ConfigError(f"{error} ({told})") from None
+                raise DataError(f"data: {problem}") from error
+            raise ConfigError(f"{error} ({problem})") from None
 
 
 def lines(path: Any) -> list[str]:

@@ -127,8 +127,8 @@ def make_rows(
     """The columns of these rows of the global batch `batch_index` batches after `start`."""
     first = start + batch_index * batch_size
     examples.prepare(first)
-    made = [examples[first + int(row)] for row in rows]
-    columns = {name: np.array([row[name] for row in made]) for name in made[0]}
+    read = [examples[first + int(row)] for row in rows]
+    columns = {name: np.array([row[name] for row in read]) for name in read[0]}
     if not np.any(columns["bad_detail"] != ""):
         del columns["bad_detail"]  # nearly always, and it would go through all queues
     return columns

@@ -132,11 +132,11 @@ class MixtureOrder:
 
     def counts(self, position: int) -> list[int]:
         """How many of the first `position` examples each part gives."""
-        found = []
+        counts = []
         for share in self._shares:
-            found.append(position * share.numerator // share.denominator)
-            position -= found[-1]
-        return found
+            counts.append(position * share.numerator // share.denominator)
+            position -= counts[-1]
+        return counts
 
     def __call__(self, position: int) -> int:
         number, own = self.part(position)
@@ -157,7 +157,7 @@ class MixtureOrder:
 
     def progress(self, position: int) -> dict[str, float]:
         """{"NAME/examples", "NAME/epochs"} of each part; above 1 epoch its records repeat."""
-        found = {}
+        progress = {}
         for name, length, own in zip(self.names, self.lengths, self.counts(position), strict=True):
-            found |= {f"{name}/examples": own, f"{name}/epochs": own / length}
-        return found
+            progress |= {f"{name}/examples": own, f"{name}/epochs": own / length}
+        return progress

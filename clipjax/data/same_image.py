@@ -87,8 +87,8 @@ class ByImage(View):
     @property
     def notes(self) -> list[str]:
         """What changes how a figure of these images is read."""
-        told = f"{len(self.source):,} records are captions of {counted(len(self), 'image')}"
-        return [*self.source.notes, told]
+        note = f"{len(self.source):,} records are captions of {counted(len(self), 'image')}"
+        return [*self.source.notes, note]
 
     def __len__(self) -> int:
         return len(self.records)

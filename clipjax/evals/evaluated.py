@@ -232,8 +232,8 @@ class EvaluatedSet:
         folder = f"{self.folder}/{entry.id}"
         if entry.path:
             folder = os.path.dirname(entry.path.rstrip("/"))
-        for place in (entry.path, folder) if entry.path else (folder,):
-            if (file := epath.Path(place) / name).exists():
+        for path in (entry.path, folder) if entry.path else (folder,):
+            if (file := epath.Path(path) / name).exists():
                 return file
         raise Missing(f"{folder}/{name} is not there")
 

@@ -203,7 +203,7 @@ def neighbours(
     sets: Sequence[Measured],
     *,
     training: Any,
-    place: Any,
+    folder: Any,
     distance: int,
     num_workers: int,
 ) -> list[Neighbours]:
@@ -217,7 +217,7 @@ def neighbours(
             "distance": distance,
         }
     )
-    file, names = place / f"neighbours_{key}.npz", ("file", "look", "embedding", "cosine")
+    file, names = folder / f"neighbours_{key}.npz", ("file", "look", "embedding", "cosine")
     if not file.exists():
         embeds = [model.images(one.source) for one in sets]
         theirs = dedup.hashes(training, num_workers=num_workers)

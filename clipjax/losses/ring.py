@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from clipjax.losses import blocks, route
+from clipjax.losses import blocks, ring_route
 from clipjax.losses.vjp import Layout
 
 
@@ -99,7 +99,7 @@ def _travel(
     a device sends is what it finished in the round before, and the neighbour, which holds that
     chunk now, adds its own.
     """
-    pairs = route.neighbours(layout.mesh, layout.axes)
+    pairs = ring_route.neighbours(layout.mesh, layout.axes)
     devices = len(pairs)
     chunks = y["index"].shape[0]
 

@@ -55,10 +55,10 @@ def round_tree(tree: Any, *, like: Any, key: jax.Array) -> Any:
     leaves, structure = jax.tree.flatten(tree)
     wanted = [leaf.dtype for leaf in structure.flatten_up_to(like)]
     return structure.unflatten(
-        stochastic_round(leaf, jax.random.fold_in(key, place))
+        stochastic_round(leaf, jax.random.fold_in(key, number))
         if dtype == jnp.bfloat16 and leaf.dtype == jnp.float32
         else leaf
-        for place, (leaf, dtype) in enumerate(zip(leaves, wanted, strict=True))
+        for number, (leaf, dtype) in enumerate(zip(leaves, wanted, strict=True))
     )
 
 

@@ -58,29 +58,29 @@ def wrap(text: str, *, size: int, width: int, lines: int, bold: bool = False) ->
     """
     typeface = font(size, bold=bold)
     text = "".join(c if c.isprintable() else " " for c in text)
-    made, line = [], ""
+    wrapped, line = [], ""
     for word in text.split():
         joined = f"{line} {word}" if line else word
         if typeface.getlength(joined) <= width:
             line = joined
             continue
         if line:
-            made.append(line)
+            wrapped.append(line)
         line = word
         while typeface.getlength(line) > width and len(line) > 1:
             fits = _fitting(line, typeface=typeface, width=width)
-            made.append(line[:fits])
+            wrapped.append(line[:fits])
             line = line[fits:]
-        if len(made) > lines:
+        if len(wrapped) > lines:
             break
-    made.append(line)
-    if len(made) > lines:
-        made = made[:lines]
-        last = made[-1]
+    wrapped.append(line)
+    if len(wrapped) > lines:
+        wrapped = wrapped[:lines]
+        last = wrapped[-1]
         while last and typeface.getlength(last + ELLIPSIS) > width:
             last = last[:-1]
-        made[-1] = last.rstrip(" ,.;") + ELLIPSIS
-    return made
+        wrapped[-1] = last.rstrip(" ,.;") + ELLIPSIS
+    return wrapped
 
 
 def keep_end(text: str, *, size: int, width: int) -> str:

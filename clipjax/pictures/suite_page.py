@@ -72,7 +72,7 @@ def _table(content: Mapping[str, Any]) -> str:
     ]
     notes = numbered_notes(rows)
     for row in rows:
-        made = [
+        row_cells = [
             escape(row["name"]),
             escape(row["protocol"].replace("_", " ")),
             escape(row["metric"].replace("_", " ").replace("top1", "top-1")),
@@ -84,9 +84,9 @@ def _table(content: Mapping[str, Any]) -> str:
         ]
         for source in sources:
             other = row["published"].get(source)
-            made += [percent(other), _difference(row["value"], other)]
-        made.append(str(notes.get(note_of(row), "")))
-        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in made) + "</tr>\n")
+            row_cells += [percent(other), _difference(row["value"], other)]
+        row_cells.append(str(notes.get(note_of(row), "")))
+        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in row_cells) + "</tr>\n")
     lines.append("</tbody>\n</table></div>\n")
     lines += [f"<p>{escape(line)}</p>\n" for line in averages(content)]
     if notes:
@@ -102,8 +102,8 @@ def note_of(row: Mapping[str, Any]) -> str:
 
 def numbered_notes(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """The notes of all rows, each once, with numbers from 1."""
-    found = dict.fromkeys(note for note in map(note_of, rows) if note)
-    return {note: number for number, note in enumerate(found, 1)}
+    unique = dict.fromkeys(note for note in map(note_of, rows) if note)
+    return {note: number for number, note in enumerate(unique, 1)}
 
 
 def averages(content: Mapping[str, Any]) -> list[str]:

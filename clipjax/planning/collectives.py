@@ -64,12 +64,12 @@ def read(
       where: `op_name` of the loop around it, for instructions that have none themselves.
     """
     opcode = instruction.opcode
-    inner, place = instruction, computation
+    inner, inner_computation = instruction, computation
     if opcode in ("fusion", "async-start"):
         match = _inside(instruction, module)
         if match is None:
             return None
-        inner, place = match
+        inner, inner_computation = match
     elif opcode == "send":
         return _between_slices(instruction, module=module, computation=computation, where=where)
     elif opcode not in KINDS and opcode not in STARTS:
@@ -77,7 +77,7 @@ def read(
     kind = STARTS.get(inner.opcode, inner.opcode)
     if kind == "all-reduce" and opcode == "fusion" and _is_scattered(instruction, module):
         kind = "reduce-scatter"
-    moved = _moved(inner, module=module, computation=place)
+    moved = _moved(inner, module=module, computation=inner_computation)
     groups = device_groups(inner.attributes)
     asynchronous = opcode in STARTS or opcode == "async-start" or _target(instruction, module)
     name = inner.op_name or origin(instruction, module, computation) or where

@@ -204,8 +204,8 @@ def _run_called(
 
 def _is_memory_bound(instruction: hlo.Instruction, reader: _Reader, *, computation: str) -> bool:
     """Whether bytes over bandwidth exceed FLOPs over peak, and are no trifle beside the cycles."""
-    place = {"module": reader.module, "computation": computation}
-    moved = op_costs.hbm_bytes(instruction, **place) / reader.accelerator.hbm_bytes_per_second
+    location = {"module": reader.module, "computation": computation}
+    moved = op_costs.hbm_bytes(instruction, **location) / reader.accelerator.hbm_bytes_per_second
     estimate = (instruction.cycles or 0) / reader.accelerator.clock_hz
-    product = op_costs.matrix_flops(instruction, **place) / reader.accelerator.peak_flops
+    product = op_costs.matrix_flops(instruction, **location) / reader.accelerator.peak_flops
     return moved > max(product, TRIFLE * estimate)

@@ -140,11 +140,11 @@ def batch_notes(config: Config, *, per_batch: Mapping[str, float]) -> list[str]:
         )
     for name, epochs in per_batch.items():
         if name.endswith("epochs") and epochs > 1 and config.loss.duplicates == "negative":
-            place = name.removesuffix("/epochs")
-            pairs = per_batch.get(f"{place}/examples", config.batch_size)
+            group = name.removesuffix("/epochs")
+            pairs = per_batch.get(f"{group}/examples", config.batch_size)
             notes.append(
                 f"a batch takes {pairs:,} pairs from the {round(pairs / epochs):,} records of"
-                f" config.{_setting(place)}: copies of a pair count as wrong answers to each other;"
+                f" config.{_setting(group)}: copies of a pair count as wrong answers to each other;"
                 " lower config.batch_size, or set config.loss.duplicates=mask"
             )
     return notes
@@ -193,15 +193,15 @@ def _evaluator_lines(
     lines = []
     for name, evaluator in evaluators.items():
         data, kind = evaluation_data.settings(config, name), config.evals[name].kind
-        place = [urls.shown(data.path)] if data.path else []
+        path = [urls.shown(data.path)] if data.path else []
         part = [f"split {data.split}"] if "split" in sources.SOURCES[data.source].reads else []
         whole = evaluator.source.whole
         if isinstance(whole, Folder):  # the folder that is read may be the split
-            place, part = [whole.top], []
+            path, part = [whole.top], []
         labels = evaluator.source.labels if evals.KINDS[kind].settings else ()
         size = counted(len(evaluator.source), "record")
         size += f" in {counted(len(labels), 'class', 'classes')}" if labels else ""
-        where = ", ".join([evaluator.source.name, *place, *part])
+        where = ", ".join([evaluator.source.name, *path, *part])
         lines.append(
             f"evaluator   {name}: {kind} on {size} of {where}; every {every[name]:,} steps"
         )

@@ -67,15 +67,15 @@ class SafeTensors:
         except safetensors.SafetensorError:
             _check_length(header, before=8 + length, size=file.stat().st_size)
             raise
-        for name, found in json.loads(header).items():
+        for name, array in json.loads(header).items():
             if name == "__metadata__":
                 continue
             if name in self.shapes:
                 raise ValueError(f"{name} is in two files")
-            self.shapes[name] = tuple(found["shape"])
-            if found["dtype"] in FLOATS:
-                self.dtypes[name] = FLOATS[found["dtype"]]
-            self._places[name] = file, 8 + length + found["data_offsets"][0], found["dtype"]
+            self.shapes[name] = tuple(array["shape"])
+            if array["dtype"] in FLOATS:
+                self.dtypes[name] = FLOATS[array["dtype"]]
+            self._places[name] = file, 8 + length + array["data_offsets"][0], array["dtype"]
 
     def read(self, name: str) -> np.ndarray:
         file, start, dtype = self._places[name]
@@ -83,8 +83,8 @@ class SafeTensors:
             raise DataError(f"{name} holds {dtype}, not floating-point numbers")
         shape = self.shapes[name]
         try:
-            found = np.fromfile(file, self.dtypes[name], count=math.prod(shape), offset=start)
-            return found.reshape(shape)
+            array = np.fromfile(file, self.dtypes[name], count=math.prod(shape), offset=start)
+            return array.reshape(shape)
         except (OSError, ValueError) as error:
             raise DataError(f"{name}: {_line(error)}") from None
 
@@ -170,14 +170,14 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
         content = file.read_bytes()
         if git_lfs.is_pointer(content):
             raise ValueError(git_lfs.FETCH)
-        found = json.loads(content)
-        if not isinstance(found, dict):
+        read = json.loads(content)
+        if not isinstance(read, dict):
             raise ValueError("no JSON object")
     except OSError as error:
         raise DataError(f"{file.name}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file.name}: {_line(error)}") from None
-    return found
+    return read
 
 
 def place_of(folder: str | os.PathLike[str]) -> pathlib.Path:
@@ -187,12 +187,12 @@ def place_of(folder: str | os.PathLike[str]) -> pathlib.Path:
       ConfigError, WriteError: there is something already, it is no local folder, or it cannot be
         made.
     """
-    place = os.fspath(folder)
-    if "://" in place:
-        raise ConfigError(f"--output={place}: name a local folder, and copy that to where it goes")
-    target = pathlib.Path(os.path.abspath(os.path.expanduser(place)))
+    path = os.fspath(folder)
+    if "://" in path:
+        raise ConfigError(f"--output={path}: name a local folder, and copy that to where it goes")
+    target = pathlib.Path(os.path.abspath(os.path.expanduser(path)))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"--output={place}: exists already; name a new folder")
+        raise ConfigError(f"--output={path}: exists already; name a new folder")
     if not target.exists():
         check_writable(target, setting="--output")
     return target

@@ -202,5 +202,5 @@ def write(
     writer = WRITERS[to][siglip.is_siglip(model)]
     stats = {BATCH_STATS: variables[BATCH_STATS]} if variables.get(BATCH_STATS) else {}
     params = {**variables["params"], **stats}
-    given = {"model": model, "params": params, "tokenizer": tokenizer}
-    files.write_folder(folder, lambda made: writer(made, **given))
+    contents = {"model": model, "params": params, "tokenizer": tokenizer}
+    files.write_folder(folder, lambda made: writer(made, **contents))

@@ -50,11 +50,11 @@ class Associations(Source):
         self._folder = os.path.join(os.path.dirname(os.path.abspath(self.path)), IMAGES)
         rows = _read(self.path)
         self._names = tuple(sorted({name for _, candidates, _ in rows for name in candidates}))
-        place = {name: index for index, name in enumerate(self._names)}
+        index_of = {name: index for index, name in enumerate(self._names)}
         self.cues = tuple(
             Cue(
                 text,
-                tuple(place[name] for name in candidates),
+                tuple(index_of[name] for name in candidates),
                 tuple(name in associations for name in candidates),
             )
             for text, candidates, associations in rows

@@ -108,12 +108,12 @@ class Digits(Source):
 @functools.cache
 def _places() -> dict[str, list[int]]:
     """Split → where its pictures stand in scikit-learn's copy."""
-    found: dict[str, list[int]] = {split: [] for split in SPLITS}
+    positions: dict[str, list[int]] = {split: [] for split in SPLITS}
     seen = [0] * len(LABELS)
-    for place, digit in enumerate(_digits()[1]):
-        found["train" if seen[digit] % HELD_OUT_EVERY else "test"].append(place)
+    for position, digit in enumerate(_digits()[1]):
+        positions["train" if seen[digit] % HELD_OUT_EVERY else "test"].append(position)
         seen[digit] += 1
-    return found
+    return positions
 
 
 @functools.cache

@@ -84,7 +84,7 @@ class Folder(Source):
         self._check_classes()
         if not self.files:
             raise DataError(
-                f"folder {self.top}: none of {len(self._found.images):,} images has what"
+                f"folder {self.top}: none of {len(self._listing.images):,} images has what"
                 f" text_key={self.text_key} names beside it"
             )
         if unused := self._unused:
@@ -102,14 +102,14 @@ class Folder(Source):
         return path
 
     @functools.cached_property
-    def _found(self) -> "FolderFiles":
+    def _listing(self) -> "FolderFiles":
         return files_below(self.top)
 
     def _check_classes(self) -> None:
-        found, where = self._found, f"folder {self.top}"
-        classes = found.classes
-        if not found.images:
-            held = ", ".join(f"{len(each):,} {why}" for why, each in found.others.items())
+        listing, where = self._listing, f"folder {self.top}"
+        classes = listing.classes
+        if not listing.images:
+            held = ", ".join(f"{len(each):,} {why}" for why, each in listing.others.items())
             but = f"; it holds {held}" if held else ""
             remedy = what_reads(self.top)
             but += f"; {remedy}" if remedy else ""
@@ -120,21 +120,21 @@ class Folder(Source):
                 f"{where}: holds splits, which are no classes: {', '.join(splits)}; name the one"
                 f" that is meant, such as {os.path.join(self.top, splits[0])}"
             )
-        if classes and found.loose:
+        if classes and listing.loose:
             raise DataError(
                 f"{where}: some images lie in sub-folders, which name classes, and"
-                f" {found.loose} does not; move it, or name the one folder that is meant"
+                f" {listing.loose} does not; move it, or name the one folder that is meant"
             )
         if odd := [name for name in classes if not _is_text(name)]:
             raise DataError(
                 f"{where}: the class folder {odd[0]!a} has a name that is no UTF-8, so no"
                 " prompt can be made of it; rename it"
             )
-        empty = [name for name in found.folders if name not in classes]
+        empty = [name for name in listing.folders if name not in classes]
         if classes and empty:
             listed = ", ".join(f"{name} ({self._contents(name)})" for name in empty[:10])
             raise DataError(
-                f"{where}: {len(empty):,} of {len(found.folders):,} folders of classes hold no"
+                f"{where}: {len(empty):,} of {len(listing.folders):,} folders of classes hold no"
                 f" images: {listed}; put images there, or take the folders away"
             )
 
@@ -145,7 +145,7 @@ class Folder(Source):
         """What a class folder holds in place of images: "3 .heic"."""
         inside = {
             why: sum(path.split(os.sep)[0] == name for path in each)
-            for why, each in self._found.others.items()
+            for why, each in self._listing.others.items()
         }
         return ", ".join(f"{count:,} {why}" for why, count in inside.items() if count) or "empty"
 
@@ -156,29 +156,29 @@ class Folder(Source):
         Raises:
           DataError: files beside the images may be captions or not.
         """
-        found = self._found
+        listing = self._listing
         if self.text_key == PATHS:
             return {}
         if self.text_key:
             chosen = Choice.of(image_key="", text_key=self.text_key).texts
             return {name: (f".{ending}", field) for name, (ending, field) in chosen.items()}
         for ending in CAPTIONS:
-            if len(found.beside.get(ending, ())) == len(found.images):
+            if len(listing.beside.get(ending, ())) == len(listing.images):
                 return {ending: (ending, "")}
-        names = "folders" if found.classes else "files"
+        names = "folders" if listing.classes else "files"
         own = f"with text_key={PATHS} they are the names of {names}"
         for ending, key in {".txt": "txt", ".caption": ".caption", ".json": "FIELD"}.items():
-            if beside := found.beside.get(ending):
+            if beside := listing.beside.get(ending):
                 raise DataError(
-                    f"folder {self.top}: {len(beside):,} of {len(found.images):,} images have a"
+                    f"folder {self.top}: {len(beside):,} of {len(listing.images):,} images have a"
                     f" {ending} beside them ({next(iter(beside.values()))}); say what the captions"
                     f" are: text_key={key} takes them from there and leaves out images without,"
                     f" {own}"
                 )
-        tables = [name for ending in TABLES for name in found.others.get(ending, ())]
+        tables = [name for ending in TABLES for name in listing.others.get(ending, ())]
         for name in tables:
             at_top = os.sep not in name
-            if at_top and (name in METADATA or not found.classes):
+            if at_top and (name in METADATA or not listing.classes):
                 raise DataError(
                     f"folder {self.top}: holds {name}; say what the captions are: source=table"
                     f" with path={os.path.join(self.top, name)} reads them from there, {own}"
@@ -188,22 +188,22 @@ class Folder(Source):
     @functools.cached_property
     def files(self) -> tuple[str, ...]:
         """Paths of the images below the top, sorted."""
-        found = self._found
-        beside = [found.beside.get(ending, {}) for ending, _ in self._texts.values()]
+        listing = self._listing
+        beside = [listing.beside.get(ending, {}) for ending, _ in self._texts.values()]
         if not beside:
-            return found.images
-        return tuple(file for file in found.images if any(file in each for each in beside))
+            return listing.images
+        return tuple(file for file in listing.images if any(file in each for each in beside))
 
     @property
     def _unused(self) -> dict[str, Sequence[str]]:
         """Reason → the paths below the top that are no part of the data."""
-        found, kept = self._found, set(self.files)
+        listing, kept = self._listing, set(self.files)
         endings = {ending for ending, _ in self._texts.values()}
-        read = {path for ending in endings for path in found.beside.get(ending, {}).values()}
+        read = {path for ending in endings for path in listing.beside.get(ending, {}).values()}
         unused = {
-            why: [path for path in each if path not in read] for why, each in found.others.items()
+            why: [path for path in each if path not in read] for why, each in listing.others.items()
         }
-        unused["image without text"] = [file for file in found.images if file not in kept]
+        unused["image without text"] = [file for file in listing.images if file not in kept]
         return {why: each for why, each in unused.items() if each}
 
     @property
@@ -223,7 +223,7 @@ class Folder(Source):
     @property
     def details(self) -> str:
         """What is read: "photos/train, 10 classes, captions from the folders' names"."""
-        classes = len(self._found.classes)
+        classes = len(self._listing.classes)
         names = "folders' names" if classes else "files' names"
         texts = ", ".join(f"{end} {field}".strip() for end, field in self._texts.values())
         size = f", {counted(classes, 'class', 'classes')}" if classes else ""
@@ -242,7 +242,7 @@ class Folder(Source):
     @property
     def labels(self) -> tuple[str, ...] | None:
         """All labels, sorted; None without sub-folders."""
-        return self._found.classes or None
+        return self._listing.classes or None
 
     def label(self, index: int) -> str | None:
         """The name of the sub-folder that a record lies in; None where it lies in none."""
@@ -280,7 +280,7 @@ class Folder(Source):
 
     def _beside(self, image: str, ending: str) -> str:
         """The file of that ending that belongs to an image, or ""."""
-        return self._found.beside.get(ending, {}).get(image, "")
+        return self._listing.beside.get(ending, {}).get(image, "")
 
     def image(self, index: int) -> bytes:
         """The file's bytes; ValueError or OSError if it cannot be read."""

@@ -70,9 +70,9 @@ def load(
       build: makes it from the shard; its errors pass through.
     """
     for place in places:
-        found = read(place, names=names, version=version, identity=identity, owner=owner)
-        if found is not None:
-            return found
+        columns = read(place, names=names, version=version, identity=identity, owner=owner)
+        if columns is not None:
+            return columns
     columns = build()
     for place in places:
         with contextlib.suppress(ConfigError, WriteError):

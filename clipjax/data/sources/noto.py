@@ -66,14 +66,14 @@ class NotoObjects(Source):
 
 @functools.cache
 def _font() -> ImageFont.FreeTypeFont:
-    found = importlib.util.find_spec("manimgx_fonts")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("manimgx_fonts")
+    if spec is None or spec.origin is None:
         raise ConfigError(
             'data.source "objects_noto" needs package manimgx-fonts:'
             ' pip install "clipjax[quickstart]"'
         )
     return ImageFont.truetype(
-        str(pathlib.Path(found.origin).parent / "NotoEmoji[wght].ttf"), _FONT_SIZE
+        str(pathlib.Path(spec.origin).parent / "NotoEmoji[wght].ttf"), _FONT_SIZE
     )
 
 

@@ -88,13 +88,13 @@ def find(pattern: str, *, ending: str) -> list[str] | None:
 
     def look(pattern: str) -> list[str]:
         if any(letter in pattern for letter in "*?["):
-            found = system.glob(pattern)
+            names = system.glob(pattern)
         elif is_shard(pattern, ending=ending):
-            found = [pattern] if system.exists(pattern) else []
+            names = [pattern] if system.exists(pattern) else []
         else:
             names = map(str, system.ls(pattern, detail=False))
-            found = [name for name in names if is_shard(name, ending=ending)]
-        return sorted(f"{scheme}://{name.split('://')[-1].lstrip('/')}" for name in map(str, found))
+            names = [name for name in names if is_shard(name, ending=ending)]
+        return sorted(f"{scheme}://{name.split('://')[-1].lstrip('/')}" for name in map(str, names))
 
     try:
         return with_retries(look, pattern)

@@ -159,10 +159,10 @@ def unfold(path: str, *, selected: Selected) -> None:
 
 def digest(bits: np.ndarray) -> str:
     """A short hash of the bits, read piece by piece."""
-    made = hashlib.sha256()
+    hasher = hashlib.sha256()
     for piece in pieces(bits):
-        made.update(piece)
-    return made.hexdigest()[:16]
+        hasher.update(piece)
+    return hasher.hexdigest()[:16]
 
 
 def pieces(bits: np.ndarray, *, size: int = PIECE) -> Iterator[bytes]:

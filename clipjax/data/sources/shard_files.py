@@ -97,9 +97,9 @@ class ShardFiles:
         Raises OSError if the shard cannot be found.
         """
         if self.index:
-            found = self._shared_index(path, part=part, names=names, version=version)
-            if found is not None:
-                return found
+            columns = self._shared_index(path, part=part, names=names, version=version)
+            if columns is not None:
+                return columns
         return index_file.load(
             self.index_places(path, part=part),
             names=names,
@@ -114,16 +114,16 @@ class ShardFiles:
     ) -> index_file.Columns | None:
         """The one in the folder `index`, if it fits; whether a remote shard is still the same is
         seen when it is fetched."""
-        place = shared_index(path, folder=self.index, part=part)
+        path_of_index = shared_index(path, folder=self.index, part=part)
         try:
-            columns = index_file.parse(remote.read(place), names=names)
+            columns = index_file.parse(remote.read(path_of_index), names=names)
             stored_version, *identity = columns["numbers"][:3].tolist()
         except FileNotFoundError as error:
             if not part:  # folders of older versions have no parts
-                log.warning("index %s cannot be used (%s)", place, error)
+                log.warning("index %s cannot be used (%s)", path_of_index, error)
             return None
         except Exception as error:  # damage shows in more ways than can be listed
-            log.warning("index %s cannot be used (%s)", place, error)
+            log.warning("index %s cannot be used (%s)", path_of_index, error)
             return None
         same = remote.is_remote(path) or tuple(identity) == self.identity(path)
         return columns if stored_version == version and same else None

@@ -212,12 +212,12 @@ class ShardedSource(Source):
 
     def _survey(self) -> list[tuple[int, int, int]]:
         """Look into all shards; (bytes, length in samples, digest) of each. Sets `skipped`."""
-        found: list[tuple[int, int, int]] = []
+        measured: list[tuple[int, int, int]] = []
         problems: list[DataError] = []
         skipped: collections.Counter[str] = collections.Counter()
         seen: dict[str, None] = {}
         samples = usable = 0
-        told = time.monotonic()
+        last_said = time.monotonic()
         pool = concurrent.futures.ThreadPoolExecutor(THREADS)
         try:
             for outcome in pool.map(self._try_table, self.paths):
@@ -226,16 +226,18 @@ class ShardedSource(Source):
                     if len(problems) > 1:  # the first one is raised in the end
                         log.warning("%s", outcome)
                     continue
-                found.append((outcome.identity[0], len(outcome), outcome.digest))
+                measured.append((outcome.identity[0], len(outcome), outcome.digest))
                 skipped.update(outcome.skipped)
                 seen.update(dict.fromkeys(outcome.seen))
                 samples += outcome.samples
                 usable += len(outcome)
                 if samples >= LOOKED_AT and not usable:
                     break
-                if time.monotonic() - told > PATIENCE:
-                    told = time.monotonic()
-                    log.warning("indexed %d of %d %ss", len(found), len(self.paths), self.form.kind)
+                if time.monotonic() - last_said > PATIENCE:
+                    last_said = time.monotonic()
+                    log.warning(
+                        "indexed %d of %d %ss", len(measured), len(self.paths), self.form.kind
+                    )
         finally:
             pool.shutdown(cancel_futures=True)
         if problems:
@@ -250,7 +252,7 @@ class ShardedSource(Source):
         if samples > usable:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items())
             log.warning("%s: %d of %d samples are usable; %s", self.name, usable, samples, reasons)
-        return found
+        return measured
 
     def _try_table(self, path: str) -> Any:
         try:
@@ -333,19 +335,19 @@ def read_survey(folder: str) -> dict[str, Any]:
       ConfigError: there is none.
       DataError: it is damaged, or of another version.
     """
-    place = f"{folder.rstrip('/')}/{SURVEY}"
+    path = f"{folder.rstrip('/')}/{SURVEY}"
     try:
-        survey = json.loads(remote.read(place))
+        survey = json.loads(remote.read(path))
     except OSError as error:
         raise ConfigError(
-            f"config.data.index: cannot be read: {error.strerror or error}; make {place} with"
+            f"config.data.index: cannot be read: {error.strerror or error}; make {path} with"
             " python -m clipjax.dataset index"
         ) from None
     except ValueError:
         survey = {}
     if not isinstance(survey, dict) or survey.get("version") != SURVEY_VERSION:
         raise DataError(
-            f"config.data.index: {place} is damaged or of another version; make it again with"
+            f"config.data.index: {path} is damaged or of another version; make it again with"
             " python -m clipjax.dataset index"
         )
     return survey

@@ -145,16 +145,16 @@ def extents(index: tar_index.Index, extensions: tuple[str, ...]) -> tuple[np.nda
     one named first is taken.
     """
     samples = len(index.key_ends)
-    found = np.zeros((2, samples), np.uint32)
+    blocks = np.zeros((2, samples), np.uint32)
     twice = np.zeros(samples, bool)
     names = index.extension_names
     for extension in reversed(extensions):
         if extension in names:
             chosen = np.flatnonzero(index.members[1] == names.index(extension))
             rows = index.members[0, chosen]
-            found[:, rows] = index.members[2:, chosen]
+            blocks[:, rows] = index.members[2:, chosen]
             twice |= np.bincount(rows, minlength=samples) > 1
-    return found, twice
+    return blocks, twice
 
 
 @dataclasses.dataclass(frozen=True)

@@ -142,8 +142,8 @@ class TfdsSource(Source):
         """{"image", "text", "key"} and perhaps "label"; BadRecord if it is damaged."""
         record = self._read(index)
         text = self._texts(record)
-        found = {"image": value_at(record, self._image), "text": text, "key": self.key(index)}
-        return {**found, "label": text} if self._class_names else found
+        pair = {"image": value_at(record, self._image), "text": text, "key": self.key(index)}
+        return {**pair, "label": text} if self._class_names else pair
 
     def caption(self, index: int) -> Any:
         """The text of one record, or its texts by field."""
@@ -181,8 +181,8 @@ class TfdsSource(Source):
             raise BadRecord("unreadable record", str(error), key=self.key(index)) from error
 
     def _texts(self, record: Mapping[str, Any]) -> Any:
-        found = {key: self._text_at(record, path) for key, path in self._text_paths.items()}
-        return found if len(found) > 1 else next(iter(found.values()))
+        texts = {key: self._text_at(record, path) for key, path in self._text_paths.items()}
+        return texts if len(texts) > 1 else next(iter(texts.values()))
 
     def _text_at(self, record: Mapping[str, Any], path: Path) -> str | list[str]:
         value = value_at(record, path)
@@ -347,8 +347,8 @@ def choose_image(features: Mapping[Path, Any], *, key: str, name: str) -> Path:
     """The path of the image feature that `key` names, or of the only one, or of "image"."""
     import tensorflow_datasets as tfds
 
-    found = [path for path, kind in features.items() if isinstance(kind, tfds.features.Image)]
-    return choose(found, features, preferred=("image",), key=key, name=name, kind="image")
+    candidates = [path for path, kind in features.items() if isinstance(kind, tfds.features.Image)]
+    return choose(candidates, features, preferred=("image",), key=key, name=name, kind="image")
 
 
 def choose_text(features: Mapping[Path, Any], *, key: str, name: str) -> Path:
@@ -358,9 +358,9 @@ def choose_text(features: Mapping[Path, Any], *, key: str, name: str) -> Path:
     texts = [path for path, kind in features.items() if isinstance(kind, tfds.features.Text)]
     labels = [path for path, kind in features.items() if isinstance(kind, tfds.features.ClassLabel)]
     captions = [path for path in texts if set(path) & set(CAPTION_NAMES)]
-    found = texts + labels if key else captions or labels
+    candidates = texts + labels if key else captions or labels
     preferred = CAPTION_NAMES + LABEL_NAMES
-    return choose(found, features, preferred=preferred, key=key, name=name, kind="text")
+    return choose(candidates, features, preferred=preferred, key=key, name=name, kind="text")
 
 
 def choose(

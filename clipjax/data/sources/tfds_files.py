@@ -91,9 +91,9 @@ def _check_named(name: str, *, info: Any, folder: Any) -> None:
 
 def prepare_command(name: str, *, data_dir: PathLike | None) -> str:
     """The shell command that prepares a data set so that it can be read here."""
-    place = "" if not data_dir else f", data_dir='{os.fspath(data_dir)}'"
+    argument = "" if not data_dir else f", data_dir='{os.fspath(data_dir)}'"
     return (
-        f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}'{place},"
+        f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}'{argument},"
         " file_format='array_record').download_and_prepare()\""
     )
 

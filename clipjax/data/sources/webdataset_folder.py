@@ -21,9 +21,8 @@ from etils import epath
 from clipjax.common.exits import DataError
 from clipjax.data import captions
 from clipjax.data.source import Source
-from clipjax.data.sources import tar_index
+from clipjax.data.sources import tar, tar_index
 from clipjax.data.sources.shard_files import OpenFile, ShardFiles
-from clipjax.data.sources.tar import MAX_IMAGE, MAX_TEXT, member
 
 IMAGES = ("webp", "png", "jpg", "jpeg")
 KINDS = ("classification", "retrieval", "multilabel")
@@ -96,7 +95,7 @@ class WebDatasetFolder(Source):
 
     def _number(self, index: int) -> int:
         """The number in a record's .cls; DataError where it is none."""
-        data = self._member("cls", index, limit=MAX_TEXT)
+        data = self._member("cls", index, limit=tar.MAX_TEXT)
         try:
             return int(data.strip().removesuffix(b".0"))  # as pandas writes it
         except ValueError:
@@ -128,7 +127,7 @@ class WebDatasetFolder(Source):
         """The captions of one image, one a line of the .txt; None of other kinds than retrieval."""
         if self.kind != "retrieval":
             return None
-        data = self._member("txt", index, limit=MAX_TEXT)
+        data = self._member("txt", index, limit=tar.MAX_TEXT)
         return data.decode("utf-8", errors="surrogateescape").splitlines()
 
     @property
@@ -176,10 +175,10 @@ class WebDatasetFolder(Source):
         lines = self._lines(f"{self.split}/nshards.txt")
         if not lines or not lines[0].isdigit():
             folder = epath.Path(self.path)
-            found = sorted(p.parent.name for p in folder.glob("*/nshards.txt"))
+            splits = sorted(p.parent.name for p in folder.glob("*/nshards.txt"))
             raise DataError(
                 f"{self.path}: has no split {self.split!r} (no {self.split}/nshards.txt with a"
-                f" number); splits: {', '.join(found) or 'none'}"
+                f" number); splits: {', '.join(splits) or 'none'}"
             )
         return [f"{self.path}/{self.split}/{k}.tar" for k in range(int(lines[0]))]
 
@@ -196,20 +195,19 @@ class WebDatasetFolder(Source):
                     f"{path}: shard {number} of {len(self.paths)} that nshards.txt tells of"
                     f" cannot be read ({error.strerror or error}); copy it again"
                 ) from None
-            found = _members(index)
             names = _keys(index)
-            image = _first(found, IMAGES)
-            for what, extent in (("image", image), (wanted, found.get(wanted))):
-                none = np.arange(len(names)) if extent is None else np.flatnonzero(extent[0] == 0)
+            for what, extensions in (("image", IMAGES), (wanted, (wanted,))):
+                extent, _ = tar.extents(index, extensions)
+                none = np.flatnonzero(extent[0] == 0)
                 if len(none):
                     raise DataError(
                         f"{path}: sample {names[none[0]]} has no"
                         f" {'image' if what == 'image' else f'.{what}'}, and {len(none) - 1} more"
                         f" have none; this folder's kind is {self.kind}"
                     )
-                extents[what].append(extent)  # pyright: ignore
-            if "npy" in found and wanted != "npy":
-                extents.setdefault("npy", []).append(found["npy"])
+                extents[what].append(extent)
+            if "npy" in index.extension_names and wanted != "npy":
+                extents.setdefault("npy", []).append(tar.extents(index, ("npy",))[0])
             shards.append(np.full(len(names), number))
             keys += names
             sizes.append(index.identity[0])
@@ -225,9 +223,9 @@ class WebDatasetFolder(Source):
     def _open_shard(self, number: int) -> OpenFile:
         return self.files.opened(self.paths[number], opener=OpenFile)
 
-    def _member(self, name: str, index: int, *, limit: int = MAX_IMAGE) -> bytes:
+    def _member(self, name: str, index: int, *, limit: int = tar.MAX_IMAGE) -> bytes:
         extent = self._extents[name][:, index]
-        return member(self._open(int(self._shard[index])), extent, limit=limit)
+        return tar.member(self._open(int(self._shard[index])), extent, limit=limit)
 
     @property
     def has_groups(self) -> bool:
@@ -235,34 +233,13 @@ class WebDatasetFolder(Source):
         return self.kind == KINDS[0] and "npy" in self._extents
 
     def _array(self, index: int) -> np.ndarray:
-        data = self._member("npy", index, limit=MAX_TEXT)
+        data = self._member("npy", index, limit=tar.MAX_TEXT)
         try:
             return np.load(io.BytesIO(data), allow_pickle=False)
         except ValueError as error:
             raise DataError(
                 f"{self.path}: sample {self.key(index)}: its .npy cannot be read ({error})"
             ) from None
-
-
-def _members(index: tar_index.Index) -> dict[str, np.ndarray]:
-    """Extension → uint32 [2, N], block and size of each sample's member; block 0 for none."""
-    samples, kinds, blocks, sizes = index.members
-    found = {}
-    for number, name in enumerate(index.extension_names):
-        chosen = kinds == number
-        extent = np.zeros((2, len(index.key_ends)), np.uint32)
-        extent[:, samples[chosen]] = blocks[chosen], sizes[chosen]
-        found[name] = extent
-    return found
-
-
-def _first(found: dict[str, np.ndarray], names: tuple[str, ...]) -> np.ndarray | None:
-    """Of the first extension that each sample has."""
-    chosen = None
-    for name in names:
-        if name in found:
-            chosen = found[name] if chosen is None else np.where(chosen[0] > 0, chosen, found[name])
-    return chosen
 
 
 def _keys(index: tar_index.Index) -> list[str]:

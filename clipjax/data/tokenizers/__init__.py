@@ -51,10 +51,10 @@ def load(path: str | os.PathLike[str], *, kind: str, context_length: int) -> Tok
     """
     from etils import epath
 
-    made = KINDS[kind]
+    tokenizer_class = KINDS[kind]
     try:
         file = epath.Path(path).expanduser()
-        model = (file / made.FILE if file.is_dir() else file).read_bytes()
+        model = (file / tokenizer_class.FILE if file.is_dir() else file).read_bytes()
     except OSError as error:
         raise ConfigError(
             f"config.tokenizer.path: cannot read {path} ({error.strerror or error})"

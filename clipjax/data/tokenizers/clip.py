@@ -108,15 +108,15 @@ class ClipTokenizer:
 
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Ids of N texts: (int32 [N, T], bool [N]), the second whether a text was cut to fit."""
-        found = np.full((len(texts), self.context_length), PAD, np.int32)
+        rows = np.full((len(texts), self.context_length), PAD, np.int32)
         truncated = np.zeros(len(texts), bool)
         room = self.context_length - 2
         for row, text in enumerate(texts):
             ids = self.ids(text)
             truncated[row] = len(ids) > room
             ids = [self.start_id, *ids[:room], self.end_id]
-            found[row, : len(ids)] = ids
-        return found, truncated
+            rows[row, : len(ids)] = ids
+        return rows, truncated
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of one row of ids, up to end of text."""
@@ -148,7 +148,7 @@ def byte_symbols() -> dict[int, str]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [number for number in range(256) if number not in printable]
     return {number: chr(number) for number in printable} | {
-        number: chr(256 + place) for place, number in enumerate(others)
+        number: chr(256 + position) for position, number in enumerate(others)
     }
 
 
@@ -159,8 +159,8 @@ def packaged_merges() -> bytes:
       ConfigError: none of the packages that carry it is installed; says what to do.
     """
     for package in PACKAGES:
-        found = importlib.util.find_spec(package)  # without importing it
-        for folder in (found and found.submodule_search_locations) or ():
+        spec = importlib.util.find_spec(package)  # without importing it
+        for folder in (spec and spec.submodule_search_locations) or ():
             file = pathlib.Path(folder) / PACKAGED
             if file.is_file():
                 return file.read_bytes()

@@ -51,15 +51,15 @@ def targets(data: SetData, *, keys: tuple[str, ...]) -> np.ndarray:
                 f" {len(keys):,}"
             )
         return np.where(ignored, -1, positive).astype(np.int8)
-    place = {key: i for i, key in enumerate(keys)}
+    index_of = {key: i for i, key in enumerate(keys)}
     labels = [data.source.label(index) for index in range(data.n)]
-    unknown = sorted(set(labels) - set(place))
+    unknown = sorted(set(labels) - set(index_of))
     if unknown:
         raise DataError(
             f"{data.where}: has the class {unknown[0]!r}, which is none of the evaluation"
             f" split's {len(keys):,}"
         )
-    return np.array([place[label] for label in labels], np.int32)
+    return np.array([index_of[label] for label in labels], np.int32)
 
 
 def images_of_classes(parts: Sequence[SetData], *, keys: tuple[str, ...]) -> np.ndarray:

@@ -45,15 +45,15 @@ def lexicon_accuracy(
     Raises:
       DataError: a list lacks the true word.
     """
-    place = {word.casefold(): i for i, word in enumerate(words)}
+    index_of = {word.casefold(): i for i, word in enumerate(words)}
     right = 0
     for image, (truth, lexicon) in enumerate(zip(truths, lexicons, strict=True)):
         listed = {word.casefold() for word in lexicon}
         own = truth.casefold()
         if own not in listed:
             raise DataError(f'image {image}: its word "{truth}" is not in its list')
-        others = [place[word] for word in sorted(listed - {own})]
-        scores = word_embed[[place[own], *others]].astype(np.float64) @ image_embed[image]
+        others = [index_of[word] for word in sorted(listed - {own})]
+        scores = word_embed[[index_of[own], *others]].astype(np.float64) @ image_embed[image]
         right += bool(np.all(scores[1:] < scores[0]) and np.isfinite(scores).all())
     return metrics.share(right, len(truths))
 

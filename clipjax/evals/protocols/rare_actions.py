@@ -101,15 +101,15 @@ def read(file: Any, *, keys: Sequence[str]) -> Annotations:
         raise DataError(f"{file}: {len(lines)} rows, annotations {sorted(set(shown))}, not 0 … 4")
     if len(set(classes.values())) < len(classes):
         raise DataError(f"{file}: one verb and noun have several class_ids; copy it again")
-    place = {key: index for index, key in enumerate(keys)}
-    missing = [key for key in ids if key not in place]
+    index_of = {key: index for index, key in enumerate(keys)}
+    missing = [key for key in ids if key not in index_of]
     if missing:
         raise DataError(
             f"{file}: {len(missing):,} of its {len(ids):,} segments are not in the data, such as"
             f" id {missing[0]}; name frames ID/FRAME.jpg or ID.jpg"
         )
     return Annotations(
-        segment=np.array([place[key] for key in ids]),
+        segment=np.array([index_of[key] for key in ids]),
         video=np.unique(videos, return_inverse=True)[1],
         action=numbers,
         shown=shown,

@@ -54,18 +54,18 @@ def groups_of(
     Raises:
       DataError: a class has no wnid, or one that the classifier lacks, or two classes share one.
     """
-    place = {key: i for i, key in enumerate(keys)}
+    index_of = {key: i for i, key in enumerate(keys)}
     groups, owner = [], {}
     for name, wnids in classes.items():
         wnids = (wnids,) if isinstance(wnids, str) else tuple(wnids)
-        unknown = [wnid for wnid in wnids if wnid not in place]
+        unknown = [wnid for wnid in wnids if wnid not in index_of]
         if unknown or not wnids:
             wrong = f"{unknown[0]}, which the classifier does not have" if unknown else "no wnid"
             raise DataError(f'{where}: class "{name}" is {wrong}')
         for wnid in wnids:
             if owner.setdefault(wnid, name) != name:
                 raise DataError(f'{where}: {wnid} belongs to "{owner[wnid]}" and "{name}"')
-        groups.append(np.array([place[wnid] for wnid in wnids], np.int64))
+        groups.append(np.array([index_of[wnid] for wnid in wnids], np.int64))
     return groups
 
 

@@ -21,21 +21,21 @@ def write(folder: str) -> str:
     Without matplotlib the page has its tables only. A figure that cannot be drawn is left out, and
     the page says so.
     """
-    place = epath.Path(folder)
-    content = json.loads((place / "summary.json").read_text())
-    drawn, left_out = figures.draw(place, content)
+    output = epath.Path(folder)
+    content = json.loads((output / "summary.json").read_text())
+    drawn, left_out = figures.draw(output, content)
     pictures = []
     for name, picture, title, description in drawn:
         data = canvas.png(picture, title=title, description=description)
-        files.write(place / "figures" / f"{name}.png", data)
+        files.write(output / "figures" / f"{name}.png", data)
         pictures.append(html.Picture(title, description, data))
     page = suite_page.page(
         content,
-        facts=_facts(place, content),
+        facts=_facts(output, content),
         pictures=pictures,
         intro=[*_intro(content), *left_out],
     )
-    file = place / "report.html"
+    file = output / "report.html"
     files.write(file, page)
     return str(file)
 
@@ -53,7 +53,7 @@ def _intro(content: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _facts(place: Any, content: Mapping[str, Any]) -> dict[str, str]:
+def _facts(output: Any, content: Mapping[str, Any]) -> dict[str, str]:
     """What was measured and how, from the first record."""
     facts = {
         "weights": f"{content['weights']['id']} (a hash of all parameters)",
@@ -62,7 +62,7 @@ def _facts(place: Any, content: Mapping[str, Any]) -> dict[str, str]:
     if notes := content["weights"].get("notes"):
         facts["of these weights"] = "; ".join(notes)
     for row in content["rows"][:1]:
-        record = results.read(place / f"{row['set']}.json")
+        record = results.read(output / f"{row['set']}.json")
         if record:
             pixels = record.preprocessing
             facts |= {

@@ -50,9 +50,9 @@ def run_suite(
       options: how.
       say: prints a line.
     """
-    place = epath.Path(folder)
+    output = epath.Path(folder)
     lead = distributed.is_lead()
-    listed = tasks.prepare(model, suite, folder=place, options=options)
+    listed = tasks.prepare(model, suite, folder=output, options=options)
     if lead:
         _overview(suite, listed, say=say)
     due = [task for task in listed if task.todo]
@@ -63,7 +63,7 @@ def run_suite(
             if evaluated and task.todo:
                 progress.begin(task.record.name, images=evaluated.data.n)
                 evaluated.progress = functools.partial(progress.batch, model.embedder.batch_size)
-                _measure(task, evaluated, folder=place, say=progress.say if lead else _silent)
+                _measure(task, evaluated, folder=output, say=progress.say if lead else _silent)
                 progress.end()
                 if task.record.status == "measured" and not task.record.measurements:
                     task.record.status = "missing"
@@ -72,10 +72,10 @@ def run_suite(
     records = [task.record for task in listed]
     if lead:
         for record in records:
-            file = place / f"{record.set}.json"
+            file = output / f"{record.set}.json"
             if record.status == "failed" or (record.status == "missing" and not file.exists()):
                 results.write(record, file)
-        summary.write(records, folder=place, suite=suite, model=model, compare=options.compare)
+        summary.write(records, folder=output, suite=suite, model=model, compare=options.compare)
     return records
 
 

@@ -119,17 +119,17 @@ class SetData:
     @functools.cached_property
     def labels(self) -> np.ndarray:
         """int32 [N], the class of each image as its place in `keys`; DataError for an unknown."""
-        place, names = {key: i for i, key in enumerate(self.keys)}, self._label_keys
-        unknown = next((i for i, key in enumerate(names) if key not in place), None)
+        index_of, names = {key: i for i, key in enumerate(self.keys)}, self._label_keys
+        unknown = next((i for i, key in enumerate(names) if key not in index_of), None)
         if unknown is not None:
             count = len(self.keys)
-            from_one = str(names[unknown]) == str(count) and "0" in place and "0" not in names
+            from_one = str(names[unknown]) == str(count) and "0" in index_of and "0" not in names
             why = "; its labels count from 1, and those of a set from 0" if from_one else ""
             raise DataError(
                 f"{self.where}: record {self.source.key(unknown)} has the class"
                 f" {names[unknown]!r}, which is none of the set's {count:,}{why}"
             )
-        return np.array([place[key] for key in names], np.int32)
+        return np.array([index_of[key] for key in names], np.int32)
 
     @functools.cached_property
     def captions(self) -> tuple[list[str], np.ndarray]:
@@ -237,8 +237,8 @@ def open_validation(entry: Entry, *, data: str, image_size: int) -> SetData | No
 
 
 def _open_split(entry: Entry, split: str, *, data: str, image_size: int) -> SetData:
-    found = _find(entry, data=data, split=split, image_size=image_size)
-    if not found:
+    opened = _find(entry, data=data, split=split, image_size=image_size)
+    if not opened:
         if path := _own_path(entry, split):  # the user's word, where a registered set has none
             setting = "path" if split == "test" else f"{split}_path"
             raise DataError(
@@ -246,7 +246,7 @@ def _open_split(entry: Entry, split: str, *, data: str, image_size: int) -> SetD
                 f' suites.own("{entry.id}")'
             )
         raise Missing(_how_to_get(entry, data=data, split=split))
-    source, where, name = found
+    source, where, name = opened
     if entry.video_parts:
         source = MiddleFrames(source, parts=entry.video_parts)
     kind = "segments" if entry.video_parts == 1 else source.kind

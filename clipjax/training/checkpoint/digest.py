@@ -55,11 +55,13 @@ def _sums(tree: Any) -> jax.Array:
 def _leaf(x: jax.Array) -> jax.Array:
     unsigned = UNSIGNED[x.dtype.itemsize]
     x = x.astype(unsigned) if x.dtype == bool else jax.lax.bitcast_convert_type(x, unsigned)
-    place = jnp.zeros(x.shape, jnp.uint32)
+    position = jnp.zeros(x.shape, jnp.uint32)
     for axis, length in enumerate(x.shape):
-        place = place * np.uint32(length) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+        position = position * np.uint32(length) + jax.lax.broadcasted_iota(
+            jnp.uint32, x.shape, axis
+        )
     return jnp.stack(
-        [jnp.sum(_mix(x.astype(jnp.uint32), place * salt), dtype=jnp.uint32) for salt in SALTS]
+        [jnp.sum(_mix(x.astype(jnp.uint32), position * salt), dtype=jnp.uint32) for salt in SALTS]
     )
 
 
@@ -69,9 +71,9 @@ def _host_leaf(x: np.ndarray) -> list[int]:
     sums = [0, 0]
     for start in range(0, flat.size, PIECE):
         value = flat[start : start + PIECE].astype(np.uint32)
-        place = np.arange(start, start + value.size).astype(np.uint32)
+        position = np.arange(start, start + value.size).astype(np.uint32)
         for i, salt in enumerate(SALTS):
-            sums[i] += int(_mix(value, place * salt).sum(dtype=np.uint32))
+            sums[i] += int(_mix(value, position * salt).sum(dtype=np.uint32))
     return [total & 0xFFFFFFFF for total in sums]
 
 

@@ -97,7 +97,7 @@ def is_run(path: str) -> bool:
     """Whether a local folder is a work directory or lies in one: a step, or its `checkpoints`."""
     folder = epath.Path(path)
     return any(folder.glob(f"{FOLDER}/[0-9]*")) or any(
-        (place / "state").exists() for place in (folder, *folder.glob("[0-9]*"))
+        (step / "state").exists() for step in (folder, *folder.glob("[0-9]*"))
     )
 
 

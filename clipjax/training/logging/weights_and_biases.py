@@ -82,6 +82,6 @@ class WeightsAndBiases:
 
 def run_id(workdir: str) -> str:
     """The folder's name, with a hash of where it lies: another folder is another run."""
-    place = workdir.rstrip("/") if "://" in workdir else os.path.realpath(workdir)
-    name = re.sub(r"[^A-Za-z0-9_.-]", "-", os.path.basename(place))[:80]
-    return f"{name}-{hashlib.blake2b(place.encode(), digest_size=4).hexdigest()}"
+    path = workdir.rstrip("/") if "://" in workdir else os.path.realpath(workdir)
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", os.path.basename(path))[:80]
+    return f"{name}-{hashlib.blake2b(path.encode(), digest_size=4).hexdigest()}"

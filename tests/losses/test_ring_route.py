@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from clipjax.losses import route
+from clipjax.losses import ring_route
 
 
 def box(sizes, *, seed=0):
@@ -26,7 +26,7 @@ def steps(coords, order):
 )
 def test_walk_goes_from_chip_to_next_chip_and_home(sizes):
     coords = 2 + 3 * box(sizes)  # places in a bigger machine, chips in between belong to others
-    order = route.closed_walk(coords)
+    order = ring_route.closed_walk(coords)
     assert sorted(order) == list(range(len(coords)))
     assert (steps(coords, order) == 3).all()
 
@@ -34,16 +34,16 @@ def test_walk_goes_from_chip_to_next_chip_and_home(sizes):
 def test_line_and_odd_boxes_walk_without_coming_home():
     for sizes in [(8, 1, 1), (3, 3, 1)]:
         coords = box(sizes)
-        order = route.closed_walk(coords)
+        order = ring_route.closed_walk(coords)
         assert sorted(order) == list(range(len(coords)))
         assert (steps(coords, order)[:-1] == 1).all()
 
 
 def test_what_is_no_box_keeps_its_order():
     two_cores_a_chip = np.repeat(box((2, 2, 1)), 2, axis=0)
-    assert route.closed_walk(two_cores_a_chip) == list(range(8))
-    assert route.closed_walk(box((2, 2, 1))[:3]) == [0, 1, 2]
-    assert route.closed_walk(box((1, 1, 1))) == [0]
+    assert ring_route.closed_walk(two_cores_a_chip) == list(range(8))
+    assert ring_route.closed_walk(box((2, 2, 1))[:3]) == [0, 1, 2]
+    assert ring_route.closed_walk(box((1, 1, 1))) == [0]
 
 
 def devices(sizes, *, slices=1):
@@ -58,17 +58,17 @@ def test_pairs_are_one_ring_of_all_shards():
     grid = np.array(devices((2, 4, 1), slices=2), dtype=object).reshape(2, 4, 2)
     mesh = types.SimpleNamespace(axis_names=("data", "fsdp", "tensor"), devices=grid)
     for axes in [("data", "fsdp"), ("fsdp", "data"), ("data", "fsdp", "tensor"), ("fsdp",)]:
-        pairs = dict(route.neighbours(mesh, axes))
+        pairs = dict(ring_route.neighbours(mesh, axes))
         seen, place = [], 0
         for _ in pairs:
             seen.append(place)
             place = pairs[place]
         assert place == 0 and sorted(seen) == list(range(len(pairs)))
     # Slices one after the other: two steps between slices in all.
-    pairs = route.neighbours(mesh, ("data", "fsdp", "tensor"))
+    pairs = ring_route.neighbours(mesh, ("data", "fsdp", "tensor"))
     assert sum(a // 8 != b // 8 for a, b in pairs) == 2
 
 
 def test_devices_without_places_keep_the_order_of_the_mesh():
     mesh = Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ("data", "fsdp"))
-    assert route.neighbours(mesh, ("data", "fsdp")) == [(0, 1), (1, 2), (2, 3), (3, 0)]
+    assert ring_route.neighbours(mesh, ("data", "fsdp")) == [(0, 1), (1, 2), (2, 3), (3, 0)]
