@@ -105,7 +105,7 @@ class Model:
         """Embeddings float32 [N, E], L2-normalised.
 
         Args:
-          images: PIL images, paths of JPEG, PNG or WebP files, their bytes, or uint8 arrays
+          images: PIL images, paths of image files, bytes of JPEG, PNG or WebP, or uint8 arrays
             [H, W, 3] or [H, W]; an array [N, H, W, 3] of several; or one image alone, N = 1.
             Prepared as released (shorter side to the model's size, centre square; both sides where
             `config.model.image_resize` is "squash").
@@ -208,6 +208,7 @@ def prepare(image: AnyImage, *, size: int, resize: str = "crop") -> np.ndarray:
     if isinstance(image, str | os.PathLike):
         data = remote.read(os.fspath(image))
         try:
+            data = image_files.from_file(data)
             return image_files.decode_eval(data, size=size, resize=resize)
         except image_files.BadImage as error:
             raise ValueError(f"{os.fspath(image)}: {error}") from error

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from clipjax import api
 from clipjax.common import git_lfs
 from clipjax.common.exits import CleanExit
 from clipjax.data import images, sources
@@ -178,6 +179,21 @@ def test_sixteen_bits_are_scaled_to_eight(form):
     data = images.from_file(encoded(pixels, form))
     found = images.decode_eval(data, size=32)
     np.testing.assert_array_equal(found[..., 0], pixels >> 8)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
+def test_a_file_is_the_same_image_to_load_and_in_a_folder(form, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 40, 3), np.uint8)
+    path = tmp_path / f"a.{form.lower()}"
+    path.write_bytes(encoded(pixels, form))
+    in_folder = images.decode_eval(Folder(str(tmp_path))[0]["image"], size=32)
+    np.testing.assert_array_equal(api.prepare(path, size=32), in_folder)
+
+
+def test_a_file_that_is_no_picture_has_the_same_reason_to_load(tmp_path):
+    (tmp_path / "a.tif").write_bytes(encoded(np.zeros((32, 40), np.float32), "TIFF"))
+    with pytest.raises(ValueError, match=r"a\.tif: no decoder for this image .*no known range"):
+        api.prepare(tmp_path / "a.tif", size=32)
 
 
 @pytest.mark.parametrize(
