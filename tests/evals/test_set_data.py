@@ -199,6 +199,31 @@ def test_an_official_validation_split_beside_the_training_split(tmp_path):
     assert set_data.open_validation(own, **place).n == 3
 
 
+def test_keys_of_an_own_set_are_followed_as_its_error_says(tmp_path):
+    path = str(tmp_path / "shown.tar")
+    pairs = [((f"{i}.pic", tars.picture(i)), (f"{i}.cap", b"shown %d" % i)) for i in range(3)]
+    tars.write(path, [member for pair in pairs for member in pair])
+    with pytest.raises(DataError, match=r"; set image_key to one of these and text_key to .ONE of"):
+        opened(suites.own("x", path=path, source="tar"))
+    found = opened(suites.own("x", path=path, source="tar", image_key="pic", text_key=".cap"))
+    assert found.captions[0] == ["shown 0", "shown 1", "shown 2"]
+    with pytest.raises(ConfigError, match=r"the endings .*; source tar reads it"):
+        opened(suites.own("x", path=path))
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"text_key": "cap"}, "text_key='cap': has no effect; name a source="),
+        ({"source": "folder", "image_key": "a"}, "has no effect; source folder reads none"),
+        ({"source": "tar", "text_key": None}, "text_key=None: is no text"),
+    ],
+)
+def test_keys_that_nothing_reads_are_told(settings, told):
+    with pytest.raises(ConfigError, match=told):
+        suites.own("x", path="x", **settings)
+
+
 def test_an_own_folder_is_read_as_any_folder_is(tmp_path):
     folder_of(tmp_path / "x" / "train", count=9)
     folder_of(tmp_path / "x" / "val", count=6)

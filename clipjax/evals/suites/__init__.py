@@ -23,6 +23,7 @@ from typing import Any
 from clipjax.common import lists, shipped
 from clipjax.common.exits import ConfigError
 from clipjax.common.registry import check_name
+from clipjax.data import sources
 from clipjax.evals.protocols import registry
 
 PROTOCOLS = registry.IN_SUITES
@@ -63,6 +64,7 @@ class Entry:
       note: what to know when reading its numbers.
       path, split: of a set of the user's own: a folder of images by class, a WebDataset folder, a
         CSV, TSV or JSON-lines file; or `source`, a name of `data.sources`.
+      image_key, text_key: of the same, with `source`.
       prompts_file: of a set of the user's own, see `class_names.read`.
       train_path: what a linear probe is fitted on.
       validation_path: what its penalty is searched on; "" is a part of the training split.
@@ -92,6 +94,8 @@ class Entry:
     path: str = ""
     source: str = ""
     split: str = "test"
+    image_key: str = ""
+    text_key: str = ""
     prompts_file: str = ""
     train_path: str = ""
     validation_path: str = ""
@@ -191,6 +195,8 @@ def own(
     path: str | os.PathLike[str] = "",
     source: str = "",
     split: str = "test",
+    image_key: str = "",
+    text_key: str = "",
     n: int | None = None,
     metric: str = "",
     prompts: str | os.PathLike[str] = "",
@@ -205,6 +211,7 @@ def own(
       path: see `Entry`; or, with `source`, that source's path.
       source: a name of `data.sources` such as "digits"; "" finds out what lies at `path`.
       split: the split's name, and the sub-folder of `path` if there is one of that name.
+      image_key, text_key: as those of `config.data`, where the source reads them.
       n: how many images there must be.
       metric: the main one; "" is top1_accuracy, or mean_recall_at_1 for captions.
       prompts: a file or folder, see `class_names.read`; "" is the data's own.
@@ -222,6 +229,11 @@ def own(
     if _text(metric, where=f"{where}: metric"):
         registry.check_known(metric, where=f"{where}: metric")
     _size(n, where=f"{where}: n")
+    keys = {"image_key": image_key, "text_key": text_key}
+    for key, value in keys.items():
+        if _text(value, where=f"{where}: {key}") and key not in _reads(source):
+            who = f"source {source} reads none" if source else "name a source="
+            raise ConfigError(f"{where}: {key}={value!r}: has no effect; {who}")
     return Entry(
         id=name,
         name=name,
@@ -229,6 +241,7 @@ def own(
         path=_path(path, where=f"{where}: path"),
         source=_text(source, where=f"{where}: source"),
         split=_text(split, where=f"{where}: split"),
+        **keys,
         prompts_file=_path(prompts, where=f"{where}: prompts"),
         train_path=_path(train_path, where=f"{where}: train_path"),
         validation_path=_path(validation_path, where=f"{where}: validation_path"),
@@ -339,6 +352,11 @@ def _text(value: Any, *, where: str) -> str:
     if not isinstance(value, str):
         raise ConfigError(f"{where}={value!r}: is no text")
     return value
+
+
+def _reads(source: str) -> tuple[str, ...]:
+    """The settings that a source reads; () of none."""
+    return sources.entry(source).reads if source else ()
 
 
 def _size(value: Any, *, where: str) -> int | None:

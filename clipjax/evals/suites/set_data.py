@@ -287,7 +287,10 @@ def _find(entry: Entry, *, data: str, split: str, image_size: int) -> Found:
         if not path and (not entry.source or split == "validation"):
             return None
         wanted = entry.split if split == "test" else split
-        return _own(entry, path or entry.path, split=wanted, image_size=image_size)
+        try:
+            return _own(entry, path or entry.path, split=wanted, image_size=image_size)
+        except (ConfigError, DataError) as error:  # which speak of a config's settings
+            raise type(error)(str(error).replace("config.data.", "")) from None
     # A folder by the set's name may be TFDS's own, which holds versions and no folder of a split.
     for look in (_webdataset, _plain, _tfds) if data else ():
         if split == "validation" and look(entry, data, "train"):
@@ -358,7 +361,8 @@ def _own(entry: Entry, path: str, *, split: str, image_size: int) -> Found:
     if entry.source:
         known = sources.entry(entry.source)
         named = {} if not path else {"name": path} if "name" in known.reads else {"path": path}
-        opened = known.open(**named, split=split, image_size=image_size)
+        keys = {"image_key": entry.image_key, "text_key": entry.text_key}
+        opened = known.open(**named, **keys, split=split, image_size=image_size)
         return _own_images(opened, entry), path or entry.source, split
     folder = epath.Path(path).expanduser()
     if (folder / split / "nshards.txt").exists():
