@@ -79,6 +79,7 @@ def test_errors_name_the_evaluators_setting(shards):
         build_data.evaluation_source(c, "x")
 
 
+@pytest.mark.long
 def test_a_run_says_what_it_measures_on_beside_the_figures(shards, tmp_path, capfd):
     """At the start, with each evaluation, in the last table, on the page and in `evaluate`."""
     c = training_on(shards, named={"path": f"{shards}/held_out/3.tar"}, usual={})

@@ -11,6 +11,8 @@ import pathlib
 import sys
 import tempfile
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parent.parent
 FILE = ROOT / "tests" / "golden" / "losses.json"
 
@@ -29,6 +31,7 @@ def losses(workdir) -> list[dict]:
     ]
 
 
+@pytest.mark.long
 def test_golden_losses_and_the_same_again(tmp_path):
     hint = "if this is meant, run: python tests/test_golden_losses.py"
     wanted, found = json.loads(FILE.read_text()), losses(tmp_path / "run")

@@ -46,6 +46,7 @@ def interrupted(workdir, *, total, signals, choose):
     return codes, tiny.values(workdir)
 
 
+@pytest.mark.long
 def test_kill_and_sigterm_and_interrupt(tmp_path):
     signals = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
     codes, values = interrupted(

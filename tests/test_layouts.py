@@ -62,7 +62,7 @@ def mesh(*sizes: int) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("devices", "sizes", "options"),
     [
-        (2, (1, 2, 1), ()),
+        pytest.param(2, (1, 2, 1), (), marks=pytest.mark.long),
         pytest.param(4, (4, 1, 1), (), marks=pytest.mark.slow),
         pytest.param(4, (1, 4, 1), (), marks=pytest.mark.slow),
         pytest.param(4, (1, 2, 2), (), marks=pytest.mark.slow),

@@ -54,6 +54,7 @@ def address(tmp_path):
         server.shutdown()
 
 
+@pytest.mark.long
 def test_secrets_stay_out_and_others_may_not_write(address, tmp_path):
     workdir = tmp_path / "run"
     arguments = (

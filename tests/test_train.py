@@ -131,6 +131,7 @@ def test_text_weights_that_know_other_words_are_refused(straight, tmp_path, caps
     assert "trained with another vocabulary" in told and "config.tokenizer" in told
 
 
+@pytest.mark.long
 def test_initial_weights_from_another_run_with_larger_images_and_longer_text(straight, tmp_path):
     c = tiny.tiny(total="2 steps")
     c.model.vision.image_size = 48
@@ -161,6 +162,7 @@ def test_a_run_that_diverged_is_not_saved(tmp_path, capsys):
     assert saved == [8], saved  # two steps sound, fewer than ten not
 
 
+@pytest.mark.long
 def test_best_checkpoint_survives_restart_and_later_saves(tmp_path):
     def make(total):
         c = tiny.tiny(total=total)
@@ -196,6 +198,7 @@ def _kept(workdir):
     return {int(name) for name in os.listdir(workdir / "checkpoints") if name.isdigit()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scan", [True, False])
 def test_adafactor_trains_on_any_mesh(tmp_path, scan):
     """Its sums of rows and columns have fewer dimensions than the parameters they are named for."""

@@ -51,6 +51,7 @@ def test_a_bad_setting_keeps_its_exit_code():
     assert ended("--config=tests/tiny.py", "--config.batchsize=3") == exits.BAD_CONFIG
 
 
+@pytest.mark.long
 def test_a_run_goes_on(tmp_path):
     workdir = tmp_path / "run"
     total = ("--config.total=3 steps", "--config.checkpoint.every=3 steps")

@@ -48,6 +48,7 @@ def test_every_loss_equals_its_oracle_over_ragged_batches(name, dtype, duplicate
     assert found == pytest.approx(total / 20, rel=1e-5 if dtype == "float32" else 5e-3)
 
 
+@pytest.mark.long
 def test_a_sigmoid_run_is_measured_by_its_own_loss(tmp_path, capsys):
     workdir = tmp_path / "run"
     c = tiny.tiny(total="2 steps")

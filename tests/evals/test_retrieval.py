@@ -91,6 +91,7 @@ def test_loss_equals_a_float64_oracle():
     assert found == pytest.approx(total / 20, rel=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("each", [1, 3])
 def test_chance_is_what_random_scores_give(mesh, each):
     text_image = np.repeat(np.arange(20, dtype=np.int32), each)

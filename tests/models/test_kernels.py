@@ -192,6 +192,7 @@ def test_a_model_with_kernels_is_the_model_without(mesh, shape, assert_gradients
     assert_gradients_close(kernel_gradient, gradient, tolerance=2e-5)
 
 
+@pytest.mark.long
 def test_the_self_check_passes_and_sees_a_wrong_kernel(monkeypatch):
     narrow = MODEL["vision"] | {"width": 128}
     model = clip.from_dict(MODEL | {"dtype": "bfloat16", "vision": narrow})

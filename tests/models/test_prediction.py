@@ -132,7 +132,11 @@ def config_of(kind, **changes):
 
 
 @pytest.mark.parametrize(
-    "kind", [k if k == "captioning" else pytest.param(k, marks=pytest.mark.slow) for k in KINDS]
+    "kind",
+    [
+        pytest.param(k, marks=pytest.mark.long if k == "captioning" else pytest.mark.slow)
+        for k in KINDS
+    ],
 )
 def test_a_run_trains_and_evaluates_whatever_its_micro_batches(kind, tmp_path):
     from clipjax import config

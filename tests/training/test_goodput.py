@@ -4,6 +4,8 @@ import json
 import time
 import types
 
+import pytest
+
 from clipjax.pictures.charts import times
 from clipjax.training.logging.goodput import KINDS, Goodput
 from tests import tiny
@@ -24,6 +26,7 @@ def test_the_kinds_sum_to_the_wall_time(monkeypatch):
     assert goodput.describe().startswith("time: train ")
 
 
+@pytest.mark.long
 def test_a_run_logs_where_its_time_goes_and_what_it_does_again(tmp_path):
     began = time.perf_counter()
     assert tiny.run(tiny.tiny(total="4 steps"), tmp_path) == 0

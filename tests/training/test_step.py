@@ -157,6 +157,7 @@ def draw(variables):
     return jax.tree_util.tree_map_with_path(leaf, variables)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("micro_batches", [1, 2])
 def test_batch_norm_sees_all_devices_and_one_micro_batch(micro_batches):
     """Loss, gradient and running averages of one plain device that takes the batch in those parts.

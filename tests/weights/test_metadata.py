@@ -166,6 +166,7 @@ def test_any_value_anywhere_is_right_or_one_line(kind, file, folders):
     assert taken == TAKEN[kind, file]
 
 
+@pytest.mark.long
 def test_any_value_in_an_index_or_a_run_s_settings_is_one_line(folders, tmp_path):
     parts, index = plain.split(shutil.copytree(folders / "huggingface", tmp_path / "a"), "model")
     name = next(iter(index["weight_map"]))
