@@ -85,7 +85,8 @@ def vocabulary_size(trained, folder):
     first, second = short(), short()
     first.init.weights = second.init.weights = str(trained)
     first.model.text.vocab_size = 400
-    return first, "config.model.text.vocab_size=400: the tokenizer has 384", second
+    told = "model config.model must describe: text.vocab_size 384 (here 400)"
+    return first, told, second
 
 
 def vocabulary_too_large(trained, folder):
@@ -136,7 +137,9 @@ def weights_of_another_shape(trained, folder):
     first, second = short(), short()
     first.init.weights = second.init.weights = str(trained)
     first.model.embed_dim = 24
-    return first, "in this model", second
+    first.model.vision.width = 48
+    mends = "embed_dim 16 (here 24), vision.width 32 (here 48)"
+    return first, f"in this model; config.model must describe the weights' model: {mends}", second
 
 
 def no_such_weights(trained, folder):

@@ -96,7 +96,7 @@ def test_run_defining_change_is_refused_with_the_difference(straight, capsys):
     assert "total: '6 steps' → '8 steps'" in told and "--allow_config_change" in told
 
 
-def test_operational_change_is_free_and_allowed_change_is_recorded(straight, tmp_path):
+def test_operational_change_is_free_and_allowed_change_is_recorded(straight, tmp_path, capsys):
     workdir = tmp_path / "longer"
     shutil.copytree(straight, workdir)
     c = tiny.tiny(total="8 steps", log_every="4 steps")
@@ -104,6 +104,10 @@ def test_operational_change_is_free_and_allowed_change_is_recorded(straight, tmp
     recorded = json.loads((workdir / "config_changes.jsonl").read_text())
     assert recorded["changed"] == {"total": ["6 steps", "8 steps"]}
     assert max(tiny.values(workdir)) == 8
+    told = "changed     total: '6 steps' → '8 steps'; recorded in config_changes.jsonl"
+    assert told in capsys.readouterr().out.splitlines()
+    assert tiny.run(c, workdir) == exits.DONE, "the change is the run's by now"
+    assert "changed  " not in capsys.readouterr().out
 
 
 def test_another_tokenizer_is_refused(straight, tmp_path, capsys):

@@ -136,6 +136,24 @@ def weights_notes(config: Config) -> list[str]:
     ]
 
 
+def settings_of_weights(config: Config) -> str:
+    """The shapes that the model of `config.init.weights` has otherwise: "embed_dim 512 (here 768),
+    vision.layers 12 (here 24)"; "" where all are the same."""
+    model, _ = pretrained.read_model(config.init.weights)
+    theirs, ours = (model_config.parse(each) for each in (model, config.model.to_dict()))
+    computed = {*COMPUTED, *IMAGES, *model_config.NOT_SHAPE, *model_config.TOWERS}
+    if config.init.resize_positions:
+        computed |= {"image_size", "context_length"}
+    groups = [("", theirs, ours)]
+    groups += [(f"{t}.", getattr(theirs, t), getattr(ours, t)) for t in config.init.towers]
+    return ", ".join(
+        f"{group}{key} {value} (here {getattr(our, key)})"
+        for group, their, our in groups
+        for key, value in vars(their).items()
+        if key not in computed and value != getattr(our, key, value)
+    )
+
+
 def training_flops_per_pair(config: Config) -> float:
     """Model FLOPs of a training step for one pair; a frozen tower has no backward pass."""
     init = clip.initialise(clip.from_dict(config.model.to_dict()))
@@ -156,8 +174,8 @@ def initial_weights(config: Config, state: TrainState) -> TrainState:
     """The state with the weights that `config.init` names, on the same shardings.
 
     Raises:
-      ConfigError: the weights do not fit the model; names the first parameter that differs. Or a
-        tower is frozen that gets no weights.
+      ConfigError: the weights do not fit the model; names the first parameter that differs, and
+        the settings that do. Or a tower is frozen that gets no weights.
     """
     factors = config.optimizer.learning_rate_factors
     for tower in frozen_towers(optimizers.trainable(state.params, factors)):
@@ -169,11 +187,15 @@ def initial_weights(config: Config, state: TrainState) -> TrainState:
     if not config.init.weights:
         return state
     theirs = pretrained.read_variables(config.init.weights)
-    taken = initialise_from(
-        state.variables,
-        theirs,
-        towers=config.init.towers,
-        resize_positions=config.init.resize_positions,
-        where=f"config.init.weights={config.init.weights}",
-    )
+    try:
+        taken = initialise_from(
+            state.variables,
+            theirs,
+            towers=config.init.towers,
+            resize_positions=config.init.resize_positions,
+            where=f"config.init.weights={config.init.weights}",
+        )
+    except ConfigError as error:
+        differing = settings_of_weights(config)
+        raise ConfigError(f"{error}: {differing}" if differing else str(error)) from None
     return state.replace(**taken, average=averages.begin(taken) if state.average else {})

@@ -63,16 +63,15 @@ def _open(folder: epath.Path, config: Config, *, allow_config_change: bool) -> N
     file = folder / "config.json"
     if file.exists() and _is_bound(folder):
         changed = _changed(folder, config)
+        difference = "; ".join(f"{key}: {a!r} → {b!r}" for key, (a, b) in sorted(changed.items()))
         if changed and not allow_config_change:
-            difference = "; ".join(
-                f"{key}: {a!r} → {b!r}" for key, (a, b) in sorted(changed.items())
-            )
             raise ConfigError(
                 f"--workdir={folder} holds a run with other settings ({difference}); choose another"
                 " --workdir, or add --allow_config_change to go on with the new ones"
             )
         if changed:
             _append(folder / "config_changes.jsonl", {"time": time.time(), "changed": changed})
+            print(f"changed     {difference}; recorded in config_changes.jsonl", flush=True)
     with files.errors(folder, setting="--workdir"):
         if file.exists() and not _is_bound(folder):
             _begin_anew(folder, config)

@@ -11,6 +11,8 @@ from clipjax.common import trees
 from clipjax.common.exits import ConfigError
 from clipjax.models import positions, transformer
 
+DESCRIBE = "config.model must describe the weights' model"
+
 
 def initialise_from(
     variables: Any, source: Any, *, towers: Sequence[str], resize_positions: bool, where: str
@@ -41,14 +43,13 @@ def initialise_from(
         if inside and tower not in towers:
             return own
         if name not in weights:
-            raise ConfigError(f"{where}: has no {name}; is it the same kind of model?")
+            raise ConfigError(f"{where}: has no {name}; {DESCRIBE}")
         value = weights[name]
         if resize_positions and inside[-1:] == ["position_embedding"]:
             value = _resize(value, own=own, tower=tower)
         if value.shape != own.shape:
             raise ConfigError(
-                f"{where}: {name} is {value.shape} there, {own.shape} in this model; config.model"
-                " must describe the weights' model"
+                f"{where}: {name} is {value.shape} there, {own.shape} in this model; {DESCRIBE}"
             )
         value = np.asarray(value, own.dtype)
         return jax.make_array_from_callback(own.shape, own.sharding, lambda index: value[index])
