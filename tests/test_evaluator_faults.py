@@ -6,13 +6,15 @@ import json
 import pytest
 
 from clipjax import config, evaluate
+from clipjax.build import data as build_data
 from clipjax.common import exits
-from clipjax.common.exits import DataError, RemoteError
+from clipjax.common.exits import ConfigError, DataError, RemoteError
 from clipjax.evals.evaluator import Evaluator
 from clipjax.evals.metrics import Estimate
 from clipjax.evals.protocols.registry import Protocol
 from clipjax.evals.suites.results import Measurement
 from clipjax.pictures import history
+from clipjax.run import folder
 from tests import processes, tiny
 from tests.data import tars
 
@@ -156,6 +158,29 @@ def test_data_that_are_gone_at_a_later_start_do_not_end_it(tmp_path, capsys):
     c.total = "8 steps"
     assert tiny.run(c, tmp_path / "run", allow_config_change=True) == exits.BAD_CONFIG
     assert "none.tar" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"classes": "{}/none.json"}, r"classes=.*none\.json: cannot be read"),
+        ({"classes": "digit"}, r'classes: "digit" is unknown \(did you mean "digits"\?\)'),
+        ({"templates": ("a photo",)}, r'templates: "a photo" is no template'),
+    ],
+)
+def test_names_that_cannot_be_read_are_told_before_data_are(setting, told, tmp_path, monkeypatch):
+    monkeypatch.setattr(build_data, "source", None)  # nothing is opened
+    c = tiny.tiny()
+    values = {
+        key: value.format(tmp_path) if key == "classes" else value for key, value in setting.items()
+    }
+    c.evals.named = config.evaluator("zero_shot", source="digits", **values)
+    with pytest.raises(ConfigError, match=rf"^config\.evals\.named\.{told}"):
+        folder.open_for_training(str(tmp_path / "run"), c, allow_config_change=False)
+    begun = tmp_path / "begun" / "checkpoints" / "2"
+    begun.mkdir(parents=True)
+    (tmp_path / "begun" / "config.json").write_text(json.dumps(config.to_keep(c)))
+    folder.open_for_training(str(tmp_path / "begun"), c, allow_config_change=False)
 
 
 @pytest.mark.slow

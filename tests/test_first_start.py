@@ -126,6 +126,15 @@ def evaluation_data(trained, folder):
     return first, "matches no file", second
 
 
+def class_names(trained, folder):
+    """Told before the data are read, which here are damaged as well."""
+    names = folder / "names.json"
+    names.write_text('{"objects": {}}')
+    first, second = tables(table(folder / "data", bad=40)), short()
+    first.evals.named = config.evaluator("zero_shot", source="objects", classes=str(names))
+    return first, f"config.evals.named.classes={names}: write {{", second
+
+
 def evaluation_batch(trained, folder):
     first, second = short(), short()
     first.evals.held_out = config.evaluator("retrieval", max_examples=20, batch_size=12)
@@ -178,7 +187,15 @@ def diverging(trained, folder):
 FAILURES = [
     *(vocabulary_path, vocabulary_of_another_kind, vocabulary_of_another_run, vocabulary_size),
     *(vocabulary_too_large, no_such_data, damaged_data, bad_fraction, evaluation_data),
-    *(evaluation_batch, weights_of_another_shape, no_such_weights, frozen_at_random, batch, mesh),
+    *(
+        class_names,
+        evaluation_batch,
+        weights_of_another_shape,
+        no_such_weights,
+        frozen_at_random,
+        batch,
+        mesh,
+    ),
     diverging,
 ]
 TO_THE_END = (vocabulary_of_another_kind, bad_fraction)  # the others to the first step

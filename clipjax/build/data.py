@@ -22,7 +22,7 @@ from clipjax.data.source import Shards, Source, Spread
 from clipjax.data.sources import sharded, shared_records
 from clipjax.data.sources.selection import Selected
 from clipjax.data.sources.shard_files import ShardFiles
-from clipjax.evals import embed
+from clipjax.evals import embed, prompts
 from clipjax.evals.evaluated import EvaluatedModel
 from clipjax.evals.evaluator import Evaluator, open_evaluator
 from clipjax.evals.protocols import registry as protocols
@@ -198,6 +198,16 @@ def evaluator(
     if training is not None and (shared := shared_records.count(data, training)):
         note_training_data(opened, shared)
     return opened
+
+
+def check_class_names(config: Config) -> None:
+    """Raise ConfigError for class names or templates of an evaluator that cannot be read, before
+    any data are; whether they fit the labels shows when its data are open."""
+    for name, settings in config.evals.items():
+        if "classes" in evals.KINDS[settings.kind].settings:
+            prompts.check_settings(
+                settings.classes, templates=settings.templates, where=f"config.evals.{name}"
+            )
 
 
 def evaluation_source(config: Config, name: str) -> Any:

@@ -159,6 +159,15 @@ def table(name: str, *, source: Any, keys: Sequence[str], where: str) -> Table:
     return read(name, where=f"{where}.classes={name}")
 
 
+def check_settings(classes: str, *, templates: Sequence[str], where: str) -> None:
+    """Raise ConfigError for an evaluator's settings that no data could make prompts of; arguments
+    as of `table` and `make`."""
+    if classes and classes not in TABLES:
+        table(classes, source=None, keys=(), where=where)
+    if templates:
+        check_templates(templates, where=f"{where}.templates")
+
+
 def read(file: str, *, where: str) -> Table:
     """The table in a JSON file, as `table` describes it; ConfigError naming what is wrong."""
     try:

@@ -16,6 +16,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from clipjax import config as settings
+from clipjax.build import data as build_data
 from clipjax.common import files, urls
 from clipjax.common.exits import ConfigError
 from clipjax.config import Config
@@ -61,7 +62,10 @@ def check_same(config: Config) -> None:
 def _open(folder: epath.Path, config: Config, *, allow_config_change: bool) -> None:
     files.make_folder(folder, setting="--workdir")
     file = folder / "config.json"
-    if file.exists() and _is_bound(folder):
+    has_begun = file.exists() and _is_bound(folder)
+    if not has_begun:  # a later start goes on without an evaluator that cannot be opened
+        build_data.check_class_names(config)
+    else:
         changed = _changed(folder, config)
         difference = "; ".join(f"{key}: {a!r} → {b!r}" for key, (a, b) in sorted(changed.items()))
         if changed and not allow_config_change:
@@ -73,7 +77,7 @@ def _open(folder: epath.Path, config: Config, *, allow_config_change: bool) -> N
             _append(folder / "config_changes.jsonl", {"time": time.time(), "changed": changed})
             print(f"changed     {difference}; recorded in config_changes.jsonl", flush=True)
     with files.errors(folder, setting="--workdir"):
-        if file.exists() and not _is_bound(folder):
+        if file.exists() and not has_begun:
             _begin_anew(folder, config)
         files.write_json(file, settings.to_keep(config))
 
