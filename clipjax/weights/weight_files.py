@@ -92,8 +92,8 @@ def pickles(path: pathlib.Path) -> list[pathlib.Path]:
     Raises:
       DataError: there are several models, or parts that are none.
     """
-    if told := in_parts(path):
-        raise DataError(f"holds {told}")
+    if remedy := in_parts(path):
+        raise DataError(f"holds {remedy}")
     if path.is_file():
         return [] if path.suffix in (ENDING, ".npz", ".json") else _whole(_all_parts(path))
     if any(path.glob(f"*{ENDING}")):
@@ -108,9 +108,9 @@ def pickles(path: pathlib.Path) -> list[pathlib.Path]:
 
 def in_parts(folder: pathlib.Path) -> str:
     """What a folder or those in it hold of PARTS, and what makes one file of it; else ""."""
-    for pattern, told in PARTS:
+    for pattern, remedy in PARTS:
         if any(folder.glob(pattern)) or any(folder.glob(f"*/{pattern}")):
-            return told.format(folder=folder)
+            return remedy.format(folder=folder)
     return ""
 
 

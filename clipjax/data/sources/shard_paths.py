@@ -122,8 +122,8 @@ def _no_shards(folder: str, *, ending: str) -> ConfigError:
         remedy = f"name the folder below, {os.path.dirname(below[0])}"
     elif other := sources.what_reads(folder, ending=ending):
         remedy = other
-    told = f"folder {folder} holds no *{ending} files{only}{remedy and f'; {remedy}'}"
-    return ConfigError(f"config.data.path: {told}")
+    problem = f"folder {folder} holds no *{ending} files{only}{remedy and f'; {remedy}'}"
+    return ConfigError(f"config.data.path: {problem}")
 
 
 def find_remote(named: list[str], *, part: str, ending: str) -> list[str]:

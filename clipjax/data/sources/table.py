@@ -234,8 +234,8 @@ def ending_of(path: str) -> str:
     if ending not in delimited.DELIMITERS and ending not in LINES:
         known = ", ".join((*delimited.DELIMITERS, *LINES))
         remedy = sources.what_reads(path)
-        told = f"{path} has none of the endings {known}{remedy and f'; {remedy}'}"
-        raise ConfigError(f"config.data.path: {told}")
+        problem = f"{path} has none of the endings {known}{remedy and f'; {remedy}'}"
+        raise ConfigError(f"config.data.path: {problem}")
     return ending
 
 

@@ -229,8 +229,7 @@ def own(
     if _text(metric, where=f"{where}: metric"):
         registry.check_known(metric, where=f"{where}: metric")
     _size(n, where=f"{where}: n")
-    keys = {"image_key": image_key, "text_key": text_key}
-    for key, value in keys.items():
+    for key, value in (("image_key", image_key), ("text_key", text_key)):
         if _text(value, where=f"{where}: {key}") and key not in _reads(source):
             who = f"source {source} reads none" if source else "name a source="
             raise ConfigError(f"{where}: {key}={value!r}: has no effect; {who}")
@@ -241,7 +240,8 @@ def own(
         path=_path(path, where=f"{where}: path"),
         source=_text(source, where=f"{where}: source"),
         split=_text(split, where=f"{where}: split"),
-        **keys,
+        image_key=image_key,
+        text_key=text_key,
         prompts_file=_path(prompts, where=f"{where}: prompts"),
         train_path=_path(train_path, where=f"{where}: train_path"),
         validation_path=_path(validation_path, where=f"{where}: validation_path"),
