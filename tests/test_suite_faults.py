@@ -292,9 +292,8 @@ def test_a_protocol_that_fits_no_set_is_told(trained, tmp_path):
 
 def test_a_protocol_without_its_data_says_what_is_missing(trained, tmp_path):
     suite = suites.Suite("mine", suites.own("x", path=classes(tmp_path / "x"), run="linear_probe"))
-    with pytest.raises(
-        DataError, match="the only set is missing, first x: linear_probe: x: has no"
-    ):
+    told = "the only set is missing, first x: linear_probe: x: has no train_path for a probe; give"
+    with pytest.raises(DataError, match=told):
         run_suites.on_weights(str(trained), suite, output=str(tmp_path / "out"))
 
 

@@ -419,7 +419,7 @@ class FirstCaptions(View):
 def _how_to_get(entry: Entry, *, data: str, split: str = "test") -> str:
     """Where a missing split was looked for, and ways to get it."""
     if _is_own(entry):
-        return f"{entry.id}: has no {split}_path for a probe"
+        return f"{entry.id}: has no {split}_path for a probe; give suites.own one"
     folder = data or "DIR"
     ways = []
     if entry.get:
