@@ -90,7 +90,7 @@ def test_a_text_with_something_beside_it_says_to_write_it_alone(held, tmp_path):
     entries = [("0.jpg", tars.picture(0)), ("0.json", json.dumps({"caption": held}).encode())]
     tar = open_tars(tars.write(tmp_path / "a.tar", entries), text_key="caption")
     for source in (open_parquet(tmp_path / "a.parquet"), open_tables(tmp_path / "a.jsonl"), tar):
-        with pytest.raises(BadRecord, match=r"caption is no text .*; write its text alone"):
+        with pytest.raises(BadRecord, match=r"caption is no text .*dict, write its text alone: "):
             source.caption(0)
 
 

@@ -126,8 +126,8 @@ def _text(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
     shown = repr(value)
-    remedy = "; write its text alone" if isinstance(value, dict) else ""
+    remedy = ", write its text alone:" if isinstance(value, dict) else ""
     raise BadRecord(
         "caption is no text",
-        f"{type(value).__name__} {shown[:40]}{'…' if shown[40:] else ''}{remedy}",
+        f"{type(value).__name__}{remedy} {shown[:40]}{'…' if shown[40:] else ''}",
     )
