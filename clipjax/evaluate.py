@@ -10,17 +10,14 @@ A checkpoint is all it needs, besides the evaluation data. Run it on every host 
 any one machine.
 """
 
-import functools
 import os
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 
 from clipjax.common import cli, exits, files, lists
-from clipjax.common.counts import counted
-from clipjax.common.exits import ConfigError, DataError
+from clipjax.common.exits import ConfigError
 from clipjax.config import defaults
 
 
@@ -71,6 +68,7 @@ def run(
     _check(workdir, queries=queries, images=images, image=image, labels=labels)
     from clipjax import api
     from clipjax.parallel import compilation_cache, distributed, shutdown
+    from clipjax.run import evaluation
     from clipjax.run import queries as run_queries
 
     distributed.initialize(alone=False)
@@ -82,7 +80,7 @@ def run(
         elif image:
             run_queries.show_labels(model, image, labels=labels, templates=templates)
         else:
-            run_evaluators(model, workdir=workdir, average=average)
+            evaluation.evaluate_checkpoint(model, workdir=workdir, average=average)
     return exits.DONE
 
 
@@ -158,106 +156,6 @@ def run_suite(
         else:
             run_suites.on_run(workdir, suite, step=step, options=options)
     return exits.DONE
-
-
-def run_evaluators(model: Any, *, workdir: str, average: bool = True) -> dict[str, Any]:
-    """Run all, print the table, write WORKDIR/evaluations/step_N.json; returns what it holds.
-
-    `average` says which of a run's weights the model has, and the file is named so
-    (`results.step_name`).
-
-    Raises:
-      ConfigError: there are none.
-      DataError: one could not measure its data; the file has the others.
-    """
-    import jax
-
-    import clipjax
-    from clipjax.build import data as build_data
-    from clipjax.evals.suites import faults
-    from clipjax.evals.suites.results import step_name
-    from clipjax.parallel import distributed
-    from clipjax.pictures import table
-    from clipjax.run.queries import output_file
-
-    config = model.config
-    if not config.evals:
-        raise ConfigError(
-            f"{workdir}: its config has no evaluators (config.evals); ask --query or --image, or"
-            " start the training again with some: they may be added at any time"
-        )
-    _fit_batches(config, mesh=model.mesh)
-    lead = distributed.is_lead()
-    evaluations: dict[str, Any] = {}
-    failed: dict[str, str] = {}
-    rows = []
-    open_one = functools.partial(
-        build_data.evaluator, config, mesh=model.mesh, tokenizer=model.tokenizer
-    )
-    trained_on = model.run["data_fingerprint"].partition("&")[0]  # all, of a selection
-    for name in config.evals:
-        evaluator: Any = faults.attempt(functools.partial(open_one, name))
-        fault = faults.agree(faults.only(evaluator), where=f"{workdir}/{name}/open")
-        began, metrics = time.perf_counter(), {}
-        if fault is None:
-            if evaluator.source.whole.fingerprint == trained_on:
-                build_data.note_training_data(evaluator, len(evaluator.source))
-            measure = functools.partial(evaluator, model.variables, poll=lambda: False)
-            metrics: Any = faults.attempt(measure)
-            fault = faults.agree(faults.only(metrics), where=f"{workdir}/{name}", alone=True)
-        if fault is not None:
-            failed[name] = fault.traceback or fault.message
-            if lead:
-                print(f"{name}: FAILED: {fault.message}", flush=True)
-            continue
-        seconds = round(time.perf_counter() - began, 2)
-        if lead:
-            print(f"{name}: {counted(evaluator.n, 'image')}, {seconds:.1f} s", flush=True)
-        evaluations[name] = {
-            "kind": config.evals[name].kind,
-            "n": evaluator.n,
-            "metrics": metrics,
-            "notes": list(evaluator.notes),
-            "chance": evaluator.chance,
-            "seconds": seconds,
-        }
-        rows += [
-            table.Row(f"eval/{name}/{key}", value, model.step, evaluator.chance.get(key))
-            for key, value in metrics.items()
-            if not isinstance(value, str)
-        ]
-    result = {
-        "step": model.step,
-        "examples_seen": model.run["examples_seen"],
-        "evaluations": evaluations,
-        "failed": failed,
-        "devices": f"{model.mesh.size} × {jax.devices()[0].device_kind}",
-        "clipjax": clipjax.__version__,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-    if lead:
-        file = output_file(workdir, f"{step_name(model.step, average=average)}.json")
-        notes = [f"weights: {note}" for note in model.run.get("notes", ())]
-        notes += [f"{name}: {note}" for name, each in evaluations.items() for note in each["notes"]]
-        print(f"\n{table.text(rows, notes=notes)}\n", flush=True)
-        files.write_json(file, result)  # last: what cannot be kept is shown all the same
-        print(file, flush=True)
-    if failed:
-        raise DataError(
-            f"{len(failed)} of {counted(len(config.evals), 'evaluator')} failed:"
-            f" {', '.join(failed)}"
-        )
-    return result
-
-
-def _fit_batches(config: Any, *, mesh: Any) -> None:
-    """Make the batches of training divide over the devices that are here."""
-    from clipjax.parallel.mesh import batch_shards
-
-    shards = batch_shards(mesh)
-    config.batch_size += -config.batch_size % shards
-    for settings in config.evals.values():
-        settings.batch_size += -settings.batch_size % shards
 
 
 def _define_flags() -> None:

@@ -17,6 +17,7 @@ from clipjax import config, evals, evaluate
 from clipjax.common import exits
 from clipjax.common.exits import CleanExit, ConfigError, DataError
 from clipjax.data.tokenizers import sentencepiece as sentencepiece_tokenizer
+from clipjax.run import evaluation
 from clipjax.run import queries as run_queries
 from tests import tiny
 
@@ -207,7 +208,7 @@ def test_no_run_and_no_evaluators_are_told(trained, tmp_path):
     bare = clipjax.load(trained)
     bare.config.evals = {}
     with pytest.raises(ConfigError, match="has no evaluators"):
-        evaluate.run_evaluators(bare, workdir=str(trained))
+        evaluation.evaluate_checkpoint(bare, workdir=str(trained))
     with pytest.raises(ConfigError, match="add --images=FOLDER"):
         run_queries.show_best(bare, ["a"], images="", workdir=str(trained))
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from clipjax import config, evaluate
+from clipjax import config
 from clipjax.build import data as build_data
 from clipjax.common import exits
 from clipjax.common.exits import ConfigError, DataError, RemoteError
@@ -14,7 +14,7 @@ from clipjax.evals.metrics import Estimate
 from clipjax.evals.protocols.registry import Protocol
 from clipjax.evals.suites.results import Measurement
 from clipjax.pictures import history
-from clipjax.run import folder
+from clipjax.run import evaluation, folder
 from tests import processes, tiny
 from tests.data import tars
 
@@ -210,7 +210,7 @@ def test_evaluate_measures_the_others_where_one_cannot_be_opened(tmp_path, capsy
     (tmp_path / "held.tar").unlink()
     model = clipjax.load(tmp_path / "run")
     with pytest.raises(DataError, match="1 of 2 evaluators failed: held"):
-        evaluate.run_evaluators(model, workdir=str(tmp_path / "run"))
+        evaluation.evaluate_checkpoint(model, workdir=str(tmp_path / "run"))
     result = json.loads((tmp_path / "run" / "evaluations" / "step_4.json").read_text())
     assert set(result["evaluations"]) == {"pairs"} and "held.tar" in result["failed"]["held"]
 

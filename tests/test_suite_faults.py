@@ -22,6 +22,7 @@ from clipjax.evals.embed import Preempted
 from clipjax.evals.evaluator import Evaluator
 from clipjax.evals.protocols import zero_shot
 from clipjax.evals.suites import faults
+from clipjax.run import evaluation
 from clipjax.run import suites as run_suites
 from tests import processes, tiny
 from tests.data import tars, webdatasets
@@ -319,7 +320,7 @@ def test_an_evaluators_fault_leaves_the_others(tmp_path, capsys):
         called = []
         patch.setattr(Evaluator, "__call__", call)
         with pytest.raises(DataError, match="1 of 3 evaluators failed: first"):
-            evaluate.run_evaluators(model, workdir=str(tmp_path))
+            evaluation.evaluate_checkpoint(model, workdir=str(tmp_path))
     said = capsys.readouterr().out
     assert "first: FAILED: record 7 is unusable" in said and "last: top-1 accuracy" in said
     result = json.loads((tmp_path / "evaluations" / "step_2.json").read_text())

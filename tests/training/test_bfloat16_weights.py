@@ -7,8 +7,8 @@ import pytest
 
 import clipjax
 from clipjax import config as settings
-from clipjax import evaluate
 from clipjax.common import exits
+from clipjax.run import evaluation
 from clipjax.training.checkpoint.write import Checkpoints
 from tests import tiny
 from tests.training import toy
@@ -64,5 +64,5 @@ def test_it_is_trained_evaluated_and_loaded(tmp_path):
     (told,) = (line["eval/held_out/loss"] for line in lines if "eval/held_out/loss" in line)
     model = clipjax.load(tmp_path)
     assert {x.dtype for x in jax.tree.leaves(model.variables)} == {jnp.dtype("float32")}
-    found = evaluate.run_evaluators(model, workdir=str(tmp_path))["evaluations"]["held_out"]
+    found = evaluation.evaluate_checkpoint(model, workdir=str(tmp_path))["evaluations"]["held_out"]
     assert found["metrics"]["loss"] == pytest.approx(told, rel=1e-5)

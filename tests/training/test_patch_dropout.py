@@ -7,7 +7,6 @@ import pytest
 
 import clipjax
 from clipjax import config as settings
-from clipjax import evaluate
 from clipjax.build import model as build_model
 from clipjax.common import exits
 from clipjax.common.exits import ConfigError
@@ -15,6 +14,7 @@ from clipjax.config import check as config_check
 from clipjax.config import stages
 from clipjax.models import clip
 from clipjax.models.vit import keep
+from clipjax.run import evaluation
 from clipjax.training.patch_dropout import draw_patches
 from tests import tiny
 from tests.training import toy
@@ -139,5 +139,5 @@ def test_all_patches_are_evaluated(tmp_path):
     ]
     assert len(told) == 3
     model = clipjax.load(tmp_path)
-    found = evaluate.run_evaluators(model, workdir=str(tmp_path))["evaluations"]["held_out"]
+    found = evaluation.evaluate_checkpoint(model, workdir=str(tmp_path))["evaluations"]["held_out"]
     assert found["metrics"]["loss"] == pytest.approx(told[-1], rel=1e-6)

@@ -53,9 +53,11 @@ def attempt(call: Callable[[], T]) -> T | Fault:
         return Fault(line, traceback.format_exc())
 
 
-def only(outcome: Any) -> Fault | None:
-    """The outcome of `attempt`, if it is a fault."""
-    return outcome if isinstance(outcome, Fault) else None
+def attempt_on_all(call: Callable[[], T], *, where: str, alone: bool = False) -> T | Fault:
+    """`attempt` on all processes: what `call` returns, or the first one's fault; see `agree`."""
+    outcome = attempt(call)
+    fault = outcome if isinstance(outcome, Fault) else None
+    return agree(fault, where=where, alone=alone) or outcome
 
 
 def agree(fault: Fault | None, *, where: str, alone: bool = False) -> Fault | None:

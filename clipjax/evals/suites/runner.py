@@ -112,11 +112,10 @@ def _attempt(
     protocol: registry.Protocol, evaluated: EvaluatedSet, *, where: str
 ) -> Measurement | Fault:
     """The measurement, or the fault of any process; what needs no devices is checked first."""
-    checked = faults.attempt(lambda: protocol.check(evaluated))
-    if fault := faults.agree(faults.only(checked), where=f"{where}/check"):
-        return fault
-    measurement = faults.attempt(lambda: protocol.measure(evaluated))
-    return faults.agree(faults.only(measurement), where=where, alone=True) or measurement
+    checked = faults.attempt_on_all(lambda: protocol.check(evaluated), where=f"{where}/check")
+    if isinstance(checked, Fault):
+        return checked
+    return faults.attempt_on_all(lambda: protocol.measure(evaluated), where=where, alone=True)
 
 
 def _warn(measurement: Measurement, evaluated: EvaluatedSet, *, prompted: bool) -> None:
