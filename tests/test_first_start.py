@@ -85,7 +85,7 @@ def vocabulary_size(trained, folder):
     first, second = short(), short()
     first.init.weights = second.init.weights = str(trained)
     first.model.text.vocab_size = 400
-    told = "model config.model must describe: text.vocab_size 384 (here 400)"
+    told = "config.model must describe the weights' model: text.vocab_size 384 (here 400)"
     return first, told, second
 
 
@@ -148,7 +148,15 @@ def weights_of_another_shape(trained, folder):
     first.model.embed_dim = 24
     first.model.vision.width = 48
     mends = "embed_dim 16 (here 24), vision.width 32 (here 48)"
-    return first, f"in this model; config.model must describe the weights' model: {mends}", second
+    return first, f"config.model must describe the weights' model: {mends}", second
+
+
+def weights_of_other_layers(trained, folder):
+    first, second = short(), short()
+    first.init.weights = second.init.weights = str(trained)
+    first.model.text.layers = 3
+    mends = "config.model must describe the weights' model: text.layers 1 (here 3)"
+    return first, f"in this model; {mends}", second
 
 
 def no_such_weights(trained, folder):
@@ -191,6 +199,7 @@ FAILURES = [
         class_names,
         evaluation_batch,
         weights_of_another_shape,
+        weights_of_other_layers,
         no_such_weights,
         frozen_at_random,
         batch,

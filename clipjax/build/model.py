@@ -1,6 +1,7 @@
 """From a config to the model, its kernels and the weights it starts from; `build.py` trains it."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -19,12 +20,13 @@ from clipjax.parallel import accelerators, sharding
 from clipjax.parallel import mesh as meshes
 from clipjax.training import averages
 from clipjax.training.forward import frozen_towers
-from clipjax.training.initial_weights import initialise_from
+from clipjax.training.initial_weights import DESCRIBE, initialise_from
 from clipjax.training.state import TrainState
 
 # Settings that change what weights compute, of a tower and of the model.
 COMPUTED = ("activation", "layer_norm_epsilon", "pooling", "causal")
 IMAGES = ("image_mean", "image_std", "image_resize")
+SIZES = ("embed_dim", "width", "patch_size", "vocab_size")  # which no other weights can fit
 ONE_DEVICE = {"data": 1, "fsdp": 1, "tensor": 1}
 
 
@@ -136,22 +138,40 @@ def weights_notes(config: Config) -> list[str]:
     ]
 
 
-def settings_of_weights(config: Config) -> str:
-    """The shapes that the model of `config.init.weights` has otherwise: "embed_dim 512 (here 768),
-    vision.layers 12 (here 24)"; "" where all are the same."""
+def check_sizes(config: Config) -> None:
+    """Raise ConfigError where weights of `config.init` cannot fit the model, before data are read.
+
+    What else may not fit (layers, kinds of towers) shows when the weights are read.
+    """
+    if not config.init.weights:
+        return
+    differing = shapes_of_weights(config)
+    if any(name.rpartition(".")[2] in SIZES for name in differing):
+        where = f"config.init.weights={config.init.weights}"
+        raise ConfigError(f"{where}: {DESCRIBE}: {_listed(differing)}")
+
+
+def shapes_of_weights(config: Config) -> dict[str, tuple[Any, Any]]:
+    """Setting → (its value in the model of `config.init.weights`, ours), where these differ and a
+    parameter's shape may."""
     model, _ = pretrained.read_model(config.init.weights)
     theirs, ours = (model_config.parse(each) for each in (model, config.model.to_dict()))
-    computed = {*COMPUTED, *IMAGES, *model_config.NOT_SHAPE, *model_config.TOWERS}
+    others = {*COMPUTED, *IMAGES, *model_config.NOT_SHAPE, *model_config.TOWERS}
     if config.init.resize_positions:
-        computed |= {"image_size", "context_length"}
+        others |= {"image_size", "context_length"}
     groups = [("", theirs, ours)]
     groups += [(f"{t}.", getattr(theirs, t), getattr(ours, t)) for t in config.init.towers]
-    return ", ".join(
-        f"{group}{key} {value} (here {getattr(our, key)})"
+    return {
+        f"{group}{key}": (value, getattr(our, key))
         for group, their, our in groups
         for key, value in vars(their).items()
-        if key not in computed and value != getattr(our, key, value)
-    )
+        if key not in others and value != getattr(our, key, value)
+    }
+
+
+def _listed(differing: Mapping[str, tuple[Any, Any]]) -> str:
+    """ "embed_dim 512 (here 768), vision.layers 12 (here 24)"."""
+    return ", ".join(f"{key} {their} (here {our})" for key, (their, our) in differing.items())
 
 
 def training_flops_per_pair(config: Config) -> float:
@@ -196,6 +216,7 @@ def initial_weights(config: Config, state: TrainState) -> TrainState:
             where=f"config.init.weights={config.init.weights}",
         )
     except ConfigError as error:
-        differing = settings_of_weights(config)
-        raise ConfigError(f"{error}: {differing}" if differing else str(error)) from None
+        if not (differing := shapes_of_weights(config)):
+            raise
+        raise ConfigError(f"{error}: {_listed(differing)}") from None
     return state.replace(**taken, average=averages.begin(taken) if state.average else {})

@@ -46,15 +46,11 @@ def tokenizer(config: Config, *, source: Any, workdir: str) -> Tokenizer:
     make = tokenizers.KINDS[config.tokenizer.kind]
     agreed = make(distributed.from_lead(model), context_length=text.context_length)
     if agreed.vocab_size != text.vocab_size:
-        how = "; set the one or name another tokenizer.path"
-        if trained is not None:
-            how = (
-                f" and comes with config.init.weights={config.init.weights}, whose model"
-                f" config.model must describe: {build_model.settings_of_weights(config)}"
-            )
+        weights = f" and comes with config.init.weights={config.init.weights}, whose model"
+        whose = f"{weights} config.model must describe" if trained is not None else ""
         raise ConfigError(
             f"config.model.text.vocab_size={text.vocab_size}: the tokenizer has"
-            f" {agreed.vocab_size}{how}"
+            f" {agreed.vocab_size}{whose}; set the one or name another tokenizer.path"
         )
     return agreed
 

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from clipjax import config as settings
 from clipjax.build import data as build_data
+from clipjax.build import model as build_model
 from clipjax.common import files, urls
 from clipjax.common.exits import ConfigError
 from clipjax.config import Config
@@ -63,7 +64,8 @@ def _open(folder: epath.Path, config: Config, *, allow_config_change: bool) -> N
     files.make_folder(folder, setting="--workdir")
     file = folder / "config.json"
     has_begun = file.exists() and _is_bound(folder)
-    if not has_begun:  # a later start goes on without an evaluator that cannot be opened
+    if not has_begun:  # a later start takes no weights, and goes on without a faulty evaluator
+        build_model.check_sizes(config)
         build_data.check_class_names(config)
     else:
         changed = _changed(folder, config)
