@@ -312,7 +312,7 @@ def test_a_shard_that_changes_under_a_running_source(tmp_path):
     assert late.key(1) == "a.tar/sample 1"
 
 
-def test_speed(tmp_path, record_property, capsys):
+def test_speed(tmp_path):
     """Ten thousand samples are indexed in well under half a second; figures with -s."""
     data = {"jpg": bytes(1500), "json": bytes(300), "txt": bytes(50)}
     entries = [
