@@ -110,7 +110,7 @@ def define_path(
 
 
 def define_paths(name: str, help: str, *, protocols: Sequence[str] | None = files.PROTOCOLS) -> Any:
-    """As `define_path`, of a flag that can be repeated; without it, no path."""
+    """Define a path flag that can be repeated, as `define_path`; without it, no path."""
     parser = _Path(name, protocols=protocols)
     return flags.DEFINE_multi(parser, flags.ArgumentSerializer(), name, [], help)
 
@@ -125,7 +125,7 @@ def run(main: Callable[[], int | None]) -> None:
 
 
 def run_verb(verbs: Mapping[str, Callable[[], int | None]]) -> None:
-    """As `run`, for a program whose first argument says what to do."""
+    """Run a program whose first argument says what to do; otherwise as `run`."""
 
     def parse(argv: Sequence[str]) -> list[str]:
         known = ", ".join(verbs)

@@ -248,7 +248,7 @@ def make_folder(path: str | os.PathLike[str], *, setting: str = "", mode: int = 
 
 
 def _make_folders(path: str, mode: int) -> None:
-    """As `os.makedirs`, which gives its mode to the last one alone."""
+    """Make folders, each with the mode that `os.makedirs` gives to the last one alone."""
     if path and not os.path.isdir(path):
         _make_folders(os.path.dirname(path.rstrip("/")), mode)
         try:

@@ -57,7 +57,7 @@ def _last(name: str) -> str:
 
 
 def _likeness(name: str, other: str) -> float:
-    """From 0 to 1; initials are as good as the name, "lr" as "learning_rate"."""
+    """How alike two names are, 0 to 1; initials count as the name, "lr" as "learning_rate"."""
     initials = "".join(word[:1] for word in other.split("_"))
     return 1.0 if len(initials) > 1 and name == initials else _ratio(name, other)
 

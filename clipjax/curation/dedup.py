@@ -148,7 +148,7 @@ def cosines(size: int) -> np.ndarray:
 
 
 def first_copies(own: Mapping[str, np.ndarray], *, distance: int) -> np.ndarray:
-    """For each record the first that it is a copy of, or itself: int64 [N].
+    """The first record that each record is a copy of, or itself: int64 [N].
 
     A copy of a copy is one too, even where the first of all is further away.
     """
@@ -164,7 +164,7 @@ def first_copies(own: Mapping[str, np.ndarray], *, distance: int) -> np.ndarray:
 def copies_in(
     own: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], *, distance: int
 ) -> np.ndarray:
-    """For each record one of the others that it is a copy of, or -1: int64 [N]."""
+    """One of the other set's records that each record is a copy of, or -1: int64 [N]."""
     values, where = np.unique(theirs["perceptual"], return_index=True)
     mine, back = np.unique(own["perceptual"], return_inverse=True)
     nearest = np.full(len(mine), -1)

@@ -82,7 +82,7 @@ def decode_eval(data: bytes, *, size: int, resize: str = "crop") -> np.ndarray:
 
 
 def prepare_eval(image: Image.Image, *, size: int, resize: str = "crop") -> np.ndarray:
-    """As `decode_eval`, from an image already decoded: uint8 [size, size, 3]."""
+    """Resize and crop a decoded image as `decode_eval` does: uint8 [size, size, 3]."""
     if resize == "squash":
         return np.asarray(_rgb(image).resize((size, size), Image.Resampling.BICUBIC))
     image = image if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK") else _rgb(image)

@@ -93,7 +93,7 @@ class Joined(Source):
             part.prepare([own])
 
     def spread(self, *, limit: int, drawn: bool = False) -> list[int]:
-        """Of each part its share, see `Source.spread`."""
+        """Records spread over the parts by their sizes; see `Source.spread`."""
         indices: list[int] = []
         first = 0
         for part in self.parts.values():

@@ -318,7 +318,7 @@ class Spread(View):
 
     @property
     def fingerprint(self) -> str:
-        """Of the other source, and of how many are taken."""
+        """Hash of the other source, and of how many of its records are taken."""
         return f"{self.source.fingerprint}[{len(self)} spread]"
 
     @property

@@ -121,7 +121,7 @@ def judge(
 
 
 def judge_scores(scores: np.ndarray, *, labels: np.ndarray, classes: tuple[str, ...]) -> Result:
-    """As `judge`, from scores float [N, C] of any kind; equal ones tie."""
+    """Judge scores of any kind, float [N, C], as `judge` does; equal ones tie."""
     ranks = rank(scores, labels)
     own = np.arange(len(labels)), labels
     wrong, right = scores.copy(), scores[own]

@@ -64,7 +64,7 @@ class Embedder:
         return held.settled(self.pixels(variables, held, length=len(source), poll=poll))
 
     def features(self, variables: Any, source: Any, *, image_size: int, poll: Poll) -> np.ndarray:
-        """As `images`, but before the projection and not normalised, float32 [N, D]."""
+        """Image features before the projection, not normalised: float32 [N, D]; see `images`."""
         held = _Held(self.loader(source, image_size=image_size), image_size=image_size)
         batches = self._pixel_batches(held, length=len(source))
         embed = partial(self._features, variables)
@@ -88,7 +88,7 @@ class Embedder:
         length: int,
         poll: Poll,
     ) -> np.ndarray:
-        """As `images`, of load(0) … load(length - 1): {"image": uint8 [S, S, 3]}, in threads."""
+        """Embed load(0) … load(length - 1), {"image": uint8 [S, S, 3]}, in threads."""
         batches = self._pixel_batches(load, length=length)
         return self._embed(partial(self._image, variables), batches, key="image", poll=poll)
 
@@ -174,6 +174,6 @@ class _Held:
 
 
 def _in_one_line(error: Exception) -> str:
-    """Its message, and its type where the message does not stand alone."""
+    """An error's message, and its type where the message does not stand alone."""
     kind = "" if isinstance(error, CleanExit) else f"{type(error).__name__}: "
     return f"{kind}{' '.join(str(error).split())}"

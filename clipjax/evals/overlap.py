@@ -39,7 +39,7 @@ DISTANCE = 4  # bits, see `dedup`
 
 @dataclasses.dataclass(frozen=True)
 class Neighbours:
-    """For each of N evaluation images its nearest training image, by each detector.
+    """The nearest training image of each of N evaluation images, by each detector.
 
     Attributes:
       file: int64 [N], a training record with the same bytes, or -1.

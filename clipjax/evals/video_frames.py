@@ -83,7 +83,7 @@ class MiddleFrames(View):
 
     @property
     def fingerprint(self) -> str:
-        """Of all frames."""
+        """Hash of all frames."""
         return f"{self.source.fingerprint}[middle]"
 
     def place(self, index: int) -> int:

@@ -244,7 +244,7 @@ class BagOfWordsConfig:
     layer_norm_epsilon: float = ranges.field(OWN_EPSILON, 0.0)
 
     def check(self, *, embed_dim: int, where: str) -> None:
-        """Nothing that must go together."""
+        """Check nothing: no settings of this tower must go together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,7 +261,7 @@ class WordPredictionConfig:
     kind: str = "word_prediction"
 
     def check(self, *, embed_dim: int, where: str) -> None:
-        """Nothing that must go together."""
+        """Check nothing: no settings of this tower must go together."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -131,7 +131,7 @@ class VisionTransformer(nn.Module):
 
 
 def keep(x: jax.Array, patches: jax.Array, *, before: int) -> jax.Array:
-    """Of tokens [B, before + N, D] the first `before` and these patches: [B, before + K, D]."""
+    """Keep `before` of tokens [B, before + N, D] and these patches: [B, before + K, D]."""
     # Not x[rows, patches]: that indexing makes the partitioner gather the whole batch.
     kept = jnp.take_along_axis(x[:, before:], patches[:, :, None], axis=1)
     return jnp.concatenate([x[:, :before], kept], axis=1)

@@ -49,7 +49,7 @@ def make_schedule(
 
 
 def cosine(step: jax.Array, *, length: int, timescale: int) -> jax.Array:
-    """From 1 to 0 in `length` steps, half a wave."""
+    """Fall from 1 to 0 in `length` steps, along half a cosine wave."""
     del timescale
     return 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / length, 1.0)))
 

@@ -109,7 +109,7 @@ def show_labels(
 
 
 def _templates(config: Any) -> tuple[str, ...]:
-    """Of the run's first zero-shot evaluator: its prompts are what the model can read."""
+    """Templates of the run's first zero-shot evaluator: its prompts are what the model can read."""
     for name, settings in config.evals.items():
         if settings.kind == "zero_shot":
             source = evaluation_data.settings(config, name).source

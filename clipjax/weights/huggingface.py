@@ -153,7 +153,7 @@ def layout() -> Layout:
 
 
 def blocks(ours: str, theirs: str) -> Layout:
-    """Of a stack of transformer blocks."""
+    """Layout of a stack of transformer blocks."""
     return {
         **norm(f"{ours}/ln_1", f"{theirs}.layer_norm1"),
         **norm(f"{ours}/ln_2", f"{theirs}.layer_norm2"),

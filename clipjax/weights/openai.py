@@ -139,7 +139,7 @@ def _conv_norm(ours: str, conv: str, norm_name: str) -> Layout:
 
 
 def text_layout(text: Mapping[str, Any], *, prefix: str = "") -> Layout:
-    """Of the text tower; open_clip writes a projection with bias as a layer of PyTorch's."""
+    """Layout of the text tower; open_clip writes a projection with bias as a layer of PyTorch's."""
     projection = f"{prefix}text_projection"
     with_bias = text.get("projection_bias", False)
     return {
@@ -156,7 +156,7 @@ def text_layout(text: Mapping[str, Any], *, prefix: str = "") -> Layout:
 
 
 def blocks(ours: str, theirs: str) -> Layout:
-    """Of a stack of transformer blocks; query, key and value are one array."""
+    """Layout of a stack of transformer blocks; query, key and value are one array."""
     return {
         **norm(f"{ours}/ln_1", f"{theirs}.ln_1"),
         **norm(f"{ours}/ln_2", f"{theirs}.ln_2"),

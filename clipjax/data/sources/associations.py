@@ -84,7 +84,7 @@ class Associations(Source):
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Of all rows, and of the images' sizes."""
+        """Hash of all rows, and of the images' sizes."""
         sizes = [os.path.getsize(self._file(index)) for index in range(len(self))]
         content = repr((self.cues, self._names, sizes))
         return hashlib.sha256(content.encode()).hexdigest()[:16]

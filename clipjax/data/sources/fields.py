@@ -54,7 +54,7 @@ class FieldChoice:
     def of(
         cls, *, image_key: str, text_key: str, images: tuple[str, ...] = IMAGES
     ) -> "FieldChoice":
-        """From the settings `image_key` and `text_key`; several texts are joined by ","."""
+        """The choice by settings `image_key` and `text_key`; "," separates several texts."""
         return cls(
             (image_key,) if image_key else images,
             tuple(text_key.split(",")) if text_key else TEXTS,

@@ -231,7 +231,7 @@ class Folder(Source):
 
     @property
     def fingerprint(self) -> str:
-        """Of names and sizes; contents are not read."""
+        """Hash of names and sizes; contents are not read."""
         sizes = [os.path.getsize(self._full(file)) for file in self.files]
         content: tuple[Any, ...] = (self.files, sizes)
         if where := self._texts.values():

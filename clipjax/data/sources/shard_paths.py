@@ -56,7 +56,7 @@ def expand(path: str | os.PathLike[str], *, ending: str) -> list[str]:
 
 
 def braces(pattern: str) -> Iterator[str]:
-    """As a shell expands them: "{08..10}" gives 08, 09, 10 and "{a,b}" gives a, b."""
+    """Expand braces as a shell does: "{08..10}" gives 08, 09, 10 and "{a,b}" gives a, b."""
     match = INNER_BRACES.search(pattern)
     if not match:
         yield pattern

@@ -78,7 +78,7 @@ class TableFormat(Format):
         return load_table(path, names=self.names, files=files)
 
     def null_finder(self, table: RowTable, /) -> Callable[[OpenTable], Nulls] | None:
-        """In JSON lines a field may be null or not there; in CSV there is no null."""
+        """Find a row's nulls: a field of JSON lines may be null or not there; CSV has no null."""
         if table.seen or not table.usable:
             return None
         return lambda file: self.names.nulls(
@@ -195,7 +195,7 @@ class LabelledTable(Source):
 
     @property
     def fingerprint(self) -> str:
-        """Of all rows; images are not read."""
+        """Hash of all rows; images are not read."""
         texts = sorted(zip(self._images, self._captions, strict=False))
         content = repr((self._images, self._labels, self._groups, texts))
         return hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -320,7 +320,7 @@ def read_row(file: OpenTable, table: RowTable, row: int) -> dict[str, Any]:
 
 
 def with_nulls(file: OpenTable, table: RowTable, row: int) -> dict[str, Any]:
-    """As `read_row`, of JSON with the fields that are null."""
+    """Read a row as `read_row` does, with the fields of JSON that are null."""
     begin, end = int(table.starts[row]), int(table.starts[row + 1])
     data = file.read(min(end - begin, delimited.MAX_ROW + 1), offset=begin)
     if file.ending in LINES:

@@ -40,7 +40,7 @@ class Choice:
 
     @classmethod
     def of(cls, *, image_key: str, text_key: str) -> "Choice":
-        """From the settings `image_key` and `text_key`; see `TarFormat.of`."""
+        """The choice that the settings `image_key` and `text_key` make; see `TarFormat.of`."""
         images = (image_key.removeprefix(".").lower(),) if image_key else IMAGES
         texts = {}
         for name in (text_key or "txt").split(","):
@@ -54,7 +54,7 @@ class Choice:
 
     @property
     def text_extensions(self) -> tuple[str, ...]:
-        """Of the members that hold texts, without repeats."""
+        """Extensions of the members that hold texts, without repeats."""
         return tuple(dict.fromkeys(extension for extension, _ in self.texts.values()))
 
     def no_pairs(self, name: str, *, samples: int, seen: Sequence[str]) -> DataError:

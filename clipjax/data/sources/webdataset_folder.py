@@ -132,7 +132,7 @@ class WebDatasetFolder(Source):
 
     @property
     def fingerprint(self) -> str:
-        """Of keys, sizes of the members and the shards' bytes."""
+        """Hash of keys, sizes of the members and the shards' bytes."""
         content = hashlib.sha256(repr((self.split, self.kind, self._sizes)).encode())
         for name in sorted(self._extents):
             content.update(name.encode() + self._extents[name].tobytes())

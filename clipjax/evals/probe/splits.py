@@ -33,7 +33,7 @@ def training(evaluated: EvaluatedSet) -> list[SetData]:
 
 
 def fingerprints(evaluated: EvaluatedSet) -> dict[str, str]:
-    """Of the training split, "" without, and of the validation split where there is one."""
+    """Hashes of the training split, "" without one, and of the validation split if there is one."""
     try:
         prints = [part.source.fingerprint for part in training(evaluated)]
     except Missing:

@@ -62,7 +62,7 @@ class Annotations:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Of all of it."""
+        """Hash of all annotations."""
         content = [self.actions, *(x.tolist() for x in (self.video, self.action, self.shown))]
         return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 

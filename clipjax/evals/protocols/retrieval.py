@@ -140,7 +140,7 @@ def rank(
     candidate_owner: np.ndarray,
     mesh: Mesh,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each query, how many wrong candidates score at least as high as its best right one.
+    """How many wrong candidates score at least as high as each query's best right one.
 
     Args:
       queries: float32 [Q, E].

@@ -44,7 +44,7 @@ EDGE = 1e-4  # shares nearer to 0 or 1 than this are moved there: a logit is the
 def groups_of(
     classes: Mapping[str, str | Sequence[str]], *, keys: Sequence[str], where: str
 ) -> list[np.ndarray]:
-    """For each class of a shift the places of its wnids in a classifier, int64 [≥ 1].
+    """Positions of the wnids of each class of a shift in a classifier, int64 [≥ 1].
 
     Args:
       classes: label key of the shift → wnid, or several.

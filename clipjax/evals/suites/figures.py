@@ -76,7 +76,7 @@ def draw(place: Any, content: Mapping[str, Any]) -> tuple[list[Drawn], list[str]
 
 
 def _sets(rows: Sequence[Mapping[str, Any]], *, compare: str) -> Iterator[Drawn]:
-    """Of each protocol, and of it against what others published; one set alone is in the table."""
+    """Draw each protocol, and it against what others published; one set alone is in the table."""
     for protocol in dict.fromkeys(row["protocol"] for row in rows):
         own = sorted((r for r in rows if r["protocol"] == protocol), key=lambda r: -r["value"])
         words = protocol.replace("_", " ")
@@ -182,7 +182,7 @@ def _overlap(place: Any) -> Iterator[Drawn]:
 
 
 def _confusions(place: Any, rows: list[Any], sets: Sets) -> Iterator[Drawn]:
-    """Of the sets with the lowest accuracy, and the worst classes in words."""
+    """Draw the confusions of the sets with the lowest accuracy, the worst classes in words."""
     ranked = sorted((r for r in rows if r["protocol"] == "zero_shot"), key=lambda r: r["value"])
     shown = 0
     for row in ranked:

@@ -160,7 +160,7 @@ def to_json(record: Record) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """As strict JSON holds it: NumPy's as Python's, and null for what is no number."""
+    """A value as strict JSON holds it: NumPy's as Python's, and null for what is no number."""
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -115,7 +115,7 @@ def _number(estimate: Estimate) -> float | None:
 
 
 def _averages(rows: Sequence[dict[str, Any]], *, total: int) -> dict[str, Any]:
-    """By protocol: the mean of main metrics, over how many sets of how many."""
+    """The mean of main metrics by protocol, over how many sets of how many."""
     averages = {}
     for protocol in dict.fromkeys(row["protocol"] for row in rows):
         values = [r["value"] for r in rows if r["protocol"] == protocol and r["value"] is not None]
@@ -161,7 +161,7 @@ def _csv_rows(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def as_markdown(content: dict[str, Any]) -> str:
-    """For reading: percent with intervals, ours beside the published, then what is missing."""
+    """A page to read: percent with intervals, ours beside the published, then what is missing."""
     compare = content["compare"]
     sources = list(dict.fromkeys(s for row in content["rows"] for s in row["published"]))
     head = ["set", "protocol", "metric", "ours", "95 %", "n", "one prompt"]

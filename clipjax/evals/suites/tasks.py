@@ -79,7 +79,7 @@ def _wanted(entry: suites.Entry, suite: suites.Suite, options: suites.Options) -
 
 
 def fitting(kind: str, names: Iterable[str]) -> tuple[str, ...]:
-    """Of the protocols, those that fit sets of this kind; what is none is left out."""
+    """The protocols that fit sets of this kind; what is none is left out."""
     known = registry.FACTS
     return tuple(name for name in names if name in known and kind in known[name].sets)
 

@@ -82,7 +82,7 @@ def draw(
 
 
 def shares(counts: np.ndarray, *, chosen: np.ndarray) -> np.ndarray:
-    """Of each chosen true class, float [K, K], or [K, K + 1] with one column for all others."""
+    """Shares of each chosen true class, float [K, K], or [K, K + 1] with all others."""
     rows = counts[chosen] / np.maximum(counts[chosen].sum(axis=1, keepdims=True), 1)
     inside = rows[:, chosen]
     if len(chosen) == len(counts):

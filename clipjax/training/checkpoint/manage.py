@@ -120,7 +120,7 @@ def _no_looks() -> dict[str, Any]:
 
 
 class Unreadable:
-    """In place of an item that could not be read: why."""
+    """Why an item could not be read; stands in its place."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error

@@ -18,7 +18,7 @@ class Goodput:
         self.kind, self.since = "init", time.perf_counter()
 
     def enter(self, kind: str) -> None:
-        """From now on time counts as `kind`."""
+        """Count time as `kind` from now on."""
         now = time.perf_counter()
         self.seconds[self.kind] += now - self.since
         self.kind, self.since = kind, now
