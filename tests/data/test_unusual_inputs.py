@@ -250,6 +250,8 @@ def test_shards_one_folder_below_are_named(tmp_path):
     told = said(open_tars, str(tmp_path))
     assert told.endswith(f"; name the folder below, {tmp_path / 'test'}")
     assert len(open_tars(str(tmp_path / "test"))) == 2
+    told = said(lambda: len(Folder(str(tmp_path))))
+    assert told.endswith(f"; source tar reads what {tmp_path / 'test'} holds")
 
 
 def test_links_in_a_circle_end(tmp_path):

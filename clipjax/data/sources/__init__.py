@@ -117,8 +117,11 @@ def what_reads(path: str, *, ending: str = "") -> str:
         other = by_ending(path)
         is_another = bool(other) and other != ENDINGS.get(ending)
         return f"source {other} reads it" if is_another else remedy(path)
-    if fitting := [name for name in by_content(path) if name != "folder"]:
-        return f"source {' or '.join(fitting)} reads what it holds"
+    folders = (entry.path for entry in os.scandir(path) if entry.is_dir())
+    below = sorted(folder for folder in folders if os.access(folder, os.R_OK))
+    for held, folder in (("it", path), *((folder, folder) for folder in below)):
+        if fitting := [name for name in by_content(folder) if name != "folder"]:
+            return f"source {' or '.join(fitting)} reads what {held} holds"
     endings = sorted({os.path.splitext(file)[1].lower() for file in os.listdir(path)})
     return next((REMEDIES[each] for each in endings if each in REMEDIES and each != ".json"), "")
 
