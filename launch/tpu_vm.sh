@@ -129,22 +129,25 @@ check_setup() { # what `setup` would send is there; sets root
 }
 
 warn_of_loss() { # of the program's arguments: what workers lack, or lose with the node
-  local argument before="" config="" workdir="" default root
+  local argument before="" config="" name="" root written=()
   for argument in ${arguments[@]+"${arguments[@]}"}; do
+    case $before in --config | --workdir | --output) argument=$before=$argument ;; esac
     case $argument in
       --config=*) config=${argument#*=} ;;
-      --workdir=*) workdir=${argument#*=} ;;
+      --workdir=* | --output=*) written+=("$argument") ;;
     esac
-    [[ $before != --config ]] || config=$argument
-    [[ $before != --workdir ]] || workdir=$argument
     before=$argument
   done
-  default=${config##*/} default=${config:+runs/${default%%.py*}}
-  [[ $module != clipjax.main ]] || workdir=${workdir:-$default}
-  case $workdir in
-    "" | *://* | /*) ;; # an absolute path may be a shared disk
-    *) printf 'tpu_vm.sh: --workdir=%q: a folder on the own disk of each worker, deleted with the node; name --workdir=gs://BUCKET/…\n' "$workdir" >&2 ;;
-  esac
+  if [[ $module == clipjax.main && ${#written[@]} -eq 0 && -n $config ]]; then
+    name=${config##*/}
+    written=("--workdir=runs/${name%%.py*}") # the default
+  fi
+  for argument in ${written[@]+"${written[@]}"}; do
+    case ${argument#*=} in
+      *://* | /*) ;; # an absolute path may be a shared disk
+      *) printf 'tpu_vm.sh: %q: on the own disk of each worker, deleted with the node; name %s=gs://BUCKET/…\n' "$argument" "${argument%%=*}" >&2 ;;
+    esac
+  done
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
   if [[ ${config%%:*} == *.py ]] && git -C "$root" rev-parse -q --verify HEAD >/dev/null 2>&1 &&
     ! git -C "$root" cat-file -e "HEAD:./${config%%:*}" 2>/dev/null; then

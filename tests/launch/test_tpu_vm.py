@@ -126,7 +126,7 @@ def test_dry_run_makes_no_call(cloud):
         (["--config=figure2:words", "--workdir=/shared/run"], []),
         (["--config=configs/figure2.py:words", "--workdir", "s3://bucket/run"], []),
         (["--config=vitb32", "--workdir=runs/a"], ["--workdir=runs/a"]),
-        (["--config", "vitb32", "--workdir", "~/a b"], [r"--workdir=\~/a\ b"]),
+        (["--config", "vitb32", "--workdir", "~/a b"], [r"--workdir=\~/a\ b: "]),
         (["--config=configs/vitb32.py"], ["--workdir=runs/vitb32: "]),
         (["--config=/home/me/mine.py", "--workdir=gs://bucket/run"], ["--config=/home/me/mine.py"]),
         (["--config=configs/mine.py:x", "--workdir=gs://b/r"], ["--config=configs/mine.py:x"]),
@@ -148,8 +148,11 @@ def test_what_workers_lack_or_lose_is_told_in_a_line_each(cloud, program, told):
 def test_another_program_than_training_has_no_default_work_directory(cloud):
     cloud.script(("ssh", [{}]))
     flags = ["--zone=us-east5-b", "--module=clipjax.evaluate", "--dry_run"]
-    done = tpu_vm(cloud, "run", "a", *flags, "--", "--weights=gs://b/w", "--suite=paper27")
+    suite = ["--weights=gs://b/w", "--suite=paper27"]
+    done = tpu_vm(cloud, "run", "a", *flags, "--", *suite)
     assert done.returncode == 0 and done.stderr == ""
+    done = tpu_vm(cloud, "run", "a", *flags, "--", *suite, "--output=results")
+    assert done.stderr.startswith("tpu_vm.sh: --output=results: on the own disk of each worker")
 
 
 @fake_gcloud.needs_git
