@@ -20,4 +20,6 @@ def __getattr__(name: str) -> Any:
         from clipjax.api import load
 
         return load
-    raise AttributeError(f"module 'clipjax' has no attribute {name!r}")
+    from clipjax.common import moved
+
+    return moved.module(__name__, name)
