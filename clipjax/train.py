@@ -27,6 +27,7 @@ from clipjax.training.checkpoint.saver import Saver
 from clipjax.training.logging.metric_writer import last_step
 from clipjax.training.logging.step_log import StepLog
 from clipjax.training.profile import Profiler
+from clipjax.training.watchdog import Watchdog
 
 
 def train(config: Config, *, workdir: str, allow_config_change: bool = False) -> int:
@@ -45,12 +46,14 @@ def train(config: Config, *, workdir: str, allow_config_change: bool = False) ->
         run_folder.check_same(config)
         with lease.hold(workdir):
             run_folder.open_for_training(workdir, config, allow_config_change=allow_config_change)
-            return _train(config, workdir=workdir)
+            # Closed by an error, too: a notebook lives on, and it would end that.
+            with contextlib.closing(Watchdog(config.watchdog_seconds)) as watchdog:
+                return _train(config, workdir=workdir, watchdog=watchdog)
 
 
-def _train(config: Config, *, workdir: str) -> int:
+def _train(config: Config, *, workdir: str, watchdog: Watchdog) -> int:
     compilation_cache.enable(config.compilation_cache)
-    run = open_run(config, workdir=workdir)
+    run = open_run(config, workdir=workdir, watchdog=watchdog)
     if run.is_complete():
         run.close()
         return exits.DONE

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import threading
 
 import pytest
 
@@ -152,6 +153,16 @@ def test_initial_weights_from_another_run_with_larger_images_and_longer_text(str
         tiny.values(tmp_path / "from")[1]["train/loss"]
         != (tiny.values(tmp_path / "scratch")[1]["train/loss"])
     )
+
+
+def test_an_error_leaves_no_watchdog_that_would_end_a_notebook(tmp_path):
+    c = tiny.tiny(watchdog_seconds=600.0)
+    c.model.text.vocab_size = 50_000  # more than the captions support, which is seen as data open
+    assert tiny.run(c, tmp_path / "run") == exits.BAD_CONFIG
+    watching = [thread for thread in threading.enumerate() if thread.name == "watchdog"]
+    for thread in watching:
+        thread.join(timeout=60)
+    assert not any(thread.is_alive() for thread in watching)
 
 
 def test_a_run_that_diverged_is_not_saved(tmp_path, capsys):

@@ -136,7 +136,7 @@ class Run:
             )
 
 
-def open_run(config: Config, *, workdir: str) -> Run:
+def open_run(config: Config, *, workdir: str, watchdog: Watchdog) -> Run:
     """The run in its work directory, as far as it has come.
 
     Raises:
@@ -145,7 +145,7 @@ def open_run(config: Config, *, workdir: str) -> Run:
         than the run's.
       DataError: the data cannot be read.
     """
-    goodput, watchdog, preemption = Goodput(), Watchdog(config.watchdog_seconds), Preemption()
+    goodput, preemption = Goodput(), Preemption()
     meshes = {name: build.mesh(stages.settings(config, name)) for name in [*config.stages, ""]}
     source = build_data.source(
         config.data, image_size=config.model.vision.image_size, seed=config.seed
