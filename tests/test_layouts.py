@@ -101,7 +101,7 @@ def test_processes(one_device, tmp_path, count, devices, sizes):
 
 
 @pytest.mark.multihost
-@pytest.mark.parametrize(("count", "devices"), [(2, 2), (4, 2)])
+@pytest.mark.parametrize(("count", "devices"), [(2, 2), pytest.param(4, 2, marks=pytest.mark.slow)])
 def test_processes_of_two_devices_and_their_checkpoint_elsewhere(
     one_device, tmp_path, count, devices
 ):
