@@ -214,12 +214,15 @@ def _kept(workdir):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("scan", [True, False])
-def test_adafactor_trains_on_any_mesh(tmp_path, scan):
-    """Its sums of rows and columns have fewer dimensions than the parameters they are named for."""
+@pytest.mark.parametrize(
+    ("name", "scan"), [("adafactor", True), ("adafactor", False), ("muon", True)]
+)
+def test_optimizers_with_state_of_their_own_train_on_any_mesh(tmp_path, name, scan):
+    """Adafactor's sums of rows and columns have fewer dimensions than the parameters they are named
+    for; Muon has no second moment of matrices."""
     c = tiny.tiny(total="2 steps")
     c.model.scan = scan
     c.mesh.fsdp, c.mesh.tensor = 4, 2
-    c.optimizer.name = "adafactor"
+    c.optimizer.name = name
     assert tiny.run(c, tmp_path / "run") == exits.DONE
     assert tiny.run(c, tmp_path / "run") == exits.DONE

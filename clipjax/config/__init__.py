@@ -127,7 +127,7 @@ def defaults() -> Config:
     c.loss.embed_dtype = "bfloat16"  # embeddings enter the logits' matmul as; logits are float32
 
     c.optimizer = ConfigDict()
-    c.optimizer.name = "adamw"  # or "lion", "adafactor"
+    c.optimizer.name = "adamw"  # or "lion", "adafactor", "muon"
     c.optimizer.learning_rate = 5e-4  # peak
     c.optimizer.weight_decay = 0.2  # decoupled; multiplied by the learning rate
     c.optimizer.beta1 = 0.9

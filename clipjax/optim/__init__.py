@@ -12,6 +12,7 @@ OPTIMIZERS = {
     "adamw": Entry("clipjax.optim.optimizer:adam", reads=("epsilon",)),
     "lion": Entry("clipjax.optim.optimizer:lion"),
     "adafactor": Entry("clipjax.optim.optimizer:adafactor"),
+    "muon": Entry("clipjax.optim.muon:muon", reads=("epsilon",)),
 }
 SCHEDULES = {
     "cosine": Entry("clipjax.optim.schedules:cosine"),
@@ -27,11 +28,12 @@ class OptimizerSettings:
     """`config.optimizer`, without what the schedule and the state read of it.
 
     Attributes:
-      name: "adamw", "lion" or "adafactor".
+      name: "adamw", "lion", "adafactor" or "muon".
       weight_decay: times a parameter's decay factor; "all weights that are not gains or biases"
         (paper, section 2.5) is what the default factors say.
       beta1, beta2: decay of the first and second moment. Lion's two (Chen et al. 2023). Adafactor:
-        of its momentum, and the most that its growing decay of the second moment reaches.
+        of its momentum, and the most that its growing decay of the second moment reaches. Muon:
+        `beta1` is the momentum of its matrices, too; its authors take 0.95.
       epsilon: Adam's.
       decay_factors, learning_rate_factors: (regex, factor); the first match on a parameter's whole
         name wins. A learning rate factor of 0 freezes the parameter: no update, no optimizer state.

@@ -34,6 +34,7 @@ OPTIONS = {
     "4 micro-batches": ["--config.micro_batches=4"],
     "Lion": ["--config.optimizer.name=lion", "--config.optimizer.learning_rate=3e-4"],
     "Adafactor": ["--config.optimizer.name=adafactor"],
+    "Muon": ["--config.optimizer.name=muon"],
     "layer decay 0.9": ["--config.optimizer.layer_decay=0.9"],
     "rsqrt, cool-down": [
         "--config.schedule.name=rsqrt",
