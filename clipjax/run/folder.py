@@ -37,8 +37,14 @@ def open_for_training(workdir: str, config: Config, *, allow_config_change: bool
       ConfigError: a run-defining setting differs from the folder's config.
       ConfigError, WriteError: the folder cannot be made or written.
     """
-    folder = epath.Path(workdir)
-    distributed.on_lead(lambda: _open(folder, config, allow_config_change=allow_config_change))
+    folder, lead_says = epath.Path(workdir), [b""]
+    distributed.on_lead(lambda: lead_says.append(b"begun" if _has_begun(folder) else b""))
+    has_begun = bool(distributed.from_lead(lead_says[-1]))
+    if not has_begun:  # a later start takes no weights, and goes on without a faulty evaluator
+        build_model.check_sizes(config)  # which all processes read together
+        build_data.check_class_names(config)
+    options = {"has_begun": has_begun, "allow_config_change": allow_config_change}
+    distributed.on_lead(lambda: _open(folder, config, **options))
 
 
 def check_same(config: Config) -> None:
@@ -60,14 +66,17 @@ def check_same(config: Config) -> None:
         )
 
 
-def _open(folder: epath.Path, config: Config, *, allow_config_change: bool) -> None:
+def _has_begun(folder: epath.Path) -> bool:
+    """Whether the folder, which is made, holds a run that later starts must go on with."""
     files.make_folder(folder, setting="--workdir")
+    return (folder / "config.json").exists() and _is_bound(folder)
+
+
+def _open(
+    folder: epath.Path, config: Config, *, has_begun: bool, allow_config_change: bool
+) -> None:
     file = folder / "config.json"
-    has_begun = file.exists() and _is_bound(folder)
-    if not has_begun:  # a later start takes no weights, and goes on without a faulty evaluator
-        build_model.check_sizes(config)
-        build_data.check_class_names(config)
-    else:
+    if has_begun:
         changed = _changed(folder, config)
         difference = "; ".join(f"{key}: {a!r} → {b!r}" for key, (a, b) in sorted(changed.items()))
         if changed and not allow_config_change:
