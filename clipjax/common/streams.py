@@ -84,7 +84,11 @@ def mute_libraries() -> None:
     Some cannot be asked to be quiet. Standard error stays theirs: what goes wrong is told there.
     """
     stream = sys.stdout
-    if not isinstance(stream, Tolerant) or stream.fileno() != DESCRIPTORS["stdout"]:
+    try:
+        is_own = isinstance(stream, Tolerant) and stream.fileno() == DESCRIPTORS["stdout"]
+    except (AttributeError, OSError, ValueError):  # one in memory has no number
+        is_own = False
+    if not is_own:
         return  # a test's or a notebook's
     stream.flush()
     own = os.dup(stream.fileno())

@@ -154,7 +154,8 @@ def evaluate_checkpoint(model: Any, *, workdir: str, average: bool = True) -> di
             " start the training again with some: they may be added at any time"
         )
     _fit_batches(config, mesh=model.mesh)
-    say = functools.partial(print, flush=True) if distributed.is_lead() else _silent
+    lead = distributed.is_lead()
+    say = functools.partial(print, flush=True) if lead else lambda line: None
     evaluations: dict[str, Any] = {}
     failed: dict[str, str] = {}
     rows = []
@@ -193,7 +194,7 @@ def evaluate_checkpoint(model: Any, *, workdir: str, average: bool = True) -> di
     notes = [f"weights: {note}" for note in model.run.get("notes", ())]
     notes += [f"{name}: {note}" for name, each in evaluations.items() for note in each["notes"]]
     say(f"\n{table.text(rows, notes=notes)}\n")
-    if distributed.is_lead():  # last: what cannot be kept is shown all the same
+    if lead:  # last: what cannot be kept is shown all the same
         file = output_file(workdir, f"{step_name(model.step, average=average)}.json")
         files.write_json(file, result)
         say(file)
@@ -227,7 +228,3 @@ def _fit_batches(config: Any, *, mesh: Any) -> None:
     config.batch_size += -config.batch_size % shards
     for settings in config.evals.values():
         settings.batch_size += -settings.batch_size % shards
-
-
-def _silent(line: str) -> None:
-    pass

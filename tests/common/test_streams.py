@@ -1,12 +1,13 @@
 """A program ends as it would have, though nothing that it says can be written."""
 
+import io
 import os
 import subprocess
 import sys
 
 import pytest
 
-from clipjax.common import exits
+from clipjax.common import exits, streams
 from tests import processes, tiny
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
@@ -113,3 +114,12 @@ def test_a_folder_that_is_gone_is_one_line(tmp_path):
     assert done.returncode == exits.BAD_CONFIG
     assert done.stderr.startswith("clipjax: the folder here cannot be read: No such file or direct")
     assert done.stderr.count("\n") == 1 and not done.stdout
+
+
+def test_a_stream_in_memory_is_left_alone(monkeypatch):
+    """As a program's output is caught by another one, or by a notebook."""
+    caught = streams.Tolerant(io.StringIO())
+    monkeypatch.setattr(sys, "stdout", caught)
+    streams.mute_libraries()
+    print("said")
+    assert sys.stdout is caught and caught.getvalue() == "said\n"
